@@ -1,0 +1,336 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+// Options configure a Capture. Config and Journal are required.
+type Options struct {
+	Config  *rest.Config
+	Journal *journal.Journal
+	Logger  *zap.Logger // default: none
+	// Include and Exclude choose resources by patterns: "secrets", "*.example.com",
+	// "deployments.apps". Include empty: all. Exclude nil: events and leases.
+	Include, Exclude []string
+	// Namespaces limits namespaced objects to these; cluster-scoped ones are recorded all
+	// the same. Empty: all.
+	Namespaces []string
+	// Selector limits objects by label. Empty: all.
+	Selector string
+	// MinWatchTimeout is the shortest watch that is asked for. Default: 30 minutes. (The
+	// Reflector takes nothing below 5 minutes.)
+	MinWatchTimeout time.Duration
+	// Lists bounds the lists that run at once. Default: 2.
+	Lists int
+	// Rediscover is how often resources are looked for without being told of new ones.
+	// Default: 30 seconds.
+	Rediscover time.Duration
+}
+
+// DefaultExclude is not recorded unless asked for: it changes all the time and nobody restores it.
+var DefaultExclude = []string{"events", "events.events.k8s.io", "leases.coordination.k8s.io"}
+
+// Capture streams a cluster into a journal.
+type Capture struct {
+	opts      Options
+	log       *zap.Logger
+	filter    string // the ledger's words for Namespaces and Selector
+	client    rest.Interface
+	discovery discovery.DiscoveryInterface
+	lists     *semaphore.Weighted
+	wake      chan struct{}   // holds one token when resources should be looked for
+	ctx       context.Context // Run's; set before any resource starts
+
+	mu        sync.Mutex // guards what follows
+	connected bool
+	err       string
+	running   map[schema.GroupResource]*resource
+	missing   map[schema.GroupResource]int // how many discoveries in a row have missed it
+	leftOut   []journal.LeftOut
+	epoch     uint32
+	counterRV uint64 // newest known revision of the main counter
+}
+
+// New prepares a capture; Run starts it. It returns an error for options that cannot work.
+func New(o Options) (*Capture, error) {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Exclude == nil {
+		o.Exclude = DefaultExclude
+	}
+	if o.MinWatchTimeout == 0 {
+		o.MinWatchTimeout = 30 * time.Minute
+	}
+	if o.Lists == 0 {
+		o.Lists = 2
+	}
+	if o.Rediscover == 0 {
+		o.Rediscover = 30 * time.Second
+	}
+	if _, err := labels.Parse(o.Selector); err != nil {
+		return nil, fmt.Errorf("label selector %q: %w", o.Selector, err)
+	}
+	if err := checkPatterns(append(append([]string{}, o.Include...), o.Exclude...)); err != nil {
+		return nil, err
+	}
+	config := rest.CopyConfig(o.Config)
+	config.QPS, config.RateLimiter = -1, nil // the server's priority and fairness decides
+	config.DisableCompression = true         // CPU is dearer than the pod network
+	config.Timeout, config.WarningHandler = 0, rest.NoWarnings{}
+	if config.UserAgent == "" {
+		config.UserAgent = "tidemark-capture"
+	}
+	http, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the cluster: %w", err)
+	}
+	raw := dynamic.ConfigFor(config)
+	raw.GroupVersion, raw.APIPath = &schema.GroupVersion{}, "/"
+	client, err := rest.UnversionedRESTClientForConfigAndClient(raw, http)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the cluster: %w", err)
+	}
+	disco, err := discovery.NewDiscoveryClientForConfigAndClient(config, http)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the cluster: %w", err)
+	}
+	return &Capture{
+		opts: o, log: o.Logger.Named("capture"), filter: filterText(o), client: client, discovery: disco,
+		lists: semaphore.NewWeighted(int64(o.Lists)), wake: make(chan struct{}, 1),
+		running: map[schema.GroupResource]*resource{}, missing: map[schema.GroupResource]int{},
+	}, nil
+}
+
+func filterText(o Options) string {
+	var parts []string
+	if len(o.Namespaces) > 0 {
+		parts = append(parts, "only namespaces "+strings.Join(o.Namespaces, ", "))
+	}
+	if o.Selector != "" {
+		parts = append(parts, "only labels "+o.Selector)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Run captures until ctx ends and returns nil then. It keeps trying while the cluster cannot
+// be reached; it returns an error only when going on makes no sense: the journal failed
+// (journal.ErrClosed and others) or belongs to another cluster (journal.ErrOtherCluster).
+func (c *Capture) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	c.ctx = ctx
+	if err := c.connect(ctx); err != nil {
+		return endOf(ctx, err)
+	}
+	tick := time.NewTicker(c.opts.Rediscover)
+	defer tick.Stop()
+	for {
+		if err := c.rediscover(ctx, &running); err != nil {
+			if ctx.Err() == nil && errors.Is(err, journal.ErrClosed) {
+				return err
+			}
+			c.setError(err)
+			c.retrySoon(ctx)
+		} else {
+			c.setError(nil)
+		}
+		if err := c.begun(ctx); err != nil {
+			return endOf(ctx, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.opts.Journal.Failed():
+			return c.opts.Journal.Err()
+		case <-c.wake:
+			select { // many changes come at once: one discovery serves them all
+			case <-ctx.Done():
+				return nil
+			case <-time.After(200 * time.Millisecond):
+			}
+		case <-tick.C:
+		}
+	}
+}
+
+// endOf makes the end of the context the good end.
+func endOf(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// connect waits for the cluster and ties the journal to it.
+func (c *Capture) connect(ctx context.Context) error {
+	for delay := 250 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
+		id, err := c.clusterID(ctx)
+		if err == nil {
+			if err = c.opts.Journal.Bind(id); err != nil {
+				return err
+			}
+			c.mu.Lock()
+			c.connected, c.err = true, ""
+			c.mu.Unlock()
+			c.log.Info("connected", zap.String("cluster", id))
+			return nil
+		}
+		c.setError(err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(delay):
+		}
+	}
+}
+
+// clusterID is the uid of the kube-system namespace: it lives exactly as long as the cluster.
+func (c *Capture) clusterID(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	body, err := c.client.Get().AbsPath("/api/v1/namespaces/kube-system").SetHeader("Accept", "application/json").Do(ctx).Raw()
+	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		return "", fmt.Errorf("the cluster refuses: %w (tidemark needs 'get' on namespace kube-system, whose uid tells clusters apart, and 'list' and 'watch' on what it is to record)", err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cluster cannot be reached: %w", plain(err))
+	}
+	o, err := scanObject(body)
+	if err != nil || o.uid == "" {
+		return "", errors.New("namespace kube-system has no uid: is this a Kubernetes API server?")
+	}
+	return o.uid, nil
+}
+
+func (c *Capture) setError(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != c.err && err != nil {
+		c.log.Warn("cannot go on yet, trying again", zap.Error(err))
+	}
+	c.err = text
+}
+
+// begun tells the journal once every resource of the first discovery was recorded, or has
+// failed: from then on there is a state of the whole cluster to restore.
+func (c *Capture) begun(ctx context.Context) error {
+	if !c.opts.Journal.Began().Time.IsZero() {
+		return nil
+	}
+	c.mu.Lock()
+	ready := len(c.running) > 0
+	for _, r := range c.running {
+		r.mu.Lock()
+		ready = ready && r.tried
+		r.mu.Unlock()
+	}
+	c.mu.Unlock()
+	if !ready {
+		c.retrySoon(ctx)
+		return nil
+	}
+	return c.opts.Journal.SetBegan(ctx)
+}
+
+// retrySoon asks for another round in a moment.
+func (c *Capture) retrySoon(ctx context.Context) {
+	time.AfterFunc(300*time.Millisecond, func() {
+		if ctx.Err() == nil {
+			c.poke()
+		}
+	})
+}
+
+func (c *Capture) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// noticed sees which resource had an event: definitions of resources ask for a discovery.
+func (c *Capture) noticed(gr schema.GroupResource) {
+	if gr.Group == "apiextensions.k8s.io" || gr.Group == "apiregistration.k8s.io" {
+		c.poke()
+	}
+}
+
+// listed is told of each completed comparison. A new epoch of the main counter means that no
+// watermark of the old one can be trusted: every other watch begins again with a list.
+func (c *Capture) listed(by *resource, epoch uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.opts.Journal.Ledger(by.info.GroupResource()); l == nil || l.OwnCounter || epoch <= c.epoch {
+		return
+	}
+	before := c.epoch
+	c.epoch = epoch
+	if before == 0 {
+		return
+	}
+	c.log.Warn("the server's history went backwards: a new epoch begins", zap.Uint32("epoch", epoch))
+	for _, r := range c.running {
+		if r != by {
+			r.stale = true
+			r.cancel()
+		}
+	}
+	c.poke()
+}
+
+// counter asks where the counter behind a collection stands, and whether it is one of its own:
+// a consistent read of the main counter before and one after must enclose it.
+func (c *Capture) counter(ctx context.Context, path string) (rv uint64, own bool, err error) {
+	c.mu.Lock()
+	before := c.counterRV
+	c.mu.Unlock()
+	if rv, err = c.probe(ctx, path); err != nil {
+		return 0, false, err
+	}
+	after, err := c.probe(ctx, "/api/v1/namespaces")
+	if apierrors.IsForbidden(err) { // cannot be told then; nearly always it is the main one
+		return rv, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if after < c.counterRV && after >= rv { // the main counter itself went back
+		before = 0
+	}
+	c.counterRV = after
+	return rv, rv < before || rv > after, nil
+}
+
+func (c *Capture) probe(ctx context.Context, path string) (uint64, error) {
+	p, err := getPage(ctx, c.client, path, partialMetadata, metav1.ListOptions{Limit: 1}, typeName{}, func([]byte) error { return nil })
+	if err == nil && p.rv == 0 {
+		return 0, errNotNumeric
+	}
+	return p.rv, err
+}

@@ -1,0 +1,269 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Comparison sets a fresh list of one resource against what the journal holds of it, and
+// writes the difference as inferred events. It holds one object at a time: what was seen is
+// noted in the store itself. Cut off anywhere, it is made again from the start.
+type Comparison struct {
+	j        *Journal
+	gr       schema.GroupResource
+	epoch    uint32
+	first    bool // the resource's first list: its objects are Initial, not Inferred
+	inferred int
+}
+
+// Recording says what of a resource is recorded, and how its revisions count; see Ledger.
+type Recording struct {
+	ResourceInfo
+	OwnCounter bool
+	Filter     string
+}
+
+// Compare begins a comparison. cause says, for the ledger, why history may have a gap; it is
+// not used for the first list of a resource. floor is a revision that the server has reached
+// (any fresh list tells one): when it lies below the watermark, the server's history went
+// backwards and a new epoch begins.
+//
+// No events of the resource may be appended between Compare and Commit.
+func (j *Journal) Compare(ctx context.Context, q Recording, floor uint64, cause string) (*Comparison, error) {
+	gr := q.GroupResource()
+	if err := checkName(&Event{Resource: gr, Name: "x"}); err != nil {
+		return nil, err
+	}
+	c := &Comparison{j: j, gr: gr}
+	err := j.do(ctx, entry{exec: func(w *writer) error {
+		l := w.ledgers[gr]
+		if l == nil {
+			l = &Ledger{}
+			w.ledgers[gr] = l
+		}
+		l.ResourceInfo, l.OwnCounter, l.Filter, l.Comparing = q.ResourceInfo, q.OwnCounter, q.Filter, cause
+		if cause == "" {
+			l.Comparing = "first list"
+		}
+		c.first = l.First.Time.IsZero()
+		w.epoch = max(w.epoch, 1)
+		c.epoch = w.epoch
+		if q.OwnCounter {
+			c.epoch = max(l.Watermark.Epoch, 1)
+		}
+		if l.Watermark.Epoch == c.epoch && floor < l.Watermark.RV {
+			if c.epoch++; !q.OwnCounter {
+				w.epoch = c.epoch
+			}
+		}
+		w.touch(gr, time.Time{})
+		w.round.changed[gr] = true
+		return w.clearSeen(gr)
+	}})
+	return c, err
+}
+
+func (w *writer) clearSeen(gr schema.GroupResource) error {
+	from := append(resourceKey(prefixSeen, gr), 0)
+	return w.batch.DeleteRange(from, keyAfter(from), nil)
+}
+
+// Epoch is the epoch that the listed revisions belong to.
+func (c *Comparison) Epoch() uint32 { return c.epoch }
+
+// Add takes one listed object. Op and Flags are set by the comparison.
+func (c *Comparison) Add(ctx context.Context, e Event) error {
+	if err := checkName(&e); err != nil {
+		return err
+	}
+	e.Revision.Epoch = c.epoch
+	o := object{Namespace: e.Namespace, Resource: c.gr, Name: e.Name}
+	if err := c.j.enqueue(ctx, entry{seen: appendHead(nil, prefixSeen, o), size: 256}); err != nil {
+		return err
+	}
+	h, err := c.head(o)
+	if err != nil {
+		return err
+	}
+	switch {
+	case h == nil || h.deleted:
+		e.Op = Added
+	case h.revision == e.Revision:
+		return nil
+	default:
+		if h.revision.RV == e.Revision.RV {
+			if same, err := c.j.holds(o, h.revision, e.Object); same || err != nil {
+				return err
+			}
+		}
+		e.Op = Modified
+	}
+	return c.infer(ctx, e)
+}
+
+func (c *Comparison) infer(ctx context.Context, e Event) error {
+	e.Flags = Inferred
+	if c.first {
+		e.Flags = Initial
+	}
+	c.inferred++
+	return c.j.enqueueEvent(ctx, e, true)
+}
+
+func (c *Comparison) head(o object) (*head, error) {
+	v, err := c.j.get(appendHead(nil, prefixHead, o))
+	if v == nil || err != nil {
+		return nil, err
+	}
+	h, err := decodeHeadValue(v)
+	return &h, err
+}
+
+// holds reports whether the journal has exactly this body at that revision of the object.
+func (j *Journal) holds(o object, r Revision, body []byte) (bool, error) {
+	e, err := j.version(o, r)
+	return err == nil && bytes.Equal(e.Object, body), err
+}
+
+// version reads one version of an object.
+func (j *Journal) version(o object, r Revision) (Event, error) {
+	key := appendVersion(nil, o, r)
+	v, err := j.get(key)
+	if err != nil {
+		return Event{}, err
+	}
+	if v == nil {
+		return Event{}, fmt.Errorf("%s %s/%s at %s: the index names a version that is not there", o.Resource, o.Namespace, o.Name, r)
+	}
+	return j.decodeEvent(key, o, r, v)
+}
+
+// Commit ends the comparison: what was not listed is inferred to be deleted, the gap (unless
+// this was the first list) and the watermark are written, and the resource is continuous from
+// rv, the list's revision, on. It returns the number of inferred events.
+func (c *Comparison) Commit(ctx context.Context, rv uint64) (int, error) {
+	if err := c.j.Flush(ctx); err != nil {
+		return 0, err
+	}
+	end := Revision{Epoch: c.epoch, RV: rv}
+	if err := c.j.inferDeleted(ctx, c.gr, true, func(e Event) error {
+		e.Revision = end
+		return c.infer(ctx, e)
+	}); err != nil {
+		return 0, err
+	}
+	return c.inferred, c.j.do(ctx, entry{exec: func(w *writer) error {
+		l := w.ledgers[c.gr]
+		var err error
+		if l.OwnCounter {
+			err = w.tick(Revision{}, w.j.opts.Clock())
+		} else {
+			err = w.tick(end, w.j.opts.Clock())
+		}
+		here := Cut{Revision: end, Time: w.last}
+		if c.first {
+			l.First, l.Initial = here, c.inferred
+		} else if l.Watermark.Revision != end || c.inferred > 0 {
+			l.Gaps = append(l.Gaps, Gap{From: l.Watermark, To: here, Cause: l.Comparing, Inferred: c.inferred})
+		}
+		if c.first || l.Watermark.Revision != end || c.inferred > 0 {
+			l.Since = here
+		}
+		l.Watermark, l.Comparing, l.Removed = here, "", nil
+		w.touch(c.gr, time.Time{})
+		w.round.changed[c.gr] = true
+		return errors.Join(err, w.clearSeen(c.gr))
+	}})
+}
+
+// inferDeleted calls f with the last version of each living object of the resource, as a
+// deletion; with unseen set, only of those that the running comparison did not see.
+func (j *Journal) inferDeleted(ctx context.Context, gr schema.GroupResource, unseen bool, f func(Event) error) error {
+	heads, err := j.iterate(append(resourceKey(prefixHead, gr), 0))
+	if err != nil {
+		return err
+	}
+	defer heads.Close()
+	seen, err := j.iterate(append(resourceKey(prefixSeen, gr), 0))
+	if err != nil {
+		return err
+	}
+	defer seen.Close()
+	seen.First()
+	for heads.First(); heads.Valid(); heads.Next() {
+		h, err := decodeHeadValue(heads.Value())
+		if err != nil {
+			return fmt.Errorf("head %q: %w", heads.Key(), err)
+		}
+		for seen.Valid() && bytes.Compare(seen.Key()[1:], heads.Key()[1:]) < 0 {
+			seen.Next()
+		}
+		if h.deleted || unseen && seen.Valid() && bytes.Equal(seen.Key()[1:], heads.Key()[1:]) {
+			continue
+		}
+		o, err := decodeHead(heads.Key())
+		if err != nil {
+			return fmt.Errorf("head %q: %w", heads.Key(), err)
+		}
+		e, err := j.version(o, h.revision)
+		if err != nil {
+			return err
+		}
+		e.Op = Deleted
+		if err := f(e); err != nil {
+			return err
+		}
+	}
+	return errors.Join(heads.Error(), seen.Error())
+}
+
+func (j *Journal) iterate(prefix []byte) (*pebble.Iterator, error) {
+	return j.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: keyAfter(prefix)})
+}
+
+// Remove records that the resource is gone from the cluster (its CRD was deleted): what still
+// lived is inferred to be deleted, and from here on it is known to have no objects. When it
+// comes back, its next list is a comparison like any other.
+func (j *Journal) Remove(ctx context.Context, gr schema.GroupResource) error {
+	if err := j.Flush(ctx); err != nil {
+		return err
+	}
+	var end Revision
+	if err := j.do(ctx, entry{exec: func(w *writer) error {
+		l := w.ledgers[gr]
+		if l == nil || l.Removed != nil || l.First.Time.IsZero() {
+			return nil
+		}
+		if end = w.max; l.OwnCounter || end.Compare(l.Watermark.Revision) < 0 {
+			end = l.Watermark.Revision
+		}
+		return nil
+	}}); err != nil || end.IsZero() {
+		return err
+	}
+	if err := j.inferDeleted(ctx, gr, false, func(e Event) error {
+		if e.Revision.Compare(end) < 0 {
+			e.Revision = end
+		} else {
+			e.Revision.RV++ // never the key of the version that it ends
+		}
+		e.Flags = Inferred
+		return j.enqueueEvent(ctx, e, true)
+	}); err != nil {
+		return err
+	}
+	return j.do(ctx, entry{exec: func(w *writer) error {
+		l := w.ledgers[gr]
+		here := Cut{Revision: end, Time: w.tickClock(w.j.opts.Clock())}
+		l.Watermark, l.Removed = here, &here
+		w.touch(gr, time.Time{})
+		w.round.changed[gr] = true
+		return w.index(&indexEntry{})
+	}})
+}

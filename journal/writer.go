@@ -1,0 +1,434 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// entry is what travels through the queue to the writer. Exactly one of event, advance, seen
+// and exec is meant; with none of them it is a barrier.
+type entry struct {
+	event    *Event
+	received time.Time
+	quiet    bool // the event was found by a comparison: it moves no watermark
+
+	advance *schema.GroupResource // a bookmark of this resource,
+	rv      uint64                // at this revision
+
+	seen []byte // key to note down for the running comparison
+
+	// exec runs in the writer with a batch of its own, after all before it was applied.
+	exec func(w *writer) error
+
+	size int64      // what it holds of the queue's room
+	done chan error // told once the entry is durable
+}
+
+// Append queues an event that a watch saw. It returns when the event is accepted, which is
+// before it is durable (see Flush); it blocks while the queue is full. The event's Observed
+// and Revision.Epoch are set by the journal. An event at or below the resource's watermark is
+// known already and dropped.
+func (j *Journal) Append(ctx context.Context, e Event) error {
+	return j.enqueueEvent(ctx, e, false)
+}
+
+// Advance queues a bookmark: the watch has delivered all of the resource up to rv.
+func (j *Journal) Advance(ctx context.Context, gr schema.GroupResource, rv uint64) error {
+	return j.enqueue(ctx, entry{advance: &gr, rv: rv, received: j.opts.Clock()})
+}
+
+func (j *Journal) enqueueEvent(ctx context.Context, e Event, quiet bool) error {
+	if err := checkName(&e); err != nil {
+		return err
+	}
+	return j.enqueue(ctx, entry{event: &e, quiet: quiet, received: j.opts.Clock(), size: int64(len(e.Object)) + 256})
+}
+
+func (j *Journal) enqueue(ctx context.Context, n entry) error {
+	n.size = min(n.size, j.opts.QueueBytes)
+	if n.size > 0 && !j.room.TryAcquire(n.size) {
+		if err := j.awaitRoom(ctx, n.size); err != nil {
+			return err
+		}
+	}
+	select {
+	case j.queue <- n:
+		return nil
+	case <-ctx.Done():
+		j.room.Release(n.size)
+		return context.Cause(ctx)
+	case <-j.failed:
+		return j.Err()
+	case <-j.stop:
+		return ErrClosed
+	}
+}
+
+func (j *Journal) awaitRoom(ctx context.Context, size int64) error {
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-j.failed:
+			cancel(j.Err())
+		case <-j.stop:
+			cancel(ErrClosed)
+		case <-waiting.Done():
+		}
+	}()
+	if j.room.Acquire(waiting, size) != nil {
+		return context.Cause(waiting)
+	}
+	return nil
+}
+
+// do queues an entry and waits until it is durable.
+func (j *Journal) do(ctx context.Context, n entry) error {
+	n.done = make(chan error, 1)
+	if err := j.enqueue(ctx, n); err != nil {
+		return err
+	}
+	select {
+	case err := <-n.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-j.failed:
+		return j.Err()
+	case <-j.stopped:
+		return ErrClosed
+	}
+}
+
+func checkName(e *Event) error {
+	if e.Name == "" || e.Resource.Resource == "" || strings.ContainsRune(e.Name, 0) || strings.ContainsRune(e.Namespace, 0) ||
+		strings.ContainsRune(e.Resource.Resource, 0) || strings.ContainsRune(e.Resource.Group, 0) {
+		return fmt.Errorf("%w: resource %q, namespace %q, name %q", ErrBadName, e.Resource.String(), e.Namespace, e.Name)
+	}
+	return nil
+}
+
+// writer turns the queue into batches. All of it is owned by the goroutine of Journal.write.
+type writer struct {
+	j       *Journal
+	ledgers map[schema.GroupResource]*Ledger // as of the batch being built
+	seal    map[schema.GroupResource]bool
+
+	last  time.Time // observed time of the newest entry of the index
+	max   Revision  // highest revision of the main counter
+	epoch uint32    // of the main counter
+	count uint64    // events so far
+
+	batch *pebble.Batch
+	round round
+	buf   []byte
+}
+
+// round is one batch on its way to the disk, and what becomes true once it is there.
+type round struct {
+	batch   *pebble.Batch
+	events  int
+	size    int64 // room to give back
+	touched map[schema.GroupResource]time.Duration
+	changed map[schema.GroupResource]bool // ledgers to write, not only watermarks
+	ledgers []*Ledger                     // what readers see afterwards
+	newest  Cut
+	done    []chan error
+	oldest  time.Time // when the first event was received
+}
+
+// write is the writer's goroutine: it fills batches while the disk syncs the ones before.
+func (j *Journal) write() {
+	rounds := make(chan round, 8)
+	synced := make(chan struct{})
+	go func() {
+		defer close(synced)
+		for r := range rounds {
+			j.finish(r)
+		}
+	}()
+	defer func() {
+		if p := recover(); p != nil { // Pebble panics when the write-ahead log cannot be written
+			j.fail(fmt.Errorf("write: %v", p))
+			return // the process ends; nothing below may touch the store again
+		}
+		close(rounds)
+		<-synced
+		close(j.stopped)
+	}()
+	w := &j.writer
+	for {
+		var n entry
+		select {
+		case n = <-j.queue:
+		case <-j.failed:
+			return
+		case <-j.stop:
+			if len(j.queue) == 0 {
+				return
+			}
+			n = <-j.queue
+		}
+		if err := w.fill(n, rounds); err != nil {
+			if !errors.Is(err, ErrClosed) {
+				j.fail(err)
+			}
+			return
+		}
+	}
+}
+
+// fill builds batches from n and what is queued behind it, and hands them on.
+func (w *writer) fill(n entry, rounds chan<- round) error {
+	w.begin()
+	for more := true; more; {
+		if n.exec != nil {
+			if err := w.apply(rounds); err != nil {
+				return err
+			}
+			w.begin()
+		}
+		if err := w.add(n); err != nil {
+			return err
+		}
+		if n.exec != nil || w.round.events >= w.j.opts.BatchEvents || w.batch.Len() >= w.j.opts.BatchBytes {
+			break
+		}
+		select {
+		case n = <-w.j.queue:
+		default:
+			more = false
+		}
+	}
+	return w.apply(rounds)
+}
+
+func (w *writer) begin() {
+	w.batch = w.j.db.NewBatch()
+	w.round = round{batch: w.batch, touched: map[schema.GroupResource]time.Duration{}, changed: map[schema.GroupResource]bool{}}
+}
+
+func (w *writer) add(n entry) error {
+	r := &w.round
+	r.size += n.size
+	if n.done != nil {
+		r.done = append(r.done, n.done)
+	}
+	switch {
+	case n.event != nil:
+		return w.addEvent(n.event, n.received, n.quiet)
+	case n.advance != nil:
+		return w.advance(*n.advance, n.rv, n.received)
+	case n.seen != nil:
+		return w.batch.Set(n.seen, nil, nil)
+	case n.exec != nil:
+		return n.exec(w)
+	}
+	return nil
+}
+
+// addEvent writes version, head and index entry, and moves the watermark.
+func (w *writer) addEvent(e *Event, received time.Time, quiet bool) error {
+	l := w.ledgers[e.Resource]
+	if l == nil {
+		return fmt.Errorf("event of %s before its first list", e.Resource)
+	}
+	if !quiet {
+		if e.Revision.Epoch = l.Watermark.Epoch; e.Revision.RV <= l.Watermark.RV {
+			return nil
+		}
+	}
+	e.Observed = w.tickClock(received)
+	if !l.OwnCounter && e.Revision.Compare(w.max) > 0 {
+		w.max = e.Revision
+	}
+	w.count++
+	if err := w.addVersion(e); err != nil {
+		return err
+	}
+	o := object{Namespace: e.Namespace, Resource: e.Resource, Name: e.Name}
+	w.buf = appendHead(w.buf[:0], prefixHead, o)
+	n := len(w.buf)
+	w.buf = appendHeadValue(w.buf, head{revision: e.Revision, deleted: e.Op == Deleted})
+	if err := w.batch.Set(w.buf[:n], w.buf[n:], nil); err != nil {
+		return err
+	}
+	if err := w.index(&indexEntry{op: e.Op, flags: e.Flags, revision: e.Revision, object: o}); err != nil {
+		return err
+	}
+	if w.round.events++; w.round.oldest.IsZero() {
+		w.round.oldest = received
+	}
+	if !quiet {
+		l.Watermark = Cut{Revision: e.Revision, Time: e.Observed}
+		w.touch(e.Resource, received)
+	}
+	return nil
+}
+
+func (w *writer) addVersion(e *Event) error {
+	key := appendVersion(nil, object{Namespace: e.Namespace, Resource: e.Resource, Name: e.Name}, e.Revision)
+	if w.seal[e.Resource] {
+		return w.batch.Set(key, w.j.cipher.seal(appendVersionMeta(nil, e, true), key, e.Object), nil)
+	}
+	w.buf = appendVersionMeta(w.buf[:0], e, false)
+	d := w.batch.SetDeferred(len(key), len(w.buf)+len(e.Object))
+	copy(d.Key, key)
+	copy(d.Value[copy(d.Value, w.buf):], e.Object)
+	return d.Finish()
+}
+
+// index writes the entry of the time index for the moment w.last.
+func (w *writer) index(e *indexEntry) error {
+	e.max, e.count = w.max, w.count
+	return w.batch.Set(timeKey(w.last), appendIndexEntry(nil, e), nil)
+}
+
+// tickClock gives the next observed time: the wall clock's, but always later than the one before.
+func (w *writer) tickClock(received time.Time) time.Time {
+	t := time.Unix(0, received.UnixNano()).UTC()
+	if !t.After(w.last) {
+		t = w.last.Add(1)
+	}
+	w.last = t
+	return t
+}
+
+// advance moves a watermark without an event.
+func (w *writer) advance(gr schema.GroupResource, rv uint64, received time.Time) error {
+	l := w.ledgers[gr]
+	if l == nil || l.First.Time.IsZero() || l.Comparing != "" || rv < l.Watermark.RV {
+		return nil
+	}
+	ahead := Revision{Epoch: l.Watermark.Epoch, RV: rv}
+	if !l.OwnCounter && ahead.Compare(w.max) > 0 && received.Sub(w.last) > time.Second {
+		if err := w.tick(ahead, received); err != nil {
+			return err
+		}
+	}
+	l.Watermark = Cut{Revision: ahead, Time: latest(received, w.last)}
+	w.touch(gr, time.Time{})
+	return nil
+}
+
+// tick notes in the time index that the main counter was seen at r.
+func (w *writer) tick(r Revision, received time.Time) error {
+	if r.Compare(w.max) > 0 {
+		w.max = r
+	}
+	w.tickClock(received)
+	return w.index(&indexEntry{})
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return time.Unix(0, a.UnixNano()).UTC()
+	}
+	return b
+}
+
+func (w *writer) touch(gr schema.GroupResource, received time.Time) {
+	lag := w.round.touched[gr]
+	if !received.IsZero() {
+		lag = max(lag, w.j.opts.Clock().Sub(received))
+	}
+	w.round.touched[gr] = lag
+}
+
+// apply ends the batch: watermarks and ledgers go in, then it is handed to the disk.
+func (w *writer) apply(rounds chan<- round) error {
+	r := w.round
+	for gr, lag := range r.touched {
+		l := w.ledgers[gr]
+		l.Lag = lag
+		if err := w.batch.Set(resourceKey(prefixWatermark, gr), appendWatermark(nil, l.Watermark), nil); err != nil {
+			return err
+		}
+		if r.changed[gr] {
+			saved := cloneLedger(l)
+			saved.Watermark, saved.Lag = Cut{}, 0
+			b, err := json.Marshal(saved)
+			if err != nil {
+				return err
+			}
+			if err := w.batch.Set(resourceKey(prefixLedger, gr), b, nil); err != nil {
+				return err
+			}
+		}
+		r.ledgers = append(r.ledgers, cloneLedger(l))
+	}
+	r.newest = Cut{Revision: w.max, Time: w.last}
+	w.batch = nil
+	if r.batch.Empty() {
+		rounds <- r
+		return nil
+	}
+	if err := w.j.awaitSpace(); err != nil {
+		return err
+	}
+	if err := w.j.db.ApplyNoSyncWait(r.batch, pebble.Sync); err != nil {
+		return err
+	}
+	rounds <- r
+	return nil
+}
+
+// finish waits for the batch's sync and then lets everybody know.
+func (j *Journal) finish(r round) {
+	if !r.batch.Empty() {
+		if err := r.batch.SyncWait(); err != nil {
+			j.fail(err)
+			return
+		}
+	}
+	r.batch.Close()
+	j.room.Release(r.size)
+	j.mu.Lock()
+	for _, l := range r.ledgers {
+		j.ledgers[l.GroupResource()] = l
+	}
+	if r.newest.Time.After(j.newest.Time) {
+		j.newest = r.newest
+		close(j.advanced)
+		j.advanced = make(chan struct{})
+	}
+	j.mu.Unlock()
+	for _, done := range r.done {
+		done <- nil
+	}
+}
+
+// awaitSpace blocks while the disk is so full that the store could not even tidy up. Nothing
+// that was acknowledged depends on what waits here.
+func (j *Journal) awaitSpace() error {
+	for paused := false; ; paused = true {
+		free, err := j.opts.Free()
+		if err != nil || free >= j.opts.MinFree {
+			if paused {
+				j.setCondition("")
+				j.log.Info("recording goes on: there is space again", zap.Uint64("freeBytes", free))
+			}
+			return nil
+		}
+		if !paused {
+			j.setCondition(fmt.Sprintf("disk full: recording is paused, %d MiB free of the %d MiB it needs; free space, or lower --min-free or --window (changes are caught up when it goes on)",
+				free>>20, j.opts.MinFree>>20))
+			j.log.Error("disk full: recording is paused", zap.Uint64("freeBytes", free), zap.Uint64("neededBytes", j.opts.MinFree))
+		}
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-j.stop:
+			return ErrClosed
+		case <-j.failed:
+			return j.Err()
+		}
+	}
+}
