@@ -1,0 +1,67 @@
+# Needs Go, git and GNU make. `make` lists what there is to make.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+CACHE   ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidemark
+
+# How many packages are tested at once. Several start a control plane of their own, which
+# wants a core, so more than the cores only makes tests wait for each other.
+P        ?= 2
+PKG      ?= ./...
+TIMEOUT  ?= 15m
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+BENCH    ?= .
+
+# The binaries need no C library, and building them no C compiler.
+export CGO_ENABLED ?= 0
+GOBUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+
+LINT_VERSION := v2.15.0
+LINT = $(CACHE)/tools/golangci-lint-$(LINT_VERSION)-$(shell go env GOVERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help build test race lint fuzz bench demo controlplane
+
+help: ## list the targets
+	@echo "Tidemark $(VERSION). Targets:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/tidemark, and bin/kubectl-tidemark for `kubectl tidemark`
+	@mkdir -p bin
+	$(GOBUILD) -o bin/tidemark ./cmd/tidemark
+	@ln -sf tidemark bin/kubectl-tidemark
+
+test: controlplane ## vet, and all tests against a real control plane (PKG=./journal/... for some, P=2 packages at once)
+	go vet $(PKG)
+	go test -timeout $(TIMEOUT) -p $(P) $(PKG)
+
+race: controlplane ## the tests under the race detector, which needs a C compiler
+	@command -v "$$(go env CC | cut -d' ' -f1)" >/dev/null || { \
+		echo "make race: the race detector needs a C compiler, and $$(go env CC) is not there; install gcc or clang" >&2; exit 1; }
+	CGO_ENABLED=1 go test -race -timeout 30m -p $(P) $(PKG)
+
+lint: $(LINT) ## golangci-lint with .golangci.yml: style and import layers
+	$(LINT) run ./...
+
+# Built from the module proxy, once per machine and version, and renamed when complete.
+$(LINT):
+	@echo "building golangci-lint $(LINT_VERSION) (once per machine, a few minutes) ..."
+	@mkdir -p $(@D) && tmp="$$(mktemp -d $(@D)/tmp-XXXXXX)" && trap 'rm -rf "$$tmp"' EXIT && \
+		GOBIN="$$tmp" go install -trimpath -ldflags "-s -w" github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION) && \
+		mv "$$tmp/golangci-lint" $@
+
+fuzz: ## every fuzz target for FUZZTIME=10s
+	@go test -list '^Fuzz' $(PKG) | awk '/^Fuzz/{names = names " " $$1} /^ok/{n = split(names, f, " "); for (i = 1; i <= n; i++) print $$2, f[i]; names = ""}' | \
+	while read -r pkg name; do \
+		echo "$$pkg $$name"; \
+		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null || exit 1; \
+	done
+
+bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures are explained in bench
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./bench/...
+
+demo: build ## record a real control plane, lose a namespace, rewind it (KEEP=1 leaves it running)
+	go run ./cmd/demo $(if $(KEEP),--keep) $(ARGS)
+
+controlplane: ## build etcd, kube-apiserver and kube-controller-manager, once per machine
+	@go run ./cmd/demo --binaries

@@ -1,0 +1,95 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+// wireError is an error in the API: as the body of a failed request, or a stream's last line.
+type wireError struct {
+	Message string       `json:"error,omitempty"`
+	Kind    string       `json:"kind,omitempty"` // one of the kinds below, or empty
+	At      string       `json:"at,omitempty"`
+	Why     string       `json:"why,omitempty"`
+	From    *journal.Cut `json:"from,omitempty"`
+	To      *journal.Cut `json:"to,omitempty"`
+}
+
+// The kinds of error that a client tells apart.
+const (
+	kindRange    = "range"    // a replay.RangeError
+	kindRequest  = "request"  // the question cannot be understood
+	kindDenied   = "denied"   // no or wrong token
+	kindStopping = "stopping" // the daemon is about to end
+)
+
+// Error is what the daemon answered when it could not do what it was asked.
+type Error struct {
+	Message string
+	Kind    string
+}
+
+// Error gives the daemon's own words.
+func (e *Error) Error() string { return e.Message }
+
+// requestError is a question that cannot be understood.
+type requestError struct{ err error }
+
+func (e *requestError) Error() string { return e.err.Error() }
+func (e *requestError) Unwrap() error { return e.err }
+
+func badRequest(format string, args ...any) error { return &requestError{fmt.Errorf(format, args...)} }
+
+var errStopping = errors.New("the daemon is stopping; ask again when it is back")
+
+func toWire(err error) *wireError {
+	w := &wireError{Message: err.Error()}
+	var re *replay.RangeError
+	var bad *requestError
+	switch {
+	case errors.As(err, &re):
+		w.Kind, w.At, w.Why, w.From, w.To = kindRange, re.At.String(), re.Why, &re.From, &re.To
+	case errors.As(err, &bad):
+		w.Kind = kindRequest
+	case errors.Is(err, errStopping), errors.Is(err, context.Canceled):
+		w.Kind, w.Message = kindStopping, errStopping.Error()
+	}
+	return w
+}
+
+func fromWire(w *wireError) error {
+	if w.Kind != kindRange {
+		return &Error{Message: w.Message, Kind: w.Kind}
+	}
+	at, err := replay.ParseAt(w.At)
+	if err != nil {
+		return &Error{Message: w.Message, Kind: w.Kind}
+	}
+	re := &replay.RangeError{At: at, Why: w.Why}
+	if w.From != nil {
+		re.From = *w.From
+	}
+	if w.To != nil {
+		re.To = *w.To
+	}
+	return re
+}
+
+func statusOf(w *wireError) int {
+	switch w.Kind {
+	case kindRange:
+		return http.StatusUnprocessableEntity
+	case kindRequest:
+		return http.StatusBadRequest
+	case kindDenied:
+		return http.StatusUnauthorized
+	case kindStopping:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}

@@ -1,0 +1,97 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+var (
+	// The first figure anyone should look at: how much would be lost with this machine now.
+	descNewest = prometheus.NewDesc("tidemark_newest_durable_change_age_seconds",
+		"Age of the newest change that is durable in the journal.", nil, nil)
+	descConnected = prometheus.NewDesc("tidemark_apiserver_connected_bool", "1 while connected to the API server.", nil, nil)
+	descPaused    = prometheus.NewDesc("tidemark_recording_paused_bool", "1 while recording is paused, such as by a full disk.", nil, nil)
+	descEvents    = prometheus.NewDesc("tidemark_journal_events_count", "Events in the journal.", nil, nil)
+	descBytes     = prometheus.NewDesc("tidemark_journal_size_bytes", "Size of the journal on disk.", nil, nil)
+	descOldest    = prometheus.NewDesc("tidemark_restorable_range_seconds", "Length of the restorable range.", nil, nil)
+
+	descWatermark = prometheus.NewDesc("tidemark_watermark_age_seconds", "Age of the watermark of a resource.", []string{"resource"}, nil)
+	descGaps      = prometheus.NewDesc("tidemark_gaps_count", "Gaps in the history of a resource.", []string{"resource"}, nil)
+	descInferred  = prometheus.NewDesc("tidemark_inferred_events_count", "Events inferred by comparisons that closed gaps.", []string{"resource"}, nil)
+	descLag       = prometheus.NewDesc("tidemark_lag_seconds", "Time from the wire to the disk of the newest event.", []string{"resource"}, nil)
+	descWatching  = prometheus.NewDesc("tidemark_watching_bool", "1 while the resource is being watched.", []string{"resource"}, nil)
+)
+
+// NewRegistry makes the registry that a Server serves: the daemon's own figures, read from
+// its status at each scrape, and those of the Go runtime and the process. Labels name
+// resources, never objects.
+func NewRegistry(status func(ctx context.Context, totals bool) (*Status, error)) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(&statusCollector{status}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+type statusCollector struct {
+	status func(ctx context.Context, totals bool) (*Status, error)
+}
+
+// Describe implements prometheus.Collector.
+func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descNewest, descConnected, descPaused, descEvents, descBytes, descOldest,
+		descWatermark, descGaps, descInferred, descLag, descWatching,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	st, err := c.status(ctx, true)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descNewest, err)
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if to := st.Catalog.To.Time; !to.IsZero() {
+		gauge(descNewest, st.Now.Sub(to).Seconds())
+		if from := st.Catalog.From.Time; !from.IsZero() {
+			gauge(descOldest, to.Sub(from).Seconds())
+		}
+	}
+	gauge(descConnected, bit(st.Capture.Connected))
+	gauge(descPaused, bit(st.Condition != ""))
+	gauge(descEvents, float64(st.Totals.Events))
+	gauge(descBytes, float64(st.Totals.DiskBytes))
+	for i := range st.Catalog.Resources {
+		l := &st.Catalog.Resources[i]
+		name := l.GroupResource().String()
+		if !l.Watermark.Time.IsZero() {
+			gauge(descWatermark, st.Now.Sub(l.Watermark.Time).Seconds(), name)
+		}
+		gauge(descLag, l.Lag.Seconds(), name)
+		gauge(descGaps, float64(len(l.Gaps)), name)
+		inferred := 0
+		for _, g := range l.Gaps {
+			inferred += g.Inferred
+		}
+		gauge(descInferred, float64(inferred), name)
+	}
+	for _, r := range st.Capture.Resources {
+		gauge(descWatching, bit(r.State == "watching"), r.Resource)
+	}
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

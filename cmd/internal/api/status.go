@@ -1,0 +1,48 @@
+package api
+
+import (
+	"time"
+
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+// Status is what a daemon says about itself, in /v1/status and 'tidemark status -o json'.
+type Status struct {
+	Version string    `json:"version"`
+	Started time.Time `json:"started"`
+	Now     time.Time `json:"now"` // the daemon's clock when it answered
+	// Condition says why recording is paused, such as a full disk; empty while it goes on.
+	Condition string         `json:"condition,omitempty"`
+	Capture   CaptureStatus  `json:"capture"`
+	Totals    journal.Totals `json:"totals"`
+	Catalog   replay.Catalog `json:"catalog"`
+}
+
+// CaptureStatus says how the recording goes right now.
+type CaptureStatus struct {
+	Connected bool             `json:"connected"` // to the API server
+	Error     string           `json:"error,omitempty"`
+	Server    string           `json:"server,omitempty"` // the API server's address
+	Resources []ResourceStatus `json:"resources,omitempty"`
+	// LeftOut says what is not recorded, and why.
+	LeftOut []journal.LeftOut `json:"leftOut,omitempty"`
+}
+
+// ResourceStatus says how the recording of one resource goes.
+type ResourceStatus struct {
+	Resource string    `json:"resource"` // "deployments.apps"
+	State    string    `json:"state"`    // watching, listing, waiting or forbidden
+	Error    string    `json:"error,omitempty"`
+	Since    time.Time `json:"since"` // when the state began
+}
+
+// Resource returns the status of the resource, or nil.
+func (s *CaptureStatus) Resource(name string) *ResourceStatus {
+	for i := range s.Resources {
+		if s.Resources[i].Resource == name {
+			return &s.Resources[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Env is what a command line runs in.
+type Env struct {
+	In       io.Reader
+	Out, Err io.Writer
+	// Name is the name the program was called by, without its directory.
+	Name string
+	// Version is the program's version.
+	Version string
+}
+
+const rootLong = `Tidemark records every change of every object in a Kubernetes cluster as it happens, and puts
+any object or namespace back to any moment in the recorded past.
+
+Something was deleted?      tidemark undelete ns/shop  (or deploy/web -n shop)
+Something was changed?      tidemark log deploy/web -n shop --since 1h
+How was it then?            tidemark get all -n shop --at 15m
+What would change?          tidemark diff -n shop --at 15m
+Put it back:                tidemark restore -n shop --at 15m
+What can be asked for?      tidemark status
+
+A moment (--at) is a time (2026-11-22T10:30:00Z), a duration (15m: ago), a revision
+(rv:123456), the name of a mark, before:restore/ID, or now.`
+
+// New makes the root command.
+func New(env Env) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "tidemark",
+		Short:         "Continuous backup for Kubernetes: any object, at any moment",
+		Long:          rootLong,
+		SilenceErrors: true, // main prints them
+		SilenceUsage:  true,
+		Version:       env.Version,
+		Args:          cobra.ArbitraryArgs,
+	}
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			return usage("there is no command %q: did you mean %q? See '%s --help'", args[0], strings.Join(near, `" or "`), cmd.CommandPath())
+		}
+		return usage("there is no command %q: see '%s --help'", args[0], cmd.CommandPath())
+	}
+	if env.Name == "kubectl-tidemark" {
+		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl tidemark"}
+	}
+	root.SetIn(env.In)
+	root.SetOut(env.Out)
+	root.SetErr(env.Err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usage("%v: see '%s --help'", err, cmd.CommandPath())
+	})
+	root.SetVersionTemplate("tidemark {{.Version}}\n")
+	root.AddGroup(
+		&cobra.Group{ID: "look", Title: "Looking at history:"},
+		&cobra.Group{ID: "change", Title: "Putting things back:"},
+		&cobra.Group{ID: "operate", Title: "Running Tidemark:"},
+	)
+	root.SetHelpCommandGroupID("operate")
+	root.SetCompletionCommandGroupID("operate")
+	root.AddCommand(
+		newStatus(), newLog(), newGet(), newDiff(),
+		newRestore(), newUndelete(), newMark(),
+		newRun(env), newVersion(env),
+		&cobra.Command{Use: "exit-codes", Short: "The exit codes of all commands", Long: exitCodes},
+	)
+	return root
+}
+
+// args wraps a check of the number of arguments into a usage error.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, a []string) error {
+		if err := check(cmd, a); err != nil {
+			return usage("%v: see '%s --help'", err, cmd.CommandPath())
+		}
+		return nil
+	}
+}

@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
+)
+
+// runFlags are the flags of run that need reading before they are options.
+type runFlags struct {
+	daemon.Options
+	kube                     kubeFlags
+	minFree, memory          string
+	logLevel, logFormat      string
+	include, exclude, spaces []string
+}
+
+func newRun(env Env) *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:     "run",
+		GroupID: "operate",
+		Short:   "Run the daemon: record a cluster until stopped",
+		Long: `Run the daemon: record every change of a cluster until stopped (SIGTERM, SIGINT: a clean stop).
+
+The journal, its key and the socket of the API live in the data directory; one daemon at a
+time can use it. Keep the key file safe and apart: without it, recorded Secrets cannot be read.
+When the API server cannot be reached the daemon keeps trying and answers from what it has;
+when the disk is full it pauses recording and 'tidemark status' says so.`,
+		Example: `  tidemark run --kubeconfig ~/.kube/config --data-dir /var/lib/tidemark
+  tidemark run --exclude events,leases.coordination.k8s.io,'*.metrics.k8s.io'
+  tidemark run --listen https://0.0.0.0:8443 --tls-cert tls.crt --tls-key tls.key --token-file token`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.Version = env.Version
+			return f.run(cmd)
+		},
+	}
+	f.kube.add(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&f.DataDir, "data-dir", "", "directory of the journal (default: $TIDEMARK_DATA_DIR, else $XDG_DATA_HOME/tidemark, else ~/.local/share/tidemark)")
+	fs.StringArrayVar(&f.Listen, "listen", nil, "serve the API here as well as on DATA-DIR/tidemark.sock: unix:///PATH or https://HOST:PORT; repeatable")
+	fs.StringVar(&f.TLSCert, "tls-cert", "", "certificate for https listeners (PEM file)")
+	fs.StringVar(&f.TLSKey, "tls-key", "", "key for https listeners (PEM file)")
+	fs.StringVar(&f.TokenFile, "token-file", "", "file with the token that https clients must send")
+	fs.StringVar(&f.MetricsListen, "metrics-listen", "", "serve /metrics, /healthz and /readyz over plain http on this loopback HOST:PORT")
+	fs.DurationVar(&f.Window, "window", 720*time.Hour, "keep this much history locally; the newest version of what lives is always kept; 0: everything")
+	fs.StringVar(&f.KeyFile, "key-file", "", "key that seals Secrets in the journal (default: DATA-DIR/journal.key, made at the first start)")
+	fs.StringVar(&f.minFree, "min-free", "256Mi", "pause recording while the disk has less free space than this")
+	fs.StringSliceVar(&f.include, "include", nil, "record only these resources, such as deployments.apps or '*.example.com' (default: all)")
+	fs.StringSliceVar(&f.exclude, "exclude", nil, "do not record these resources (default: events and leases)")
+	fs.StringSliceVar(&f.spaces, "namespaces", nil, "record only these namespaces (default: all)")
+	fs.StringVarP(&f.Selector, "selector", "l", "", "record only objects with these labels (default: all)")
+	fs.StringVar(&f.memory, "memory-limit", "112Mi", "memory that the garbage collector aims to stay below; 0: no limit")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&f.logFormat, "log-format", "console", "console or json")
+	return cmd
+}
+
+func (f *runFlags) run(cmd *cobra.Command) error {
+	logger, err := f.logger()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = logger.Sync() }() // terminals cannot sync, and there is nothing to do about it
+	daemon.BridgeKlog(logger)
+	f.Logger = logger
+	if f.DataDir == "" {
+		if f.DataDir, err = defaultDataDir(); err != nil {
+			return usage("%v; give one with --data-dir", err)
+		}
+	}
+	if f.MinFree, err = size("--min-free", f.minFree); err != nil {
+		return err
+	}
+	if f.Window < 0 {
+		return usage("--window %s: want a positive duration such as 720h, or 0 for everything", f.Window)
+	}
+	if err := f.limitMemory(); err != nil {
+		return err
+	}
+	f.Kubeconfig, f.Context = f.kube.kubeconfig, f.kube.context
+	f.Include, f.Exclude, f.Namespaces = f.include, f.exclude, f.spaces
+	return daemon.Run(cmd.Context(), f.Options)
+}
+
+// limitMemory keeps the heap small: the daemon lives beside what people pay for. What the
+// environment says (GOMEMLIMIT, GOGC) goes first.
+func (f *runFlags) limitMemory() error {
+	limit, err := size("--memory-limit", f.memory)
+	if err != nil {
+		return err
+	}
+	if limit > 0 && limit < 32<<20 {
+		return usage("--memory-limit %s is too little to work with: want at least 32Mi", f.memory)
+	}
+	if limit > 0 && limit < math.MaxInt64 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(limit))
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	return nil
+}
+
+// size reads bytes as Kubernetes writes them: 512Mi, 10Gi, 1000000.
+func size(flag, text string) (uint64, error) {
+	q, err := resource.ParseQuantity(strings.TrimSpace(text))
+	if err != nil || q.Sign() < 0 {
+		return 0, usage("%s %q: want a size such as 256Mi or 10Gi", flag, text)
+	}
+	return uint64(q.Value()), nil
+}
+
+func (f *runFlags) logger() (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(f.logLevel)
+	if err != nil {
+		return nil, usage("--log-level %s: want debug, info, warn or error", f.logLevel)
+	}
+	cfg := zap.NewProductionConfig()
+	cfg.Level = zap.NewAtomicLevelAt(level)
+	cfg.DisableStacktrace = true
+	cfg.DisableCaller = true
+	cfg.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	switch f.logFormat {
+	case "console", "json":
+		cfg.Encoding = f.logFormat
+	default:
+		return nil, usage("--log-format %s: want console or json", f.logFormat)
+	}
+	logger, err := cfg.Build()
+	if err != nil {
+		return nil, fmt.Errorf("make the logger: %w", err)
+	}
+	return logger, nil
+}

@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+func newStatus() *cobra.Command {
+	var server serverFlags
+	var output string
+	cmd := &cobra.Command{
+		Use:     "status",
+		GroupID: "look",
+		Short:   "What is recorded, how current it is, and what can be restored",
+		Long: `What is recorded, how current it is, and what can be restored.
+
+Troubles come first. Then, per resource: since when its history is continuous, how old the
+watermark is (the journal is complete up to there; of a resource that does not change it moves
+about once a minute), how long an event takes from the wire to the disk, and the gaps.`,
+		Example: `  tidemark status
+  tidemark status --server unix:///var/lib/tidemark/tidemark.sock
+  tidemark status -o json`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "" && output != "json" {
+				return usage("-o %s: want json", output)
+			}
+			c, err := server.connect()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(st)
+			}
+			return writeStatus(cmd.OutOrStdout(), st)
+		},
+	}
+	server.add(cmd)
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
+	return cmd
+}
+
+func writeStatus(out io.Writer, st *api.Status) error {
+	var b strings.Builder
+	for _, t := range troubles(st) {
+		fmt.Fprintf(&b, "TROUBLE: %s\n", t)
+	}
+	if b.Len() > 0 {
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "tidemark %s, running for %s, recording %s (cluster %s)\n\n",
+		st.Version, ago(st.Now.Sub(st.Started)), firstOf(st.Capture.Server, "-"), firstOf(st.Catalog.ClusterID, "not known yet"))
+	writeResources(&b, st)
+	writeGaps(&b, st)
+	fmt.Fprintf(&b, "\n%d resources, %s events, %s on disk", len(st.Catalog.Resources), humanize.Comma(int64(st.Totals.Events)), humanize.IBytes(st.Totals.DiskBytes))
+	if !st.Totals.Newest.IsZero() {
+		fmt.Fprintf(&b, ", newest change %s ago", ago(st.Now.Sub(st.Totals.Newest)))
+	}
+	b.WriteString("\n")
+	if c := st.Catalog; c.From.Time.IsZero() {
+		b.WriteString("nothing is restorable yet: the first lists are still running\n")
+	} else {
+		fmt.Fprintf(&b, "restorable from %s to %s (rv:%s to rv:%s)\n", stamp(c.From.Time), c.To.Time.UTC().Format("2006-01-02T15:04:05.000Z"), c.From.Revision, c.To.Revision)
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// troubles are what an operator must know before anything else.
+func troubles(st *api.Status) []string {
+	var out []string
+	if st.Condition != "" {
+		out = append(out, "recording is paused: "+st.Condition)
+	}
+	if !st.Capture.Connected {
+		out = append(out, fmt.Sprintf("not connected to the API server %s: %s; it is tried again and again, and history stays readable",
+			st.Capture.Server, firstOf(st.Capture.Error, "still connecting")))
+	} else if st.Capture.Error != "" {
+		out = append(out, st.Capture.Error)
+	}
+	newest := st.Totals.Newest
+	if st.Catalog.To.Time.After(newest) {
+		newest = st.Catalog.To.Time
+	}
+	if behind := newest.Sub(st.Now); behind > 2*time.Second {
+		out = append(out, fmt.Sprintf("the clock is %s behind the journal: new changes get times right after the newest one until the clock has caught up; check the machine's time", ago(behind)))
+	}
+	for _, r := range st.Capture.Resources {
+		switch r.State {
+		case "forbidden":
+			out = append(out, fmt.Sprintf("%s: not recorded since %s, access is forbidden; grant list and watch on it", r.Resource, stamp(r.Since)))
+		case "waiting":
+			if r.Error != "" {
+				out = append(out, fmt.Sprintf("%s: not being watched since %s: %s", r.Resource, stamp(r.Since), r.Error))
+			}
+		}
+	}
+	return out
+}
+
+func writeResources(b *strings.Builder, st *api.Status) {
+	if len(st.Catalog.Resources)+len(st.Capture.Resources) == 0 {
+		b.WriteString("nothing is recorded yet\n")
+		return
+	}
+	w := tabwriter.NewWriter(b, 6, 4, 3, ' ', 0)
+	fmt.Fprintln(w, "RESOURCE\tCONTINUOUS SINCE\tWATERMARK AGE\tLAG\tSTATE\tGAPS")
+	ledgers := slices.Clone(st.Catalog.Resources)
+	slices.SortFunc(ledgers, func(a, b journal.Ledger) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Resource, b.Resource))
+	})
+	listed := map[string]bool{}
+	for i := range ledgers {
+		l := &ledgers[i]
+		name := l.GroupResource().String()
+		listed[name] = true
+		since, age, lag, state := "-", "-", "-", "-"
+		if !l.First.Time.IsZero() {
+			since = stamp(l.Since.Time)
+			lag = ago(l.Lag)
+			age = ago(max(0, st.Now.Sub(l.Watermark.Time)))
+		}
+		if r := st.Capture.Resource(name); r != nil {
+			state = r.State
+		}
+		if l.Removed != nil {
+			state = "removed"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", name, since, age, lag, state, len(l.Gaps))
+	}
+	for _, r := range st.Capture.Resources {
+		if !listed[r.Resource] {
+			fmt.Fprintf(w, "%s\t-\t-\t-\t%s\t-\n", r.Resource, r.State)
+		}
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+}
+
+func writeGaps(b *strings.Builder, st *api.Status) {
+	w := tabwriter.NewWriter(b, 6, 4, 3, ' ', 0)
+	first := true
+	for i := range st.Catalog.Resources {
+		l := &st.Catalog.Resources[i]
+		for _, g := range l.Gaps {
+			if first {
+				fmt.Fprintln(w, "\nGAPS IN\tFROM\tTO\tINFERRED\tCAUSE")
+				first = false
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", l.GroupResource(), stamp(g.From.Time), stamp(g.To.Time), g.Inferred, text(g.Cause))
+		}
+	}
+	_ = w.Flush()
+}

@@ -1,0 +1,242 @@
+package replay
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// DefaultWait is how long Apply waits for what must come or go before it can write: a
+// namespace that is being deleted, a definition that is not established yet.
+const DefaultWait = 2 * time.Minute
+
+// ApplyOptions tune Apply. The zero value is usable.
+type ApplyOptions struct {
+	// Progress is called, one call at a time, after each item and while Apply waits.
+	Progress func(Progress)
+	// Parallel is how many objects are written at once; 0 starts at 8 and follows the API
+	// server's pace up to 32.
+	Parallel int
+	// Wait is the limit for one wait; 0 is DefaultWait.
+	Wait time.Duration
+	// Logger gets one line per failed item, without the object; nil logs nothing.
+	Logger *zap.Logger
+}
+
+// Progress tells how far Apply is.
+type Progress struct {
+	Done, Total int // items, of those that the plan writes
+	// Item is the item that was just finished; nil while Apply waits.
+	Item *Item
+	// Err says why the item failed.
+	Err error
+	// Waiting says what Apply waits for.
+	Waiting string
+}
+
+// Result is what Apply did.
+type Result struct {
+	Done      int `json:"done"`      // written or deleted
+	Unchanged int `json:"unchanged"` // were as they should be
+	Skipped   int `json:"skipped"`   // left out by a rule or the policy for existing objects
+	Failed    int `json:"failed"`
+	// Errors tell why; one entry stands for all objects that failed for one common reason.
+	Errors []ItemError `json:"errors,omitempty"`
+}
+
+// ItemError is why an item failed.
+type ItemError struct {
+	Item *Item `json:"item"`
+	Err  error `json:"-"`
+	// Message is Err's text.
+	Message string `json:"message"`
+	// Others is how many more items failed for the same reason.
+	Others int `json:"others,omitempty"`
+}
+
+// Error names the object and the reason.
+func (e *ItemError) Error() string {
+	if e.Others > 0 {
+		return fmt.Sprintf("%s and %d more: %v", e.Item, e.Others, e.Err)
+	}
+	return fmt.Sprintf("%s: %v", e.Item, e.Err)
+}
+
+// Unwrap gives the reason.
+func (e *ItemError) Unwrap() error { return e.Err }
+
+// commonError is a reason that fails many items alike, such as a namespace that does not go.
+type commonError struct{ error }
+
+// applier is one run of Apply.
+type applier struct {
+	plan   *Plan
+	target *Target
+	o      ApplyOptions
+	limit  *limiter
+
+	mu      sync.Mutex // guards what follows
+	result  Result
+	done    int
+	total   int
+	common  map[string]int // reason -> index in result.Errors
+	uids    map[objectKey]string
+	blocked map[string]error // namespaces and resources whose objects cannot be written, and why
+}
+
+// Apply does what the plan shows, wave by wave. An object that fails does not stop the
+// others: then the error is ErrPartly, and the result tells which failed and why. Applying
+// again, or making the plan again, completes what was cut short.
+func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Result, error) {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	o.Wait = cmp.Or(o.Wait, DefaultWait)
+	a := &applier{plan: p, target: target, o: o, limit: newLimiter(o.Parallel, target.throttled.Load()), total: p.Writes(),
+		common: map[string]int{}, uids: map[objectKey]string{}, blocked: map[string]error{}}
+	for _, it := range p.Items {
+		switch it.Action {
+		case ActionSkip:
+			a.result.Skipped++
+		case ActionUnchanged:
+			a.result.Unchanged++
+		case ActionFail:
+			a.fail(it, errors.New(it.Reason))
+		}
+	}
+	for start := 0; start < len(p.Items) && ctx.Err() == nil; {
+		end := start
+		for end < len(p.Items) && p.Items[end].Wave == p.Items[start].Wave {
+			end++
+		}
+		a.wave(ctx, p.Items[start:end])
+		start = end
+	}
+	slices.SortStableFunc(a.result.Errors, func(x, y ItemError) int { return cmp.Compare(x.Item.Wave, y.Item.Wave) })
+	if ctx.Err() != nil {
+		return &a.result, fmt.Errorf("the restore was cut short after %d of %d objects: run it again to complete it: %w", a.done, a.total, context.Cause(ctx))
+	}
+	if a.result.Failed > 0 {
+		return &a.result, fmt.Errorf("%w: %d of %d objects failed", ErrPartly, a.result.Failed, a.result.Failed+a.result.Done+a.result.Unchanged)
+	}
+	return &a.result, nil
+}
+
+// wave writes the items of one wave, several at once, and waits for all of them.
+func (a *applier) wave(ctx context.Context, items []*Item) {
+	var wg sync.WaitGroup
+	defs := false
+	for _, it := range items {
+		if !it.Action.writes() {
+			continue
+		}
+		if err := a.blockedBy(it); err != nil {
+			a.finish(it, err)
+			continue
+		}
+		if !a.limit.acquire(ctx) {
+			break
+		}
+		defs = defs || it.Resource == definitions && it.Action != ActionDelete
+		wg.Go(func() {
+			start := time.Now()
+			waited, err := a.write(ctx, it)
+			a.limit.release(time.Since(start)-waited, a.target.throttled.Load())
+			if err != nil && it.Resource == namespaces {
+				a.block(it.Name, commonError{fmt.Errorf("namespace %s: %w", it.Name, err)})
+			}
+			if ctx.Err() == nil || err == nil {
+				a.finish(it, err)
+			}
+		})
+	}
+	wg.Wait()
+	if defs && ctx.Err() == nil {
+		a.awaitDefinitions(ctx, items)
+	}
+}
+
+// blockedBy says why an item cannot be written although it was not tried.
+func (a *applier) blockedBy(it *Item) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.blocked[it.Namespace]; err != nil && it.Namespace != "" {
+		return err
+	}
+	return a.blocked[it.Resource.String()+"/"]
+}
+
+func (a *applier) block(what string, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.blocked[what] = err
+}
+
+// finish counts an item and tells about it.
+func (a *applier) finish(it *Item, err error) {
+	skip := errors.As(err, new(*leftAlone))
+	if err != nil && !skip {
+		a.o.Logger.Warn("object not restored", zap.Stringer("resource", it.Resource), zap.String("namespace", it.Namespace), zap.String("name", it.Name), zap.String("action", string(it.Action)))
+		a.fail(it, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.done++
+	switch {
+	case err == nil:
+		a.result.Done++
+	case skip:
+		a.result.Skipped++
+	}
+	if a.o.Progress != nil {
+		a.o.Progress(Progress{Done: a.done, Total: a.total, Item: it, Err: err})
+	}
+}
+
+// leftAlone is the outcome of an item that turned out not to be the plan's to write.
+type leftAlone struct{ why string }
+
+func (l *leftAlone) Error() string { return l.why }
+
+func (a *applier) fail(it *Item, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.result.Failed++
+	var common commonError
+	if it.Action == ActionFail || errors.As(err, &common) {
+		reason := it.Resource.String() + it.Namespace + err.Error()
+		if i, known := a.common[reason]; known {
+			a.result.Errors[i].Others++
+			return
+		}
+		a.common[reason] = len(a.result.Errors)
+	}
+	a.result.Errors = append(a.result.Errors, ItemError{Item: it, Err: err, Message: err.Error()})
+}
+
+func (a *applier) waiting(what string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.o.Progress != nil {
+		a.o.Progress(Progress{Done: a.done, Total: a.total, Waiting: what})
+	}
+}
+
+// restored remembers the uid an object has in the target now.
+func (a *applier) restored(k objectKey, uid string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.uids[k] = uid
+}
+
+func (a *applier) uid(k objectKey) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.uids[k]
+}

@@ -1,0 +1,199 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// compare decides about an object that the target has already.
+func (p *planner) compare(ctx context.Context, it *Item, original object) error {
+	want := p.prepared(it.entry, original, true)
+	p.linkOwners(ctx, it, want)
+	if it.live.GetAPIVersion() != want.str("apiVersion") {
+		// Only the same version can be compared.
+		live, err := p.target.get(ctx, it.served, it.Namespace, it.Name)
+		if err != nil {
+			return err
+		}
+		if live == nil {
+			it.live, it.Action = nil, ActionCreate
+			return nil
+		}
+		it.live = live
+	}
+	live := object(it.live.Object)
+	have := normal(p.req, p.past, it.Resource, live)
+	diff, err := diffBodies(have, want)
+	if err != nil {
+		return fmt.Errorf("comparing %s: %w", it, err)
+	}
+	switch {
+	case len(diff) == 0:
+		it.Action, it.update = ActionUnchanged, live
+		return nil
+	case p.req.Existing == ExistingNone && it.Resource == accounts:
+		return p.addToAccount(it, live, have, want, diff)
+	case p.req.Existing == ExistingNone:
+		it.Action, it.Reason, it.Diff = ActionSkip, "exists and differs; --existing update makes it as it was", diff
+		return nil
+	}
+	return p.planUpdate(ctx, it, live, have, want, diff)
+}
+
+func diffBodies(have, want object) ([]FieldDiff, error) {
+	return DiffObjects(have.json(), want.json(), DiffOptions{IgnoreStatus: true})
+}
+
+// addToAccount gives an existing ServiceAccount what it had and lacks now, and changes
+// nothing else: most exist already because a controller made them.
+func (p *planner) addToAccount(it *Item, live, have, want object, full []FieldDiff) error {
+	merged := addMissing(live, want)
+	diff, err := diffBodies(have, normal(p.req, p.past, it.Resource, merged))
+	if err != nil {
+		return fmt.Errorf("comparing %s: %w", it, err)
+	}
+	if len(diff) == 0 {
+		it.Action, it.Reason, it.Diff = ActionSkip, "exists and differs; --existing update makes it as it was", full
+		return nil
+	}
+	it.Action, it.Reason, it.Rule, it.Diff, it.update = ActionUpdate, "gets back what it lacks", "service-account-merge", diff, merged
+	return nil
+}
+
+// addMissing adds labels, annotations, secrets and pull secrets to a ServiceAccount.
+func addMissing(live, want object) object {
+	out := live.clone()
+	for _, f := range []string{"labels", "annotations"} {
+		for k, v := range want.sub("metadata", f) {
+			if out.at("metadata", f, k) == nil {
+				out.put(v, "metadata", f, k)
+			}
+		}
+	}
+	for _, f := range []string{"secrets", "imagePullSecrets"} {
+		list := out.list(f)
+		for _, w := range want.objects(f) {
+			if !hasNamed(list, w.str("name")) {
+				list = append(list, map[string]any(w))
+			}
+		}
+		out.putList(list, f)
+	}
+	return out
+}
+
+func hasNamed(list []any, name string) bool {
+	for _, v := range list {
+		if m, ok := v.(map[string]any); ok && object(m).str("name") == name {
+			return true
+		}
+	}
+	return false
+}
+
+// planUpdate decides how to make an existing object as it was. The API server is asked, by
+// a dry run, whether it would take the change: only it knows which fields cannot change.
+func (p *planner) planUpdate(ctx context.Context, it *Item, live, have, want object, full []FieldDiff) error {
+	merged := merge(live, have, want, p.req.Exact)
+	diff, err := diffBodies(have, normal(p.req, p.past, it.Resource, merged))
+	if err != nil {
+		return fmt.Errorf("comparing %s: %w", it, err)
+	}
+	it.update, it.Diff = merged, diff
+	if len(diff) == 0 {
+		it.Action, it.Reason, it.Diff = ActionUnchanged, "has all it had, and more since; --exact removes that", full
+		return nil
+	}
+	it.Action = ActionUpdate
+	if len(it.owners) > 0 {
+		return nil // the body is not complete yet; apply finds out
+	}
+	refused := p.dryRun(ctx, it, merged)
+	if refused == nil {
+		return nil
+	}
+	if !p.req.Exact {
+		// What was added since may contradict what was there, such as a second kind of probe.
+		exact := merge(live, have, want, true)
+		if !reflect.DeepEqual(exact, merged) && p.dryRun(ctx, it, exact) == nil {
+			it.update, it.Diff, it.Reason = exact, full, "made exactly as it was: what was added since does not go with it"
+			return nil
+		}
+	}
+	why := immutable(refused)
+	switch {
+	case p.req.Existing != ExistingRecreate:
+		it.Action, it.Reason = ActionFail, why+"; --existing recreate deletes it and creates it anew"
+	case precious[it.Resource.String()]:
+		it.Action, it.Reason = ActionFail, why+"; it is never deleted to be created anew, because what it holds would be lost"
+	default:
+		it.Action, it.Reason, it.Diff = ActionRecreate, why, full
+	}
+	return nil
+}
+
+// precious are the kinds whose deletion takes more with it than the object.
+var precious = map[string]bool{"namespaces": true, "customresourcedefinitions.apiextensions.k8s.io": true, "persistentvolumes": true, "persistentvolumeclaims": true}
+
+// dryRun returns the API server's refusal when it says that the body is invalid. All other
+// answers are left to apply: they may be different by then.
+func (p *planner) dryRun(ctx context.Context, it *Item, body object) error {
+	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+		_, err := p.target.client(it.served, it.Namespace).Update(ctx, body.clone().unstructured(), metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: fieldManager})
+		return struct{}{}, err
+	})
+	if apierrors.IsInvalid(err) {
+		return err
+	}
+	return nil
+}
+
+// immutable says which fields the API server refused to change, without their values.
+func immutable(err error) string {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Details != nil {
+		var fields []string
+		for _, c := range status.Status().Details.Causes {
+			if c.Field != "" {
+				fields = append(fields, c.Field)
+			}
+		}
+		if len(fields) > 0 {
+			return "the API server does not let " + strings.Join(fields, ", ") + " change"
+		}
+	}
+	return "the API server refuses the change as invalid"
+}
+
+// moved are resources that went to another API group: old -> new.
+var moved = map[schema.GroupResource]schema.GroupResource{
+	{Group: "extensions", Resource: "ingresses"}:       {Group: "networking.k8s.io", Resource: "ingresses"},
+	{Group: "extensions", Resource: "networkpolicies"}: {Group: "networking.k8s.io", Resource: "networkpolicies"},
+	{Group: "extensions", Resource: "deployments"}:     {Group: "apps", Resource: "deployments"},
+	{Group: "extensions", Resource: "daemonsets"}:      {Group: "apps", Resource: "daemonsets"},
+	{Group: "extensions", Resource: "replicasets"}:     {Group: "apps", Resource: "replicasets"},
+}
+
+// moveGroups files what was recorded under a group that is no longer served under the group
+// its resource went to.
+func (p *past) moveGroups(target *Target) {
+	for _, e := range p.list {
+		to, known := moved[e.gr]
+		if !known || len(target.versions(e.gr)) > 0 || len(target.versions(to)) == 0 {
+			continue
+		}
+		k := objectKey{to, e.namespace, e.name}
+		if p.byKey[k] == nil {
+			delete(p.byKey, e.objectKey)
+			e.objectKey = k
+			p.byKey[k] = e
+		}
+	}
+}

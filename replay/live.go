@@ -1,0 +1,150 @@
+package replay
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+const (
+	liveReaders = 8 // requests at once while the target is read
+	fewObjects  = 3 // up to so many are read one by one
+)
+
+// liveSet is what the target has of the objects that a plan is about.
+type liveSet struct {
+	mu      sync.Mutex
+	objects map[objectKey]*unstructured.Unstructured
+	errs    map[objectKey]error // what could not be read
+	none    map[string]bool     // namespaces that the target does not have
+	gone    map[string]bool     // namespaces that are being deleted
+	created map[string]bool     // namespaces that the plan creates
+}
+
+// readLive reads the live counterparts of everything the past has. Namespaces that are not
+// there, or are being deleted, are not looked into.
+func readLive(ctx context.Context, target *Target, req *RestoreRequest, p *past) (*liveSet, error) {
+	l := &liveSet{objects: map[objectKey]*unstructured.Unstructured{}, errs: map[objectKey]error{}, none: map[string]bool{}, gone: map[string]bool{}, created: map[string]bool{}}
+	type place struct {
+		gr        schema.GroupResource
+		namespace string
+	}
+	wanted := map[place][]string{}
+	spaces := map[string]bool{}
+	for _, e := range p.list {
+		ns, name := "", e.name
+		if e.namespace != "" {
+			ns = req.namespace(e.namespace)
+			spaces[ns] = true
+		}
+		if e.gr == namespaces {
+			name = req.namespace(e.name)
+			spaces[name] = true
+			if e.refused == "" {
+				l.created[name] = true
+			}
+		}
+		if e.refused == "" {
+			wanted[place{e.gr, ns}] = append(wanted[place{e.gr, ns}], name)
+		}
+	}
+	if err := l.readNamespaces(ctx, target, spaces); err != nil {
+		return nil, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(liveReaders)
+	for at, names := range wanted {
+		r, ok := target.version(at.gr, "")
+		if !ok || l.none[at.namespace] || l.gone[at.namespace] || at.gr == namespaces {
+			continue
+		}
+		g.Go(func() error { return l.read(ctx, target, r, at.namespace, names) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *liveSet) readNamespaces(ctx context.Context, target *Target, names map[string]bool) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(liveReaders)
+	for name := range names {
+		g.Go(func() error {
+			u, err := target.namespace(ctx, name)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			switch {
+			case apierrors.IsForbidden(err): // a tenant need not see it; the objects will tell
+				l.errs[objectKey{namespaces, "", name}] = err
+			case err != nil:
+				return err
+			case u == nil:
+				l.none[name] = true
+			case object(u.Object).deleting():
+				l.gone[name] = true
+			default:
+				l.objects[objectKey{namespaces, "", name}] = u
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// read reads some objects of one resource in one namespace. What may not be read costs
+// those objects, not the plan.
+func (l *liveSet) read(ctx context.Context, target *Target, r servedResource, namespace string, names []string) error {
+	gr := r.GroupResource()
+	if len(names) > fewObjects {
+		wanted := make(map[string]bool, len(names))
+		for _, n := range names {
+			wanted[n] = true
+		}
+		err := target.list(ctx, r, namespace, func(u *unstructured.Unstructured) {
+			if wanted[u.GetName()] && u.GetNamespace() == namespace {
+				l.mu.Lock()
+				l.objects[objectKey{gr, namespace, u.GetName()}] = u
+				l.mu.Unlock()
+			}
+		})
+		if err == nil || !apierrors.IsForbidden(err) && !apierrors.IsMethodNotSupported(err) {
+			return err
+		}
+	}
+	for _, name := range names {
+		u, err := target.get(ctx, r, namespace, name)
+		if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsMethodNotSupported(err) {
+			return err
+		}
+		l.mu.Lock()
+		k := objectKey{gr, namespace, name}
+		if err != nil {
+			l.errs[k] = err
+		} else if u != nil {
+			l.objects[k] = u
+		}
+		l.mu.Unlock()
+	}
+	return nil
+}
+
+// missing says why an item cannot be restored as things are in the target, or nothing.
+func (l *liveSet) missing(it *Item) string {
+	if err := l.errs[it.key()]; err != nil {
+		return err.Error() + ": ask for the right to read it, or restore with another kubeconfig"
+	}
+	switch ns := it.Namespace; {
+	case ns == "" || l.created[ns]:
+	case l.none[ns]:
+		return fmt.Sprintf("namespace %s is not there: restore it first, with 'tidemark restore namespaces/%s' or the whole of it with 'tidemark undelete ns/%s'", ns, ns, ns)
+	case l.gone[ns]:
+		return fmt.Sprintf("namespace %s is being deleted: restore it as a whole with 'tidemark undelete ns/%s', or wait until it is gone", ns, ns)
+	}
+	return ""
+}

@@ -1,0 +1,177 @@
+package replay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+var (
+	namespaces  = schema.GroupResource{Resource: "namespaces"}
+	definitions = schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}
+	autoscalers = schema.GroupResource{Group: "autoscaling", Resource: "horizontalpodautoscalers"}
+	accounts    = schema.GroupResource{Resource: "serviceaccounts"}
+)
+
+// objectKey names one object.
+type objectKey struct {
+	gr              schema.GroupResource
+	namespace, name string
+}
+
+func (k objectKey) String() string { return objectName(k.gr, k.namespace, k.name) }
+
+// entry is one object as it was at the cut.
+type entry struct {
+	objectKey
+	obj     object
+	raw     []byte
+	refused string // why it is not restored
+	rule    string // which rule says so
+}
+
+// past is what there was at the cut, as far as it is in scope.
+type past struct {
+	list   []*entry
+	byKey  map[objectKey]*entry
+	byUID  map[string]*entry
+	scaled map[scaleTarget]bool // what autoscalers size, by its name in the target
+}
+
+// scaleTarget names what an autoscaler sizes.
+type scaleTarget struct{ kind, namespace, name string }
+
+func (p *past) find(gr schema.GroupResource, namespace, name string) *entry {
+	return p.byKey[objectKey{gr, namespace, name}]
+}
+
+// fold adds the objects of one scope to the past.
+func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope Scope) error {
+	for e, err := range src.Fold(ctx, req.Cut, scope) {
+		if err != nil {
+			return fmt.Errorf("reading the past: %w", err)
+		}
+		k := objectKey{e.Resource, e.Namespace, e.Name}
+		if p.byKey[k] != nil {
+			continue
+		}
+		raw := slices.Clone(e.Object) // the event is valid until the next one only
+		obj, err := parseObject(raw)
+		if err != nil {
+			return fmt.Errorf("reading the recorded %s: %w", e.ID(), err)
+		}
+		n := &entry{objectKey: k, obj: obj, raw: raw}
+		p.list = append(p.list, n)
+		p.byKey[k] = n
+		if e.UID != "" {
+			p.byUID[e.UID] = n
+		} else if uid := obj.uid(); uid != "" {
+			p.byUID[uid] = n
+		}
+		if k.gr == autoscalers {
+			ref := obj.sub("spec", "scaleTargetRef")
+			p.scaled[scaleTarget{ref.str("kind"), req.namespace(k.namespace), ref.str("name")}] = true
+		}
+	}
+	return nil
+}
+
+// readPast reads what the request asks for, and what that cannot live without: the
+// namespaces, and the definitions of custom resources that the target does not serve.
+func readPast(ctx context.Context, src Source, target *Target, req *RestoreRequest) (*past, error) {
+	p := &past{byKey: map[objectKey]*entry{}, byUID: map[string]*entry{}, scaled: map[scaleTarget]bool{}}
+	if err := p.fold(ctx, src, req, req.Scope); err != nil {
+		return nil, err
+	}
+	p.moveGroups(target)
+	if len(p.list) == 0 && (!req.Prune || !req.whole()) {
+		// An empty namespace is something as well: its object alone is restored below.
+		if req.Scope.Names != nil || len(req.Scope.Namespaces) == 0 {
+			return nil, nothing(req)
+		}
+	}
+	if req.Scope.Names != nil {
+		return p, nil // single objects: only these
+	}
+	if err := p.foldNamespaces(ctx, src, target, req); err != nil {
+		return nil, err
+	}
+	if len(p.list) == 0 && !req.Prune {
+		return nil, nothing(req)
+	}
+	return p, p.foldDefinitions(ctx, src, target, req)
+}
+
+func (p *past) foldNamespaces(ctx context.Context, src Source, target *Target, req *RestoreRequest) error {
+	names := []string{}
+	for _, ns := range req.Scope.Namespaces {
+		if ns == ClusterScope {
+			continue
+		}
+		if !req.whole() || req.Scope.Selector != nil {
+			// Only some of its objects are asked for: the namespace is what they live in.
+			if live, err := target.namespace(ctx, req.namespace(ns)); err != nil || live != nil && !object(live.Object).deleting() {
+				continue
+			}
+		}
+		names = append(names, ns)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return p.fold(ctx, src, req, Scope{Namespaces: []string{ClusterScope}, Resources: []schema.GroupResource{namespaces}, Names: names})
+}
+
+func (p *past) foldDefinitions(ctx context.Context, src Source, target *Target, req *RestoreRequest) error {
+	var missing []string
+	for _, e := range p.list {
+		name := e.gr.Resource + "." + e.gr.Group
+		if e.gr.Group != "" && len(target.versions(e.gr)) == 0 && target.table().failed[e.gr.Group] == nil && !slices.Contains(missing, name) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return p.fold(ctx, src, req, Scope{Namespaces: []string{ClusterScope}, Resources: []schema.GroupResource{definitions}, Names: missing})
+}
+
+// refuseAll runs the rules that leave objects out. Those that look at owners come last: an
+// owner that is left out itself makes nothing anew.
+func (p *past) refuseAll(req *RestoreRequest) {
+	judge := func(e *entry) *subject { return &subject{gr: e.gr, obj: e.obj, original: e.obj, req: req, past: p} }
+	var remade []*entry
+	for _, e := range p.list {
+		reason, rule := refuse(judge(e))
+		if rule == "made-by-controller" {
+			remade = append(remade, e)
+			continue
+		}
+		e.refused, e.rule = reason, rule
+	}
+	// Judged again, now that it is known which owners come back, and all before any of them
+	// is refused: a ReplicaSet that its Deployment makes anew does make its Pods anew.
+	reasons := make([]string, len(remade))
+	for i, e := range remade {
+		reasons[i] = skipRemade(judge(e))
+	}
+	for i, e := range remade {
+		if reasons[i] != "" {
+			e.refused, e.rule = reasons[i], "made-by-controller"
+		}
+	}
+}
+
+func nothing(req *RestoreRequest) error {
+	what, flag := "in the cluster", ""
+	if ns := req.Scope.Namespaces; len(ns) > 0 && ns[0] != ClusterScope {
+		what, flag = "in namespace "+strings.Join(ns, ", "), " -n "+ns[0]
+	}
+	if len(req.Scope.Names) > 0 {
+		what = "named " + strings.Join(req.Scope.Names, ", ") + " " + what
+	}
+	return fmt.Errorf("%w: nothing %s was recorded at %s: see 'tidemark log%s' for what happened when, or choose another moment with --at", ErrNothing, what, req.Cut, flag)
+}

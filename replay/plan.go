@@ -1,0 +1,244 @@
+package replay
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+// Action is what a plan does with one object.
+type Action string
+
+// The actions of a plan.
+const (
+	ActionCreate    Action = "create"
+	ActionUpdate    Action = "update"
+	ActionRecreate  Action = "recreate" // delete and create, for fields that cannot be changed
+	ActionDelete    Action = "delete"
+	ActionUnchanged Action = "unchanged"
+	ActionSkip      Action = "skip" // a rule or the policy for existing objects leaves it out
+	ActionFail      Action = "fail" // it cannot be restored; the reason says why and what helps
+)
+
+var actionOrder = []Action{ActionCreate, ActionUpdate, ActionRecreate, ActionDelete, ActionFail, ActionSkip, ActionUnchanged}
+
+func (a Action) writes() bool {
+	return a == ActionCreate || a == ActionUpdate || a == ActionRecreate || a == ActionDelete
+}
+
+// Item is what a plan does with one object, and why.
+type Item struct {
+	Resource  schema.GroupResource `json:"resource"`
+	Namespace string               `json:"namespace,omitempty"` // in the target
+	Name      string               `json:"name"`
+	// From is the namespace the object was recorded in, when it is restored under another.
+	From   string `json:"from,omitempty"`
+	Action Action `json:"action"`
+	Reason string `json:"reason,omitempty"`
+	// Rule names the rule that left the object out.
+	Rule string `json:"rule,omitempty"`
+	// Diff is what differs: Old is live, New is what the object becomes (or, of an object
+	// that is skipped, what it was).
+	Diff []FieldDiff `json:"diff,omitempty"`
+	// Wave says when: items are written in the order of their waves.
+	Wave int `json:"wave"`
+
+	entry   *entry
+	served  servedResource
+	create  object // the body of a create
+	update  object // the body of an update
+	live    *unstructured.Unstructured
+	owners  []pendingOwner
+	managed []any // who owned which fields at the cut
+	// awaitGone says that a live object is being deleted and must be gone first.
+	awaitGone bool
+}
+
+func (it *Item) key() objectKey { return objectKey{it.Resource, it.Namespace, it.Name} }
+
+// String names the object: "deployments.apps shop/web".
+func (it *Item) String() string { return it.key().String() }
+
+// Plan is what a restore will do, item by item, in the order in which it will do it.
+type Plan struct {
+	// ID names the plan: what it restores, the time it was made, and a random end.
+	ID       string      `json:"id"`
+	Made     time.Time   `json:"made"`
+	Cut      journal.Cut `json:"cut"`
+	Items    []*Item     `json:"items"`
+	Warnings []string    `json:"warnings,omitempty"`
+
+	req  RestoreRequest
+	past *past
+	// gone are the namespaces that are being deleted: their live objects do not count.
+	gone map[string]bool
+}
+
+// planner makes one plan.
+type planner struct {
+	src        Source
+	target     *Target
+	req        *RestoreRequest
+	past       *past
+	live       *liveSet
+	plan       *Plan
+	strategies map[schema.GroupResource]string // conversion strategies of CRDs looked up
+}
+
+// NewPlan compares what was at the cut with what is live and decides about each object. It
+// writes nothing.
+func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest) (*Plan, error) {
+	if err := req.validate(); err != nil {
+		return nil, err
+	}
+	if err := target.refresh(ctx); err != nil {
+		return nil, err
+	}
+	catalog, err := src.Ledgers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the ledgers: %w", err)
+	}
+	p := &planner{src: src, target: target, req: &req, strategies: map[schema.GroupResource]string{},
+		plan: &Plan{Made: time.Now().UTC(), Cut: req.Cut, req: req, Items: []*Item{}}}
+	p.plan.ID = planID(&req, p.plan.Made)
+	if p.past, err = readPast(ctx, src, target, &req); err != nil {
+		return nil, err
+	}
+	p.plan.past = p.past
+	p.past.refuseAll(&req)
+	p.plan.Warnings = catalog.Caveats(req.Cut, req.Scope)
+	if p.live, err = readLive(ctx, target, &req, p.past); err != nil {
+		return nil, err
+	}
+	p.plan.gone = p.live.gone
+	for _, e := range p.past.list {
+		if err := p.decide(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	if req.Prune {
+		if err := p.prune(ctx, catalog); err != nil {
+			return nil, err
+		}
+	}
+	p.relinkRecreated()
+	setWaves(p.plan.Items)
+	slices.SortStableFunc(p.plan.Items, func(a, b *Item) int {
+		return cmp.Or(cmp.Compare(a.Wave, b.Wave), cmp.Compare(a.Resource.String(), b.Resource.String()), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return p.plan, nil
+}
+
+// Count tells how many items have the action.
+func (p *Plan) Count(a Action) int {
+	n := 0
+	for _, it := range p.Items {
+		if it.Action == a {
+			n++
+		}
+	}
+	return n
+}
+
+// Writes tells how many objects applying the plan writes or deletes.
+func (p *Plan) Writes() int {
+	n := 0
+	for _, it := range p.Items {
+		if it.Action.writes() {
+			n++
+		}
+	}
+	return n
+}
+
+func planID(req *RestoreRequest, made time.Time) string {
+	name := "cluster"
+	switch {
+	case len(req.Scope.Names) > 0:
+		name = req.Scope.Names[0]
+	case len(req.Scope.Namespaces) > 0 && req.Scope.Namespaces[0] != ClusterScope:
+		name = req.Scope.Namespaces[0]
+	}
+	if len(name) > 40 {
+		name = name[:40]
+	}
+	return fmt.Sprintf("%s-%s-%04x", strings.Trim(name, "-."), made.Format("20060102-150405"), rand.N(1<<16))
+}
+
+func (p *planner) warn(format string, args ...any) {
+	w := fmt.Sprintf(format, args...)
+	if !slices.Contains(p.plan.Warnings, w) {
+		p.plan.Warnings = append(p.plan.Warnings, w)
+	}
+}
+
+func (p *planner) add(it *Item) { p.plan.Items = append(p.plan.Items, it) }
+
+// decide makes the item of one object of the past.
+func (p *planner) decide(ctx context.Context, e *entry) error {
+	it := &Item{Resource: e.gr, Namespace: e.namespace, Name: e.name, entry: e}
+	if e.gr == namespaces {
+		it.Name = p.req.namespace(e.name)
+	}
+	if e.namespace != "" {
+		it.Namespace = p.req.namespace(e.namespace)
+	}
+	if it.Namespace != e.namespace {
+		it.From = e.namespace
+	}
+	p.add(it)
+	if e.refused != "" {
+		it.Action, it.Reason, it.Rule = ActionSkip, e.refused, e.rule
+		return nil
+	}
+	original, why, err := p.inServedVersion(ctx, it)
+	if err != nil {
+		return err
+	}
+	if why == "" {
+		why = p.live.missing(it)
+	}
+	if why != "" {
+		it.Action, it.Reason = ActionFail, why
+		return nil
+	}
+	it.managed, _ = original.at("metadata", "managedFields").([]any)
+	it.live = p.live.objects[it.key()]
+	it.create = p.prepared(e, original, false)
+	p.linkOwners(ctx, it, it.create)
+	switch {
+	case it.live == nil && p.live.gone[it.Namespace], it.live == nil && e.gr == namespaces && p.live.gone[it.Name]:
+		it.Action, it.Reason, it.awaitGone = ActionCreate, "when the namespace that is being deleted is gone", e.gr == namespaces
+	case it.live == nil:
+		it.Action = ActionCreate
+	case object(it.live.Object).deleting():
+		it.Action, it.Reason, it.awaitGone = ActionCreate, "when the live one, which is being deleted, is gone", true
+	default:
+		return p.compare(ctx, it, original)
+	}
+	return nil
+}
+
+// prepared is the object after the rules; exists says that it is to be compared with or
+// merged into a live one.
+func (p *planner) prepared(e *entry, original object, exists bool) object {
+	o := original.clone()
+	prepare(&subject{gr: e.gr, obj: o, original: original, exists: exists, req: p.req, past: p.past})
+	return o
+}
+
+// normal is a live object after the rules.
+func normal(req *RestoreRequest, past *past, gr schema.GroupResource, live object) object {
+	o := live.clone()
+	prepare(&subject{gr: gr, obj: o, original: live, live: true, exists: true, req: req, past: past})
+	return o
+}

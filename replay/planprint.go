@@ -1,0 +1,142 @@
+package replay
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// shownInShort is how many objects of one kind and action the short form names.
+const shownInShort = 5
+
+// WriteText prints the plan for people: what happens to how many objects of which kind, and
+// why. In the short form, objects are named while they are few, and always when they are
+// changed, deleted or cannot be restored; verbose names all of them, with what differs.
+func (p *Plan) WriteText(w io.Writer, verbose bool) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Plan %s: the state at %s (rv:%s)\n", p.ID, p.Cut.Time.UTC().Format(time.RFC3339Nano), p.Cut.Revision)
+	for _, action := range actionOrder {
+		p.writeAction(&b, action, verbose)
+	}
+	for _, warning := range p.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", warning)
+	}
+	var counts []string
+	for _, action := range actionOrder {
+		if n := p.Count(action); n > 0 {
+			counts = append(counts, fmt.Sprintf("%d to %s", n, action))
+		}
+	}
+	line := strings.Join(counts, ", ")
+	line = strings.NewReplacer("to unchanged", "unchanged", "to fail", "that cannot be restored").Replace(line)
+	if line == "" {
+		line = "nothing to do"
+	}
+	fmt.Fprintf(&b, "%s\n", line)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// writeAction prints the items of one action, kind by kind.
+func (p *Plan) writeAction(b *strings.Builder, action Action, verbose bool) {
+	kinds := map[string][]*Item{}
+	var order []string
+	for _, it := range p.Items {
+		if it.Action == action {
+			k := it.Resource.String()
+			if kinds[k] == nil {
+				order = append(order, k)
+			}
+			kinds[k] = append(kinds[k], it)
+		}
+	}
+	if len(order) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "%s:\n", action)
+	loud := action == ActionUpdate || action == ActionRecreate || action == ActionDelete || action == ActionFail
+	for _, k := range order {
+		items := kinds[k]
+		switch {
+		case verbose || loud:
+			for _, it := range items {
+				writeItem(b, it, verbose)
+			}
+		case action == ActionSkip:
+			writeReasons(b, k, items)
+		case len(items) <= shownInShort:
+			fmt.Fprintf(b, "  %s: %s\n", k, names(items))
+		default:
+			fmt.Fprintf(b, "  %s: %d, such as %s\n", k, len(items), names(items[:2]))
+		}
+	}
+}
+
+func names(items []*Item) string {
+	list := make([]string, 0, len(items))
+	for _, it := range items {
+		name := it.Name
+		if it.Namespace != "" {
+			name = it.Namespace + "/" + it.Name
+		}
+		list = append(list, name)
+	}
+	return strings.Join(list, ", ")
+}
+
+// writeReasons prints why items of one kind are left out, each reason once.
+func writeReasons(b *strings.Builder, kind string, items []*Item) {
+	seen := map[string][]*Item{}
+	var order []string
+	for _, it := range items {
+		why := it.Reason
+		if it.Rule != "" {
+			why = it.Rule // the reasons of one rule differ in names only
+		}
+		if seen[why] == nil {
+			order = append(order, why)
+		}
+		seen[why] = append(seen[why], it)
+	}
+	slices.Sort(order)
+	for _, why := range order {
+		list := seen[why]
+		if len(list) == 1 {
+			fmt.Fprintf(b, "  %s %s: %s\n", kind, names(list), list[0].Reason)
+			continue
+		}
+		fmt.Fprintf(b, "  %s: %d, such as %s: %s\n", kind, len(list), names(list[:1]), list[0].Reason)
+	}
+}
+
+func writeItem(b *strings.Builder, it *Item, verbose bool) {
+	fmt.Fprintf(b, "  %s", it)
+	if it.From != "" {
+		fmt.Fprintf(b, " (from %s)", it.From)
+	}
+	if it.Reason != "" {
+		fmt.Fprintf(b, ": %s", it.Reason)
+	}
+	b.WriteString("\n")
+	switch {
+	case verbose:
+		var d strings.Builder
+		if WriteDiff(&d, "", it.Diff, false) == nil {
+			for l := range strings.Lines(d.String()) {
+				b.WriteString("      " + l)
+			}
+		}
+	case len(it.Diff) > 0:
+		paths := make([]string, 0, shownInShort+1)
+		for i, d := range it.Diff {
+			if i == shownInShort {
+				paths = append(paths, fmt.Sprintf("%d more", len(it.Diff)-i))
+				break
+			}
+			paths = append(paths, d.Path)
+		}
+		fmt.Fprintf(b, "      %s\n", strings.Join(paths, ", "))
+	}
+}

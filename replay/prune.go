@@ -1,0 +1,134 @@
+package replay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+// prune adds the deletion of what is in scope and live and was not there at the cut.
+// Cluster-scoped kinds are pruned only when they are named; what a controller owns goes with
+// its owner or comes again.
+func (p *planner) prune(ctx context.Context, catalog *Catalog) error {
+	existed, err := p.existed(ctx)
+	if err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	var doomed []*Item
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(liveReaders)
+	for i := range catalog.Resources {
+		l := &catalog.Resources[i]
+		r, places := p.prunable(l)
+		for _, ns := range places {
+			g.Go(func() error {
+				err := p.target.list(ctx, r, ns, func(u *unstructured.Unstructured) {
+					it := &Item{Resource: r.GroupResource(), Namespace: u.GetNamespace(), Name: u.GetName(), Action: ActionDelete, Reason: "was not there", served: r, live: u}
+					mu.Lock()
+					defer mu.Unlock()
+					if !existed[it.key()] && p.mayPrune(it) {
+						doomed = append(doomed, it)
+					}
+				})
+				if apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err) {
+					mu.Lock()
+					defer mu.Unlock()
+					p.warn("not pruned: %v", err)
+					return nil
+				}
+				return err
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if limit := p.req.maxDeletes(); len(doomed) > limit {
+		return fmt.Errorf("%w: --prune would delete %d objects, and --max-deletes allows %d; to see them, use --dry-run --max-deletes %d", ErrTooManyDeletes, len(doomed), limit, len(doomed))
+	}
+	p.plan.Items = append(p.plan.Items, doomed...)
+	return nil
+}
+
+// existed is what was there at the cut, whatever its labels, by its name in the target.
+func (p *planner) existed(ctx context.Context) (map[objectKey]bool, error) {
+	out := map[objectKey]bool{}
+	add := func(k objectKey) {
+		k.namespace = p.req.namespace(k.namespace)
+		if k.gr == namespaces {
+			k.name = p.req.namespace(k.name)
+		}
+		out[k] = true
+	}
+	for _, e := range p.past.list {
+		add(e.objectKey)
+	}
+	if s := p.req.Scope.Selector; s == nil || s.Empty() {
+		return out, nil
+	}
+	scope := p.req.Scope
+	scope.Selector = nil
+	for e, err := range p.src.Fold(ctx, p.req.Cut, scope) {
+		if err != nil {
+			return nil, fmt.Errorf("reading the past: %w", err)
+		}
+		add(objectKey{e.Resource, e.Namespace, e.Name})
+	}
+	return out, nil
+}
+
+// prunable tells where objects of a recorded resource may be pruned: namespaces, or "" for
+// all of the cluster.
+func (p *planner) prunable(l *journal.Ledger) (servedResource, []string) {
+	gr := l.GroupResource()
+	r, ok := p.target.version(gr, l.Version)
+	named := slices.Contains(p.req.Scope.Resources, gr)
+	switch {
+	case !ok, p.req.Scope.Resources != nil && !named, !slices.Contains(r.Verbs, "list"), !slices.Contains(r.Verbs, "delete"):
+		return r, nil
+	case !r.Namespaced && (!named || !has(p.req.Scope.Namespaces, ClusterScope)):
+		return r, nil
+	case !l.Holds(p.req.Cut):
+		p.warn("%s are not pruned: they were not recorded yet at that moment", gr)
+		return r, nil
+	case l.GapAt(p.req.Cut) != nil:
+		p.warn("%s are not pruned: that moment lies in a gap of their history", gr)
+		return r, nil
+	case !r.Namespaced || p.req.Scope.Namespaces == nil:
+		return r, []string{""}
+	}
+	var places []string
+	for _, ns := range p.req.Scope.Namespaces {
+		if to := p.req.namespace(ns); ns != ClusterScope && !p.live.none[to] && !p.live.gone[to] {
+			places = append(places, to)
+		}
+	}
+	return r, places
+}
+
+// mayPrune reports whether a live object is the restore's to delete.
+func (p *planner) mayPrune(it *Item) bool {
+	o := object(it.live.Object)
+	if o.deleting() || o.controller() != nil {
+		return false
+	}
+	if it.Namespace != "" && p.req.namespace(it.Namespace) != it.Namespace {
+		return false // its namespace is restored elsewhere; this one is not touched
+	}
+	if names := p.req.Scope.Names; names != nil && !slices.Contains(names, it.Name) {
+		return false
+	}
+	if s := p.req.Scope.Selector; s != nil && !s.Matches(labels.Set(it.live.GetLabels())) {
+		return false
+	}
+	return !guarded(&subject{gr: it.Resource, obj: o, original: o, live: true, req: p.req, past: p.past})
+}

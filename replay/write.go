@@ -1,0 +1,307 @@
+package replay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// maxRebases is how often a write is tried again on a newer state of its object.
+const maxRebases = 5
+
+// write does what the plan says about one item. It returns how much of the time went into
+// waiting, and an error that tells a person what to do.
+func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, err error) {
+	start := time.Now()
+	switch it.Action {
+	case ActionCreate:
+		if it.awaitGone {
+			if err := a.awaitGone(ctx, it); err != nil {
+				return time.Since(start), err
+			}
+			waited = time.Since(start)
+		}
+		err = a.create(ctx, it)
+	case ActionUpdate:
+		err = a.update(ctx, it)
+	case ActionRecreate:
+		if err = a.delete(ctx, it); err == nil {
+			mark := time.Now()
+			err = a.awaitGone(ctx, it)
+			waited = time.Since(mark)
+		}
+		if err == nil {
+			err = a.create(ctx, it)
+		}
+	case ActionDelete:
+		err = a.delete(ctx, it)
+	}
+	return waited, hint(it, err)
+}
+
+// create makes the object. The API server files the fields under the manager that creates
+// them; where history knows several managers, their entries are put back by a second call.
+func (a *applier) create(ctx context.Context, it *Item) error {
+	body := it.create.clone()
+	if err := it.link(body, a.uid); err != nil {
+		return err
+	}
+	manager, entries := creator(it.managed)
+	client := a.target.client(it.served, it.Namespace)
+	u, unsure, err := retryCounting(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+		return client.Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
+	})
+	// The API server may take a moment to notice that the namespace is a new one.
+	for try := 0; try < 25 && apierrors.HasStatusCause(err, "NamespaceTerminating") && a.uid(objectKey{namespaces, "", it.Namespace}) != "" && sleep(ctx, pollEvery); try++ {
+		u, err = client.Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
+	}
+	if apierrors.IsAlreadyExists(err) {
+		return a.meet(ctx, it, body, unsure)
+	}
+	if err != nil {
+		return err
+	}
+	a.restored(it.key(), string(u.GetUID()))
+	if entries == nil {
+		return nil
+	}
+	return a.putManagers(ctx, it, u, entries)
+}
+
+// creator chooses the field manager to create an object as, so that one call is enough: the
+// only manager it had, if it had one. Else it returns the entries to put back.
+func creator(managed []any) (manager string, entries []any) {
+	for _, v := range managed {
+		// What wrote the status owns nothing in an object that comes back without one.
+		if m, ok := v.(map[string]any); ok && object(m).str("subresource") == "" {
+			entries = append(entries, v)
+		}
+	}
+	if len(entries) == 0 {
+		return fieldManager, nil
+	}
+	if m, _ := entries[0].(map[string]any); len(entries) == 1 && m["operation"] == "Update" && object(m).str("manager") != "" {
+		return object(m).str("manager"), nil
+	}
+	return fieldManager, entries
+}
+
+// putManagers gives a created object its field managers back. Failing costs no data, so it
+// never fails the item.
+func (a *applier) putManagers(ctx context.Context, it *Item, u *unstructured.Unstructured, entries []any) error {
+	client := a.target.client(it.served, it.Namespace)
+	for range maxRebases {
+		list := entries
+		live, _ := object(u.Object).at("metadata", "managedFields").([]any)
+		for _, v := range live { // a controller may have been at it already
+			if m, ok := v.(map[string]any); ok && m["manager"] != fieldManager && !hasManager(entries, m) {
+				list = append(list[:len(list):len(list)], v)
+			}
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"managedFields": list, "uid": u.GetUID(), "resourceVersion": u.GetResourceVersion()}})
+		if err != nil {
+			return nil
+		}
+		_, err = retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+			return client.Patch(ctx, it.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		})
+		if !apierrors.IsConflict(err) {
+			return nil
+		}
+		if u, err = a.target.get(ctx, it.served, it.Namespace, it.Name); err != nil || u == nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+func hasManager(entries []any, m map[string]any) bool {
+	for _, v := range entries {
+		if e, ok := v.(map[string]any); ok && e["manager"] == m["manager"] && e["operation"] == m["operation"] && e["subresource"] == m["subresource"] {
+			return true
+		}
+	}
+	return false
+}
+
+// meet deals with an object that was not there when the plan was made: the answer to our own
+// create was lost, or a controller or a person was faster.
+func (a *applier) meet(ctx context.Context, it *Item, body object, unsure bool) error {
+	for range maxRebases {
+		u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+		if err != nil {
+			return err
+		}
+		if u == nil {
+			return errors.New("appeared and vanished while it was restored: run the restore again")
+		}
+		live := object(u.Object)
+		if live.deleting() {
+			if err := a.awaitGone(ctx, it); err != nil {
+				return err
+			}
+			return a.create(ctx, it)
+		}
+		req, past := &a.plan.req, a.plan.past
+		have, want := normal(req, past, it.Resource, live), normal(req, past, it.Resource, body)
+		diff, err := diffBodies(have, want)
+		if err != nil {
+			return err
+		}
+		merged := merge(live, have, want, req.Exact)
+		switch {
+		case len(diff) == 0, unsure && equalObjects(have, normal(req, past, it.Resource, merged)):
+			a.restored(it.key(), string(u.GetUID())) // as it should be; ours, if an answer was lost
+			return nil
+		case it.Resource == accounts:
+			merged = addMissing(live, want)
+		case req.Existing == ExistingNone && it.Resource != namespaces:
+			a.restored(it.key(), string(u.GetUID()))
+			return &leftAlone{"was made by somebody else meanwhile, and differs: left alone; --existing update makes it as it was"}
+		}
+		u, err = a.put(ctx, it, merged)
+		if apierrors.IsConflict(err) {
+			continue
+		}
+		if err == nil {
+			a.restored(it.key(), string(u.GetUID()))
+		}
+		return err
+	}
+	return errors.New("is being changed by somebody else all the time: run the restore again")
+}
+
+func equalObjects(a, b object) bool {
+	diff, err := diffBodies(a, b)
+	return err == nil && len(diff) == 0
+}
+
+// put sends an update that holds only as long as the object is as it was read.
+func (a *applier) put(ctx context.Context, it *Item, body object) (*unstructured.Unstructured, error) {
+	return retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+		return a.target.client(it.served, it.Namespace).Update(ctx, body.clone().unstructured(), metav1.UpdateOptions{FieldManager: fieldManager})
+	})
+}
+
+// errMeanwhile is why a planned write did not happen.
+var errMeanwhile = errors.New("was changed by somebody else since the plan was made: run the restore again to see the new plan")
+
+// update makes an existing object as it was. When the object has changed since the plan was
+// made, it is written only if the change is one that the plan did not look at, such as its
+// status.
+func (a *applier) update(ctx context.Context, it *Item) error {
+	body := it.update.clone()
+	if err := it.link(body, a.uid); err != nil {
+		return err
+	}
+	for range maxRebases {
+		u, err := a.put(ctx, it, body)
+		if err == nil {
+			a.restored(it.key(), string(u.GetUID()))
+			return nil
+		}
+		if apierrors.IsNotFound(err) && it.create != nil {
+			return a.create(ctx, it) // the plan promised the object as it was
+		}
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		live, err := a.unmoved(ctx, it)
+		if err != nil {
+			return err
+		}
+		if live == nil {
+			return a.create(ctx, it)
+		}
+		// Nothing but bookkeeping moved: the planned body holds with the new bookkeeping.
+		for _, f := range []string{"resourceVersion", "generation", "managedFields"} {
+			body.put(live.at("metadata", f), "metadata", f)
+		}
+		if live.at("status") != nil {
+			body.put(live.at("status"), "status")
+		}
+	}
+	return errors.New("is being changed by somebody else all the time: run the restore again")
+}
+
+// unmoved reads the object again and reports an error unless it is, but for its status and
+// bookkeeping, as the plan found it. It is nil when the object is gone.
+func (a *applier) unmoved(ctx context.Context, it *Item) (object, error) {
+	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+	if err != nil || u == nil {
+		return nil, err
+	}
+	live := object(u.Object)
+	diff, err := DiffObjects(object(it.live.Object).json(), live.json(), DiffOptions{IgnoreStatus: true})
+	if err != nil {
+		return nil, err
+	}
+	if len(diff) > 0 || u.GetUID() != it.live.GetUID() {
+		return nil, errMeanwhile
+	}
+	return live, nil
+}
+
+// delete removes the very object that the plan saw.
+func (a *applier) delete(ctx context.Context, it *Item) error {
+	rv := it.live.GetResourceVersion()
+	uid := it.live.GetUID()
+	background := metav1.DeletePropagationBackground
+	for range maxRebases {
+		_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, a.target.client(it.served, it.Namespace).Delete(ctx, it.Name, metav1.DeleteOptions{
+				Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &rv}, PropagationPolicy: &background,
+			})
+		})
+		switch {
+		case err == nil || apierrors.IsNotFound(err):
+			return nil
+		case !apierrors.IsConflict(err):
+			return err
+		}
+		live, err := a.unmoved(ctx, it)
+		if err != nil {
+			return err
+		}
+		if live == nil {
+			return nil
+		}
+		rv = live.str("metadata", "resourceVersion")
+	}
+	return errors.New("is being changed by somebody else all the time: run the restore again")
+}
+
+// hint adds to an API server's refusal what helps against it.
+func hint(it *Item, err error) error {
+	if err == nil {
+		return nil
+	}
+	msg := err.Error()
+	advice := ""
+	switch {
+	case strings.Contains(msg, "exceeded quota"):
+		advice = fmt.Sprintf("make room or raise the quota ('kubectl -n %s describe resourcequota'), then run the restore again", it.Namespace)
+	case strings.Contains(msg, "failed calling webhook"):
+		advice = "the webhook's backend does not answer: restore or start it first, or remove its configuration, then run the restore again"
+	case strings.Contains(msg, "admission webhook") || strings.Contains(msg, "ValidatingAdmissionPolicy"):
+		advice = "an admission rule of the cluster refuses the object as it was: change the rule, or take the object with 'tidemark get -o yaml' and adapt it"
+	case apierrors.IsForbidden(err) && strings.Contains(msg, "is being terminated"):
+		advice = "the namespace is being deleted: wait until it is gone, then run the restore again"
+	case apierrors.IsForbidden(err):
+		advice = "ask for the right, or restore with another kubeconfig"
+	case apierrors.IsInvalid(err):
+		advice = "the cluster refuses what it once accepted: take the object with 'tidemark get -o yaml' and adapt it"
+	}
+	if advice == "" {
+		return err
+	}
+	return fmt.Errorf("%w; %s", err, advice)
+}
