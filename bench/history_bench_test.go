@@ -25,13 +25,17 @@ var (
 	configMapInfo  = journal.ResourceInfo{Version: "v1", Resource: "configmaps", Singular: "configmap", Kind: "ConfigMap", Namespaced: true}
 )
 
-// newHistory makes n objects of the kinds, evenly over the namespaces.
-func newHistory(seed uint64, n int, namespaces []string, kinds ...*madeUpKind) *history {
-	h := &history{random: rand.New(rand.NewPCG(seed, 4700)), rv: 1_000_000, now: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)}
+func newHistory(seed uint64) *history {
+	return &history{random: rand.New(rand.NewPCG(seed, 4700)), rv: 1_000_000, now: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)}
+}
+
+// add makes n objects of the kinds, evenly over the namespaces.
+func (h *history) add(n int, namespaces []string, kinds ...*madeUpKind) *history {
 	for i := range n {
-		k := kinds[i%len(kinds)]
-		ns := namespaces[i/len(kinds)%len(namespaces)]
-		o := &madeUp{kind: k, namespace: ns, name: fmt.Sprintf("%s-%s", words[i%len(words)], h.hex(10))}
+		o := &madeUp{
+			kind: kinds[i%len(kinds)], namespace: namespaces[i/len(kinds)%len(namespaces)],
+			name: fmt.Sprintf("%s-%s", words[i%len(words)], h.hex(10)),
+		}
 		h.rv++
 		o.begin(h)
 		h.objects = append(h.objects, o)
@@ -41,7 +45,7 @@ func newHistory(seed uint64, n int, namespaces []string, kinds ...*madeUpKind) *
 
 // podsAndDeployments is the usual history of a benchmark.
 func podsAndDeployments(seed uint64, objects, namespaces int) *history {
-	return newHistory(seed, objects, spaces(namespaces), madeUpPod, madeUpDeployment)
+	return newHistory(seed).add(objects, spaces(namespaces), madeUpPod, madeUpDeployment)
 }
 
 func spaces(n int) []string {

@@ -170,6 +170,15 @@ func (j *Journal) Resume(gr schema.GroupResource) (rv uint64, ok bool) {
 	return l.Watermark.RV, true
 }
 
+// NewEpoch begins a new epoch of the main counter: the server's history is known to have gone
+// backwards. From then on no watermark of the old epoch is resumed.
+func (j *Journal) NewEpoch(ctx context.Context) error {
+	return j.do(ctx, entry{exec: func(w *writer) error {
+		w.epoch = max(w.epoch, w.max.Epoch) + 1
+		return w.tick(Revision{Epoch: w.epoch}, w.j.opts.Clock())
+	}})
+}
+
 // Newest is the newest durable moment.
 func (j *Journal) Newest() Cut {
 	j.mu.RLock()

@@ -93,6 +93,31 @@ func (t *Tail) Before() (*Event, error) {
 // Close frees the walk and returns the first error it met.
 func (t *Tail) Close() error { return errors.Join(t.err, t.it.Error(), t.it.Close()) }
 
+// Recent returns the newest events without their bodies, at most n, newest first.
+func (j *Journal) Recent(n int) ([]Event, error) {
+	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixTime}, UpperBound: []byte{prefixTime + 1}})
+	if err != nil {
+		return nil, err
+	}
+	t := &Tail{j: j, it: it}
+	var all []Event
+	for ok := it.Last(); ok && len(all) < n && t.err == nil; ok = it.Prev() {
+		if t.entry, t.err = decodeIndexEntry(it.Value()); t.err != nil || t.entry.op == 0 {
+			continue
+		}
+		if t.at, t.err = decodeTimeKey(it.Key()); t.err != nil {
+			continue
+		}
+		var e Event
+		var found bool
+		if e, found, t.err = t.Event(); found {
+			e.Object = nil
+			all = append(all, e)
+		}
+	}
+	return all, t.Close()
+}
+
 // lastEntry is the newest entry of the time index; zero values when there is none.
 func (j *Journal) lastEntry() (time.Time, indexEntry, error) {
 	return j.entryBefore(nil)

@@ -135,7 +135,8 @@ func (d *demo) remember(ctx context.Context) (*picture, time.Time, error) {
 	return before, moment, pause(ctx, time.Second)
 }
 
-// settled returns a picture that was the same twice, half a second apart.
+// settled returns a picture of the namespace once the controllers have made all pods and
+// nothing has changed for half a second.
 func (d *demo) settled(ctx context.Context) (*picture, error) {
 	deadline := time.Now().Add(settleLimit)
 	last, err := d.observer.look(ctx, sample.Namespace)
@@ -147,11 +148,12 @@ func (d *demo) settled(ctx context.Context) (*picture, error) {
 		if now, err = d.observer.look(ctx, sample.Namespace); err != nil {
 			break
 		}
-		if now.versions == last.versions {
+		unfinished := now.unfinished()
+		if unfinished == "" && now.versions == last.versions {
 			return now, nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("namespace %s still changes after %s", sample.Namespace, settleLimit)
+			return nil, fmt.Errorf("namespace %s still changes after %s (%s)", sample.Namespace, settleLimit, unfinished)
 		}
 		last = now
 	}
@@ -208,25 +210,19 @@ func (d *demo) rewind(ctx context.Context, moment time.Time) (time.Duration, err
 // prove compares what is there now with what was there, and fails when anything differs.
 func (d *demo) prove(ctx context.Context, before *picture, took time.Duration) error {
 	d.title("Is it the same? Compared object by object, by plain LISTs.")
-	deadline := time.Now().Add(settleLimit)
-	for {
-		now, err := d.settled(ctx)
-		if err != nil {
-			return err
-		}
-		if now.made["pods"] < before.made["pods"] && time.Now().Before(deadline) {
-			continue // controllers are still at work
-		}
-		c := compare(before, now)
-		c.write(indent{d.out})
-		if n := len(c.differences); n > 0 {
-			return fmt.Errorf("%d objects are not what they were", n)
-		}
-		d.say("Every object is what it was. %d objects in %.1fs: %.0f a second.", before.count(), took.Seconds(), float64(before.count())/took.Seconds())
-		d.say("Labels, annotations, specs, data and owner references were compared; what the server sets")
-		d.say("(uids, times, cluster IPs) and status were not. The whole demo took %.0fs.", time.Since(d.began).Seconds())
-		return nil
+	now, err := d.settled(ctx)
+	if err != nil {
+		return err
 	}
+	c := compare(before, now)
+	c.write(indent{d.out})
+	if n := len(c.differences); n > 0 {
+		return fmt.Errorf("%d objects are not what they were", n)
+	}
+	d.say("Every object is what it was. %d objects in %.1fs: %.0f a second.", before.count(), took.Seconds(), float64(before.count())/took.Seconds())
+	d.say("Labels, annotations, specs, data and owner references were compared; what the server sets")
+	d.say("(uids, times, cluster IPs) and status were not. The whole demo took %.0fs.", time.Since(d.began).Seconds())
+	return nil
 }
 
 // lookAround tells how to go on by hand.

@@ -26,6 +26,8 @@ type observer struct {
 }
 
 func newObserver(cfg *rest.Config) (*observer, error) {
+	cfg = rest.CopyConfig(cfg)
+	cfg.WarningHandlerWithContext = rest.NoWarnings{} // that Endpoints are deprecated is no news
 	disco, err := discovery.NewDiscoveryClientForConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -57,6 +59,22 @@ func (p *picture) countMade() (n int) {
 		n += m
 	}
 	return n
+}
+
+// unfinished names a workload whose controller has not yet made all of its pods, or is "".
+func (p *picture) unfinished() string {
+	for key, object := range p.objects {
+		if key.resource != "deployments.apps" && key.resource != "statefulsets.apps" {
+			continue
+		}
+		want, _, _ := unstructured.NestedInt64(object.Object, "spec", "replicas")
+		have, _, _ := unstructured.NestedInt64(object.Object, "status", "replicas")
+		seen, _, _ := unstructured.NestedInt64(object.Object, "status", "observedGeneration")
+		if have < want || seen < object.GetGeneration() {
+			return key.String()
+		}
+	}
+	return ""
 }
 
 // look lists every resource in the namespace.

@@ -189,6 +189,9 @@ func (c *Capture) connect(ctx context.Context) error {
 			if err = c.opts.Journal.Bind(id); err != nil {
 				return err
 			}
+			err = c.checkHistory(ctx)
+		}
+		if err == nil {
 			c.mu.Lock()
 			c.connected, c.err = true, ""
 			c.mu.Unlock()

@@ -5,6 +5,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 )
 
 // Env is what a command line runs in.
@@ -40,6 +43,9 @@ func New(env Env) *cobra.Command {
 		SilenceUsage:  true,
 		Version:       env.Version,
 		Args:          cobra.ArbitraryArgs,
+	}
+	root.PersistentPreRun = func(*cobra.Command, []string) {
+		daemon.BridgeKlog(zap.NewNop()) // errors are returned; what client-go says besides is noise. run has a logger of its own
 	}
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {

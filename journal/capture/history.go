@@ -1,0 +1,67 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+// witnesses is how many of the newest recorded events are asked about at start.
+const witnesses = 8
+
+// checkHistory looks for proof that the server's history went backwards while nobody watched
+// (an etcd that was restored, and has perhaps overtaken our watermarks since): an object that
+// is older now than it was recorded, or alive with the uid of a recorded deletion. Then a new
+// epoch begins. One object that still is as recorded proves the contrary.
+func (c *Capture) checkHistory(ctx context.Context) error {
+	recent, err := c.opts.Journal.Recent(witnesses)
+	if err != nil {
+		return err
+	}
+	for _, e := range recent {
+		l := c.opts.Journal.Ledger(e.Resource)
+		if l == nil || l.OwnCounter || e.Inferred() || e.Revision.Epoch != c.opts.Journal.Newest().Epoch {
+			continue
+		}
+		now, err := c.get(ctx, l.ResourceInfo, e)
+		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+			continue // says nothing
+		}
+		if err != nil {
+			return fmt.Errorf("compare history with the server: %w", plain(err))
+		}
+		back := now.rv < e.Revision.RV
+		if e.Op == journal.Deleted {
+			back = now.uid == e.UID
+		}
+		if back {
+			c.log.Warn("the server's history went backwards while tidemark was not running (etcd was restored?): a new epoch begins",
+				zap.Stringer("resource", e.Resource), zap.Stringer("recorded", e.Revision), zap.Uint64("server", now.rv))
+			return c.opts.Journal.NewEpoch(ctx)
+		}
+		if e.Op != journal.Deleted && now.rv == e.Revision.RV {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (c *Capture) get(ctx context.Context, info journal.ResourceInfo, e journal.Event) (*rawObject, error) {
+	path := "/apis/" + info.Group + "/" + info.Version
+	if info.Group == "" {
+		path = "/api/" + info.Version
+	}
+	if e.Namespace != "" {
+		path += "/namespaces/" + e.Namespace
+	}
+	body, err := c.client.Get().AbsPath(path, info.Resource, e.Name).
+		SetHeader("Accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json").Do(ctx).Raw()
+	if err != nil {
+		return nil, err
+	}
+	return scanObject(body)
+}
