@@ -41,6 +41,7 @@ const (
 	metaHorizon  = "horizon"
 	metaBegan    = "began"
 	metaLeftOut  = "leftout"
+	metaAge      = "age"
 )
 
 // keyCheckText is sealed into a new journal, so that a wrong key is found at once.
@@ -55,10 +56,13 @@ type Journal struct {
 	cipher *bodyCipher
 
 	queue   chan entry
+	tidying chan entry          // work that need not wait for space; see tidy
 	room    *semaphore.Weighted // bytes of events that may still be queued
 	writer  writer              // owned by the writer goroutine
 	stop    chan struct{}       // closed by Close
-	stopped chan struct{}       // closed when both writer goroutines have ended
+	closing sync.Once
+	closed  error         // what the first Close returned
+	stopped chan struct{} // closed when both writer goroutines have ended
 
 	mu        sync.RWMutex // guards what follows: the durable state, as readers see it
 	ledgers   map[schema.GroupResource]*Ledger
@@ -68,6 +72,9 @@ type Journal struct {
 	clusterID string
 	condition string        // why recording is paused
 	advanced  chan struct{} // closed and replaced when newest moves
+
+	trimming sync.Mutex // held during a round of Trim; guards age
+	age      age
 
 	failOnce sync.Once
 	failed   chan struct{}
@@ -82,12 +89,12 @@ type Journal struct {
 func Open(dir string, o Options) (*Journal, error) {
 	o = o.withDefaults()
 	store := filepath.Join(dir, "journal")
-	if err := o.FS.MkdirAll(store, 0o700); err != nil {
+	if err := makeDir(o.FS, store); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
 	j := &Journal{
 		opts: o, log: o.Logger.Named("journal"),
-		queue: make(chan entry, 4096), room: semaphore.NewWeighted(o.QueueBytes),
+		queue: make(chan entry, 4096), tidying: make(chan entry), room: semaphore.NewWeighted(o.QueueBytes),
 		stop: make(chan struct{}), stopped: make(chan struct{}), failed: make(chan struct{}), advanced: make(chan struct{}),
 		ledgers: map[schema.GroupResource]*Ledger{},
 	}
@@ -98,18 +105,25 @@ func Open(dir string, o Options) (*Journal, error) {
 		}
 	}
 	var err error
-	if j.lock, err = pebble.LockDirectory(store, o.FS); err != nil {
-		return nil, fmt.Errorf("%w: %s: stop that daemon first, or choose another --data-dir (%v)", ErrLocked, dir, err)
+	if j.lock, err = lockDir(o.FS, dir, store); err != nil {
+		return nil, err
 	}
-	if err := j.open(dir, store); err != nil {
+	logger := &storeLog{journal: j, log: j.log.WithOptions(zap.AddCallerSkip(1)), stuck: make(chan struct{})}
+	opened := make(chan error, 1)
+	go func() { opened <- j.open(dir, store, logger) }()
+	select {
+	case err = <-opened:
+	case <-logger.stuck: // the store is held where it met the error; the directory stays locked
+		return nil, j.Err()
+	}
+	if err != nil {
 		return nil, errors.Join(err, j.lock.Close())
 	}
 	go j.write()
 	return j, nil
 }
 
-func (j *Journal) open(dir, store string) error {
-	logger := &storeLog{journal: j, log: j.log.WithOptions(zap.AddCallerSkip(1))}
+func (j *Journal) open(dir, store string, logger *storeLog) error {
 	p := j.opts.store(logger.events(), logger)
 	p.Lock = j.lock
 	var err error
@@ -191,7 +205,7 @@ func (j *Journal) loadIdentity(dir string) error {
 		return err
 	}
 	j.clusterID = string(cluster)
-	return errors.Join(j.loadCut(metaHorizon, &j.horizon), j.loadCut(metaBegan, &j.began))
+	return errors.Join(j.loadCut(metaHorizon, &j.horizon), j.loadCut(metaBegan, &j.began), j.loadAge())
 }
 
 func (j *Journal) loadCut(name string, c *Cut) error {
@@ -255,20 +269,30 @@ func (j *Journal) meta(name string) ([]byte, error) { return j.get(nameKey(prefi
 // Bind ties the journal to a cluster by the uid of its kube-system namespace. The first call
 // on a new journal sets it; later ones return ErrOtherCluster when it differs.
 func (j *Journal) Bind(clusterID string) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	switch j.clusterID {
-	case clusterID:
-		return nil
-	case "":
-		if err := j.db.Set(nameKey(prefixMeta, metaCluster), []byte(clusterID), pebble.Sync); err != nil {
+	if clusterID == "" {
+		return errors.New("bind journal: the cluster has no id")
+	}
+	if j.ClusterID() == "" {
+		if err := j.do(context.Background(), entry{exec: func(w *writer) error { return w.bind(clusterID) }}); err != nil {
 			return err
 		}
-		j.clusterID = clusterID
+	}
+	if own := j.ClusterID(); own != clusterID {
+		return fmt.Errorf("%w: it was made for the cluster with id %s, this one has %s: use the kubeconfig of that cluster, or another --data-dir for this one",
+			ErrOtherCluster, own, clusterID)
+	}
+	return nil
+}
+
+// bind notes the cluster, unless another caller of Bind was first.
+func (w *writer) bind(clusterID string) error {
+	w.j.mu.Lock()
+	defer w.j.mu.Unlock()
+	if w.j.clusterID != "" {
 		return nil
 	}
-	return fmt.Errorf("%w: it was made for the cluster with id %s, this one has %s: use the kubeconfig of that cluster, or another --data-dir for this one",
-		ErrOtherCluster, j.clusterID, clusterID)
+	w.j.clusterID = clusterID
+	return w.batch.Set(nameKey(prefixMeta, metaCluster), []byte(clusterID), nil)
 }
 
 // ClusterID is the uid the journal was bound to; empty before the first Bind.
@@ -319,8 +343,14 @@ func (j *Journal) Flush(ctx context.Context) error {
 }
 
 // Close writes what is queued, syncs and closes. After a failure it returns that failure and
-// leaves the files as they are.
+// leaves the files as they are. Further calls return what the first one did. Views and Tails
+// must be closed before.
 func (j *Journal) Close() error {
+	j.closing.Do(func() { j.closed = j.close() })
+	return j.closed
+}
+
+func (j *Journal) close() error {
 	close(j.stop)
 	select {
 	case <-j.stopped:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"strings"
 	"time"
 
@@ -76,8 +77,17 @@ func appendHead(b []byte, prefix byte, o object) []byte {
 	return append(b, o.Name...)
 }
 
+// timeKey is the key of the moment in the time index. Moments that nanoseconds since 1970
+// cannot tell, before 1970 or after 2261, are put at the ends.
 func timeKey(t time.Time) []byte {
-	return binary.BigEndian.AppendUint64([]byte{prefixTime}, uint64(t.UnixNano()))
+	n := t.UnixNano()
+	switch {
+	case t.Unix() < 0:
+		n = 0
+	case t.Year() > 2261:
+		n = math.MaxInt64
+	}
+	return binary.BigEndian.AppendUint64([]byte{prefixTime}, uint64(n))
 }
 
 func decodeTimeKey(k []byte) (time.Time, error) {

@@ -75,7 +75,8 @@ func (o Options) withDefaults() Options {
 const blockSize = 128 << 10
 
 // store gives Pebble's options. The memory that it takes is bounded by the sizes here:
-// memtables, cache, and one block per open iterator and compaction.
+// memtables, cache, and one block per open iterator and compaction. FlushDelayDeleteRange is
+// not set: its goroutine panics, with nobody to recover, when it cannot create a new log.
 func (o *Options) store(events *pebble.EventListener, logger pebble.Logger) *pebble.Options {
 	p := &pebble.Options{
 		FS:                          o.FS,
@@ -91,7 +92,6 @@ func (o *Options) store(events *pebble.EventListener, logger pebble.Logger) *peb
 		MaxOpenFiles:                500,
 		BytesPerSync:                1 << 20,
 		WALBytesPerSync:             512 << 10,
-		FlushDelayDeleteRange:       10 * time.Second,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 	}
 	p.TargetFileSizes[0] = 16 << 20

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"regexp"
+	"sync"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -26,6 +29,50 @@ func (e *CorruptionError) Error() string {
 // Unwrap gives the cause.
 func (e *CorruptionError) Unwrap() error { return e.Err }
 
+// makeDir makes the directory and makes sure that a power loss does not take it away: an entry
+// of a directory is durable only when that directory was synced.
+func makeDir(fs vfs.FS, dir string) error {
+	var above []string
+	for d := fs.PathDir(dir); ; d = fs.PathDir(d) {
+		above = append(above, d)
+		if _, err := fs.Stat(d); err == nil || d == fs.PathDir(d) {
+			break
+		}
+	}
+	if len(above) == 1 { // dir may be there already, but made by a process that died before the sync
+		above = append(above, fs.PathDir(above[0]))
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, d := range above {
+		f, err := fs.OpenDir(d)
+		if errors.Is(err, iofs.ErrNotExist) || errors.Is(err, iofs.ErrPermission) {
+			continue // "." of a file system in memory; a parent that is not ours to read
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("sync %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// lockDir takes the data directory. What keeps the lock's file from being made is not ErrLocked.
+func lockDir(fs vfs.FS, dir, store string) (*pebble.Lock, error) {
+	lock, err := pebble.LockDirectory(store, fs)
+	var file *iofs.PathError
+	if errors.As(err, &file) {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: stop that daemon first, or choose another --data-dir (%w)", ErrLocked, dir, err)
+	}
+	return lock, nil
+}
+
 // storeFile finds a file of the store in one of Pebble's messages.
 var storeFile = regexp.MustCompile(`\b(\d{6}\.(?:log|sst|blob)|MANIFEST-\d{6}|OPTIONS-\d{6}|marker\.[a-z-]+\.\d+\.\S+)\b`)
 
@@ -35,7 +82,7 @@ func openStore(store string, p *pebble.Options) (db *pebble.DB, err error) {
 		if r := recover(); r != nil {
 			err = &CorruptionError{File: store, Err: fmt.Errorf("%v", r)}
 		}
-		if err != nil && (pebble.IsCorruptionError(err) || storeFile.MatchString(err.Error())) {
+		if err != nil && !isTrouble(err) && (pebble.IsCorruptionError(err) || storeFile.MatchString(err.Error())) {
 			file := store
 			if name := storeFile.FindString(err.Error()); name != "" {
 				file = p.FS.PathJoin(store, name)
@@ -48,6 +95,16 @@ func openStore(store string, p *pebble.Options) (db *pebble.DB, err error) {
 	return pebble.Open(store, p)
 }
 
+// isTrouble reports whether the machine, and not the file, is to blame for an error.
+func isTrouble(err error) bool {
+	for _, e := range []error{iofs.ErrPermission, syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // verifyTables reads every table once and checks the checksum of each block, so that damage is
 // found before anything is answered from it.
 func verifyTables(db *pebble.DB, fs vfs.FS, store string) error {
@@ -58,7 +115,9 @@ func verifyTables(db *pebble.DB, fs vfs.FS, store string) error {
 	for _, level := range levels {
 		for _, t := range level {
 			path := fs.PathJoin(store, fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum)))
-			if err := verifyTable(fs, path); err != nil {
+			if err := verifyTable(fs, path); isTrouble(err) {
+				return fmt.Errorf("verify %s: %w", path, err)
+			} else if err != nil {
 				return &CorruptionError{File: path, Err: err}
 			}
 		}
@@ -87,6 +146,8 @@ func verifyTable(fs vfs.FS, path string) error {
 type storeLog struct {
 	journal *Journal
 	log     *zap.Logger
+	stuck   chan struct{} // closed once a goroutine of the store is held in Fatalf
+	once    sync.Once
 }
 
 func (s *storeLog) Infof(format string, args ...any) {
@@ -99,6 +160,7 @@ func (s *storeLog) Errorf(format string, args ...any) {
 
 func (s *storeLog) Fatalf(format string, args ...any) {
 	s.journal.fail(fmt.Errorf(format, args...))
+	s.once.Do(func() { close(s.stuck) })
 	select {}
 }
 

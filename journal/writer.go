@@ -53,6 +53,9 @@ func (j *Journal) enqueueEvent(ctx context.Context, e Event, quiet bool) error {
 }
 
 func (j *Journal) enqueue(ctx context.Context, n entry) error {
+	if err := j.ended(); err != nil {
+		return err
+	}
 	n.size = min(n.size, j.opts.QueueBytes)
 	if n.size > 0 && !j.room.TryAcquire(n.size) {
 		if err := j.awaitRoom(ctx, n.size); err != nil {
@@ -69,6 +72,18 @@ func (j *Journal) enqueue(ctx context.Context, n entry) error {
 		return j.Err()
 	case <-j.stop:
 		return ErrClosed
+	}
+}
+
+// ended says why nothing can be queued any more; nil while it can.
+func (j *Journal) ended() error {
+	select {
+	case <-j.failed:
+		return j.Err()
+	case <-j.stop:
+		return ErrClosed
+	default:
+		return nil
 	}
 }
 
@@ -96,6 +111,30 @@ func (j *Journal) do(ctx context.Context, n entry) error {
 	if err := j.enqueue(ctx, n); err != nil {
 		return err
 	}
+	return j.await(ctx, n)
+}
+
+// tidy runs f in the writer as do does, but also while recording is paused because the disk is
+// full: what it writes makes room. It may come before what is queued, so f must touch neither
+// watermarks nor ledgers.
+func (j *Journal) tidy(ctx context.Context, f func(w *writer) error) error {
+	if err := j.ended(); err != nil {
+		return err
+	}
+	n := entry{exec: f, done: make(chan error, 1)}
+	select {
+	case j.tidying <- n:
+		return j.await(ctx, n)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-j.failed:
+		return j.Err()
+	case <-j.stopped:
+		return ErrClosed
+	}
+}
+
+func (j *Journal) await(ctx context.Context, n entry) error {
 	select {
 	case err := <-n.done:
 		return err
@@ -127,9 +166,10 @@ type writer struct {
 	epoch uint32    // of the main counter
 	count uint64    // events so far
 
-	batch *pebble.Batch
-	round round
-	buf   []byte
+	batch  *pebble.Batch
+	round  round
+	rounds chan<- round
+	buf    []byte
 }
 
 // round is one batch on its way to the disk, and what becomes true once it is there.
@@ -165,9 +205,16 @@ func (j *Journal) write() {
 		close(j.stopped)
 	}()
 	w := &j.writer
+	w.rounds = rounds
 	for {
 		var n entry
 		select {
+		case n = <-j.tidying:
+			if err := w.tidy(n); err != nil {
+				j.fail(err)
+				return
+			}
+			continue
 		case n = <-j.queue:
 		case <-j.failed:
 			return
@@ -177,7 +224,7 @@ func (j *Journal) write() {
 			}
 			n = <-j.queue
 		}
-		if err := w.fill(n, rounds); err != nil {
+		if err := w.fill(n); err != nil {
 			if !errors.Is(err, ErrClosed) {
 				j.fail(err)
 			}
@@ -187,11 +234,11 @@ func (j *Journal) write() {
 }
 
 // fill builds batches from n and what is queued behind it, and hands them on.
-func (w *writer) fill(n entry, rounds chan<- round) error {
+func (w *writer) fill(n entry) error {
 	w.begin()
 	for more := true; more; {
 		if n.exec != nil {
-			if err := w.apply(rounds); err != nil {
+			if err := w.apply(); err != nil {
 				return err
 			}
 			w.begin()
@@ -208,7 +255,7 @@ func (w *writer) fill(n entry, rounds chan<- round) error {
 			more = false
 		}
 	}
-	return w.apply(rounds)
+	return w.apply()
 }
 
 func (w *writer) begin() {
@@ -344,7 +391,7 @@ func (w *writer) touch(gr schema.GroupResource, received time.Time) {
 }
 
 // apply ends the batch: watermarks and ledgers go in, then it is handed to the disk.
-func (w *writer) apply(rounds chan<- round) error {
+func (w *writer) apply() error {
 	r := w.round
 	for gr, lag := range r.touched {
 		l := w.ledgers[gr]
@@ -368,17 +415,31 @@ func (w *writer) apply(rounds chan<- round) error {
 	r.newest = Cut{Revision: w.max, Time: w.last}
 	w.batch = nil
 	if r.batch.Empty() {
-		rounds <- r
+		w.rounds <- r
 		return nil
 	}
-	if err := w.j.awaitSpace(); err != nil {
+	if err := w.awaitSpace(); err != nil {
 		return err
 	}
+	return w.commit(r)
+}
+
+func (w *writer) commit(r round) error {
 	if err := w.j.db.ApplyNoSyncWait(r.batch, pebble.Sync); err != nil {
 		return err
 	}
-	rounds <- r
+	w.rounds <- r
 	return nil
+}
+
+// tidy runs n in a batch of its own that waits for no space. A batch that does wait is not
+// touched: what it holds has no newest moment and no ledgers yet that readers may see.
+func (w *writer) tidy(n entry) error {
+	w.begin()
+	if err := w.add(n); err != nil {
+		return err
+	}
+	return w.commit(w.round)
 }
 
 // finish waits for the batch's sync and then lets everybody know.
@@ -386,8 +447,10 @@ func (j *Journal) finish(r round) {
 	if !r.batch.Empty() {
 		if err := r.batch.SyncWait(); err != nil {
 			j.fail(err)
-			return
 		}
+	}
+	if j.Err() != nil {
+		return // after one failed sync, a later one that works proves nothing
 	}
 	r.batch.Close()
 	j.room.Release(r.size)
@@ -408,7 +471,8 @@ func (j *Journal) finish(r round) {
 
 // awaitSpace blocks while the disk is so full that the store could not even tidy up. Nothing
 // that was acknowledged depends on what waits here.
-func (j *Journal) awaitSpace() error {
+func (w *writer) awaitSpace() error {
+	j := w.j
 	for paused := false; ; paused = true {
 		free, err := j.opts.Free()
 		if err != nil || free >= j.opts.MinFree {
@@ -425,6 +489,10 @@ func (j *Journal) awaitSpace() error {
 		}
 		select {
 		case <-time.After(250 * time.Millisecond):
+		case n := <-j.tidying:
+			if err := w.tidy(n); err != nil {
+				return err
+			}
 		case <-j.stop:
 			return ErrClosed
 		case <-j.failed:

@@ -145,12 +145,24 @@ var precious = map[string]bool{"namespaces": true, "customresourcedefinitions.ap
 // dryRun returns the API server's refusal when it says that the body is invalid. All other
 // answers are left to apply: they may be different by then.
 func (p *planner) dryRun(ctx context.Context, it *Item, body object) error {
-	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
-		_, err := p.target.client(it.served, it.Namespace).Update(ctx, body.clone().unstructured(), metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: fieldManager})
-		return struct{}{}, err
-	})
-	if apierrors.IsInvalid(err) {
-		return err
+	body = body.clone()
+	for range maxRebases {
+		_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+			_, err := p.target.client(it.served, it.Namespace).Update(ctx, body.clone().unstructured(), metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: fieldManager})
+			return struct{}{}, err
+		})
+		if apierrors.IsInvalid(err) {
+			return err
+		}
+		if !apierrors.IsConflict(err) {
+			return nil
+		}
+		// Somebody writes to it, its status perhaps: what can change stays the same.
+		u, err := p.target.get(ctx, it.served, it.Namespace, it.Name)
+		if err != nil || u == nil {
+			return nil
+		}
+		body.put(u.GetResourceVersion(), "metadata", "resourceVersion")
 	}
 	return nil
 }

@@ -126,3 +126,5 @@ func toYAML(o object) string {
 	}
 	return string(b)
 }
+
+func parseGR(s string) schema.GroupResource { return schema.ParseGroupResource(s) }

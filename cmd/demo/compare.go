@@ -148,8 +148,10 @@ func (c *comparison) write(out io.Writer) {
 		made = append(made, fmt.Sprintf("%s %d (%d)", resource, c.now.made[resource], c.before.made[resource]))
 	}
 	fmt.Fprintf(&b, "made anew by controllers, now (before): %s\n", strings.Join(made, ", "))
+	var lines []string
 	for key, paths := range c.differences {
-		fmt.Fprintf(&b, "DIFFERS: %s: %s\n", key, strings.Join(paths, ", "))
+		lines = append(lines, fmt.Sprintf("DIFFERS: %s: %s\n", key, strings.Join(paths, ", ")))
 	}
-	fmt.Fprint(out, b.String())
+	slices.Sort(lines)
+	fmt.Fprint(out, b.String()+strings.Join(lines, ""))
 }

@@ -2,7 +2,10 @@ package localcluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -28,4 +31,36 @@ func (c *Cluster) CompactEtcd(ctx context.Context, rev int64) error {
 		return fmt.Errorf("compact etcd to revision %d: %w", rev, err)
 	}
 	return nil
+}
+
+// SaveEtcd copies etcd's data to the new directory dir. The servers are stopped for it and
+// started again.
+func (c *Cluster) SaveEtcd(ctx context.Context, dir string) error {
+	return c.withoutEtcd(ctx, func(data string) error { return os.CopyFS(dir, os.DirFS(data)) })
+}
+
+// RestoreEtcd puts back what SaveEtcd saved, as an operator does after a disaster: revisions
+// go backwards, and what was written since is gone.
+func (c *Cluster) RestoreEtcd(ctx context.Context, dir string) error {
+	return c.withoutEtcd(ctx, func(data string) error {
+		return errors.Join(os.RemoveAll(data), os.CopyFS(data, os.DirFS(dir)))
+	})
+}
+
+// withoutEtcd calls f with the data directory while neither etcd nor the API server runs.
+func (c *Cluster) withoutEtcd(ctx context.Context, f func(data string) error) error {
+	if err := c.StopAPIServer(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.etcd.stop(stopLimit)
+	err := f(filepath.Join(c.dir, "etcd"))
+	if err == nil {
+		err = c.startEtcd(ctx)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("change etcd's data: %w", err)
+	}
+	return c.StartAPIServer(ctx)
 }

@@ -58,6 +58,9 @@ type Capture struct {
 	wake      chan struct{}   // holds one token when resources should be looked for
 	ctx       context.Context // Run's; set before any resource starts
 
+	checking  sync.Mutex // guards checkedAt, and lets one check serve all who wait
+	checkedAt time.Time
+
 	mu        sync.Mutex // guards what follows
 	connected bool
 	err       string
@@ -189,11 +192,11 @@ func (c *Capture) connect(ctx context.Context) error {
 			if err = c.opts.Journal.Bind(id); err != nil {
 				return err
 			}
-			err = c.checkHistory(ctx)
+			err = c.checkWitnesses(ctx)
 		}
 		if err == nil {
 			c.mu.Lock()
-			c.connected, c.err = true, ""
+			c.connected, c.err, c.epoch = true, "", c.opts.Journal.Newest().Epoch
 			c.mu.Unlock()
 			c.log.Info("connected", zap.String("cluster", id))
 			return nil

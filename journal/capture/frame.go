@@ -133,12 +133,12 @@ type frameWatch struct {
 	events  chan watch.Event
 	stopped chan struct{}
 	stop    sync.Once
-	// onEvent sees each event before it is passed on.
-	onEvent func(watch.Event)
+	onEvent func(watch.Event) // sees each event before it is passed on
+	onEnd   func()            // is called when nothing more comes, before the channel is closed
 }
 
-func newFrameWatch(body io.ReadCloser, onEvent func(watch.Event)) *frameWatch {
-	w := &frameWatch{body: body, events: make(chan watch.Event, 128), stopped: make(chan struct{}), onEvent: onEvent}
+func newFrameWatch(body io.ReadCloser, onEvent func(watch.Event), onEnd func()) *frameWatch {
+	w := &frameWatch{body: body, events: make(chan watch.Event, 128), stopped: make(chan struct{}), onEvent: onEvent, onEnd: onEnd}
 	go w.read()
 	return w
 }
@@ -156,6 +156,7 @@ func (w *frameWatch) ResultChan() <-chan watch.Event { return w.events }
 
 func (w *frameWatch) read() {
 	defer close(w.events)
+	defer w.onEnd()
 	defer w.body.Close()
 	lines := newLineReader(w.body)
 	for {

@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,11 +14,40 @@ import (
 // witnesses is how many of the newest recorded events are asked about at start.
 const witnesses = 8
 
-// checkHistory looks for proof that the server's history went backwards while nobody watched
-// (an etcd that was restored, and has perhaps overtaken our watermarks since): an object that
-// is older now than it was recorded, or alive with the uid of a recorded deletion. Then a new
-// epoch begins. One object that still is as recorded proves the contrary.
-func (c *Capture) checkHistory(ctx context.Context) error {
+// recheckHistory makes sure, before a watch is resumed, that the server's history is still the
+// one that was recorded: a server whose etcd was restored resumes a watch from a revision that
+// it has not reached yet without a word. ended is when the watch before broke off; one check
+// after that serves all the watches that broke off together.
+func (c *Capture) recheckHistory(ctx context.Context, ended time.Time) error {
+	c.checking.Lock()
+	defer c.checking.Unlock()
+	if c.checkedAt.After(ended) {
+		return nil
+	}
+	began := time.Now()
+	rv, err := c.probe(ctx, "/api/v1/namespaces")
+	if err != nil && !apierrors.IsForbidden(err) {
+		return err
+	}
+	if newest := c.opts.Journal.Newest(); err == nil && rv < newest.RV {
+		c.log.Warn(backwards, zap.Stringer("recorded", newest.Revision), zap.Uint64("server", rv))
+		err = c.opts.Journal.NewEpoch(ctx)
+	} else {
+		err = c.checkWitnesses(ctx)
+	}
+	if err == nil {
+		c.checkedAt = began
+	}
+	return err
+}
+
+const backwards = "the server's history went backwards (etcd was restored?): a new epoch begins"
+
+// checkWitnesses looks for proof that the server's history went backwards (an etcd that was
+// restored, and has perhaps overtaken our watermarks since): an object that is older now than
+// it was recorded, or alive with the uid of a recorded deletion. Then a new epoch begins. One
+// object that still is as recorded proves the contrary. It lists nothing.
+func (c *Capture) checkWitnesses(ctx context.Context) error {
 	recent, err := c.opts.Journal.Recent(witnesses)
 	if err != nil {
 		return err
@@ -39,8 +69,7 @@ func (c *Capture) checkHistory(ctx context.Context) error {
 			back = now.uid == e.UID
 		}
 		if back {
-			c.log.Warn("the server's history went backwards while tidemark was not running (etcd was restored?): a new epoch begins",
-				zap.Stringer("resource", e.Resource), zap.Stringer("recorded", e.Revision), zap.Uint64("server", now.rv))
+			c.log.Warn(backwards, zap.Stringer("resource", e.Resource), zap.Stringer("recorded", e.Revision), zap.Uint64("server", now.rv))
 			return c.opts.Journal.NewEpoch(ctx)
 		}
 		if e.Op != journal.Deleted && now.rv == e.Revision.RV {

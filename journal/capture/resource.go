@@ -36,6 +36,7 @@ type resource struct {
 	since   time.Time // when state was entered
 	relist  string    // why the next list must be a real one; empty: resume if the journal can
 	watched bool      // a watch has been established since start
+	broke   time.Time // when the newest watch ended; zero before
 	tried   bool      // the first list or watch succeeded or failed
 }
 
@@ -171,6 +172,18 @@ func (r *resource) listInto(ctx context.Context, c *journal.Comparison) (rv uint
 
 // WatchWithContext opens the watch; its frames are read as bytes.
 func (r *resource) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	r.mu.Lock()
+	ended := r.broke
+	r.mu.Unlock()
+	if !ended.IsZero() {
+		if err := r.c.recheckHistory(ctx, ended); err != nil {
+			r.failed(err)
+			return nil, err
+		}
+		if _, ok := r.c.opts.Journal.Resume(r.info.GroupResource()); !ok {
+			return nil, errHistory
+		}
+	}
 	o.Watch, o.LabelSelector = true, r.c.opts.Selector
 	body, err := r.c.client.Get().AbsPath(r.path).SpecificallyVersionedParams(&o, metav1.ParameterCodec, metav1Version).
 		SetHeader("Accept", "application/json").Stream(ctx)
@@ -179,12 +192,21 @@ func (r *resource) WatchWithContext(ctx context.Context, o metav1.ListOptions) (
 		return nil, err
 	}
 	r.enter(StateWatching, nil)
-	return newFrameWatch(body, func(e watch.Event) {
+	onEvent := func(e watch.Event) {
 		if status, ok := e.Object.(*metav1.Status); ok {
 			r.failed(apierrors.FromObject(status))
 		}
-	}), nil
+	}
+	onEnd := func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.broke = time.Now()
+	}
+	return newFrameWatch(body, onEvent, onEnd), nil
 }
+
+// errHistory ends a Reflector's round; the next one begins with a list.
+var errHistory = errors.New("the server's history went backwards")
 
 // failed notes an error, and whether it means that only a list can go on.
 func (r *resource) failed(err error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -129,7 +130,7 @@ func TestSecondDaemonOnTheSameDataDirIsRefused(t *testing.T) {
 }
 
 func TestFullDiskPausesRecordingAndIsTold(t *testing.T) {
-	c, _ := start(t, Options{Kubeconfig: kubeconfig(t, nobody(t)), DataDir: t.TempDir(), MinFree: 1 << 60})
+	c, _ := start(t, Options{Kubeconfig: kubeconfig(t, fakeCluster(t, "cluster")), DataDir: t.TempDir(), MinFree: 1 << 60})
 	st := status(t, c, func(s *api.Status) bool { return s.Condition != "" })
 	if !strings.Contains(st.Condition, "disk") {
 		t.Errorf("condition %q", st.Condition)
@@ -180,7 +181,7 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// fakeCluster answers what the daemon asks first: which cluster it is.
+// fakeCluster says which cluster it is and has one resource with one object.
 func fakeCluster(t *testing.T, uid string) string {
 	t.Helper()
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -188,6 +189,19 @@ func fakeCluster(t *testing.T, uid string) string {
 		switch r.URL.Path {
 		case "/api/v1/namespaces/kube-system":
 			_, _ = fmt.Fprintf(w, `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":%q,"resourceVersion":"5"}}`, uid)
+		case "/api":
+			_, _ = io.WriteString(w, `{"kind":"APIVersions","versions":["v1"]}`)
+		case "/apis":
+			_, _ = io.WriteString(w, `{"kind":"APIGroupList","apiVersion":"v1","groups":[]}`)
+		case "/api/v1":
+			_, _ = io.WriteString(w, `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"configmaps","singularName":"configmap","namespaced":true,"kind":"ConfigMap","verbs":["list","watch"]}]}`)
+		case "/api/v1/configmaps":
+			if r.URL.Query().Get("watch") == "" {
+				_, _ = io.WriteString(w, `{"kind":"ConfigMapList","apiVersion":"v1","metadata":{"resourceVersion":"10"},"items":[{"metadata":{"name":"a","namespace":"shop","uid":"1","resourceVersion":"7"}}]}`)
+				return
+			}
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
 		default:
 			w.WriteHeader(http.StatusNotFound)
 		}
@@ -225,7 +239,7 @@ func TestJournalOfAnotherClusterIsRefused(t *testing.T) {
 
 func TestDamagedJournalIsRefusedByFile(t *testing.T) {
 	dir := t.TempDir()
-	fill(t, dir, 2000)
+	fill(t, dir, 8000) // enough for a table
 	tables, err := filepath.Glob(filepath.Join(dir, "journal", "*.sst"))
 	if err != nil || len(tables) == 0 {
 		t.Fatalf("no table to damage: %v, %v", tables, err)
@@ -262,7 +276,7 @@ func fill(t *testing.T, dir string, n int) {
 		err := j.Append(ctx, journal.Event{
 			Resource: schema.GroupResource{Resource: "configmaps"}, Namespace: "shop", Name: fmt.Sprint("c", i), UID: "u", Op: journal.Added,
 			Revision: journal.Revision{RV: uint64(i + 2)},
-			Object:   fmt.Appendf(nil, `{"kind":"ConfigMap","metadata":{"name":"c%d","namespace":"shop","resourceVersion":"%d"},"data":{"x":%q}}`, i, i+2, strings.Repeat("x", i%997)),
+			Object:   fmt.Appendf(nil, `{"kind":"ConfigMap","metadata":{"name":"c%d","namespace":"shop","resourceVersion":"%d"},"data":{"x":%q}}`, i, i+2, strings.Repeat("x", 4000)),
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,734 @@
+package replay
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const shop = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.shop.example.com}
+spec:
+  group: shop.example.com
+  scope: Namespaced
+  names: {plural: widgets, singular: widget, kind: Widget}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web, namespace: shop}
+imagePullSecrets: [{name: registry}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: registry, namespace: shop}
+data: {password: aHVudGVyMg==}
+---
+apiVersion: v1
+kind: Secret
+type: kubernetes.io/service-account-token
+metadata: {name: web-login, namespace: shop, annotations: {kubernetes.io/service-account.name: web}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: shop}
+data: {mode: fast}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader, namespace: shop}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: readers, namespace: shop}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, name: web, namespace: shop}, {kind: ServiceAccount, name: ci, namespace: tools}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {serviceAccountName: web, containers: [{name: web, image: "web:1", resources: {requests: {cpu: 10m}}}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: lone, namespace: shop}
+spec: {containers: [{name: c, image: "lone:1", resources: {requests: {cpu: 10m}}}]}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: migrate, namespace: shop}
+spec: {suspend: true, template: {spec: {restartPolicy: Never, containers: [{name: c, image: "m:1", resources: {requests: {cpu: 10m}}}]}}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: web, namespace: shop}
+spec: {maxReplicas: 5, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {type: NodePort, selector: {app: web}, ports: [{name: http, port: 80, nodePort: 30080}, {name: https, port: 443}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: shop}
+spec: {clusterIP: None, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: headless, namespace: shop}
+subsets: [{addresses: [{ip: 10.9.8.7}], ports: [{port: 5432}]}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web, namespace: shop}
+spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}
+---
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: small, namespace: shop}
+spec: {hard: {pods: "3", requests.cpu: "1"}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data, namespace: shop}
+spec: {accessModes: [ReadWriteOnce], storageClassName: none, resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: shop.example.com/v1
+kind: Widget
+metadata: {name: blue, namespace: shop, finalizers: [example.com/keep]}
+spec: {size: 3}
+`
+
+func testDeletedNamespace(t *testing.T, w *world) {
+	w.make("ci", ns("shop"))
+	w.eventually("the default account", func() bool { return w.find("serviceaccounts", "shop", "default") != nil })
+	w.patch("ci", "serviceaccounts", "shop", "default", `{imagePullSecrets: [{name: registry}]}`)
+	w.make("ci", strings.TrimSpace(shop))
+	widget := w.get("widgets.shop.example.com", "shop", "blue")
+	child := `{apiVersion: v1, kind: ConfigMap, metadata: {name: blue-made, namespace: shop, ownerReferences: [{apiVersion: shop.example.com/v1, kind: Widget, name: blue, controller: true, uid: ` + widget.uid() + `}]}, data: {a: b}}`
+	w.make("operator", child)
+	w.eventually("two pods of the Deployment", func() bool { return len(w.list("pods", "shop")) == 3 })
+	w.eventually("a token", func() bool { return w.get("secrets", "shop", "web-login").at("data", "token") != nil })
+	w.eventually("the mirrored slice", func() bool { return len(w.list("endpointslices.discovery.k8s.io", "shop")) >= 2 })
+	w.eventually("settings", func() bool { return w.find("configmaps", "shop", "kube-root-ca.crt") != nil })
+	h := w.record()
+	oldToken := w.get("secrets", "shop", "web-login").str("data", "token")
+	autoPort := w.get("services", "shop", "web").objects("spec", "ports")[1].at("nodePort")
+
+	w.patch("ci", "widgets.shop.example.com", "shop", "blue", `{metadata: {finalizers: null}}`)
+	w.delete("namespaces", "", "shop")
+	w.gone("namespaces", "", "shop")
+	w.delete("customresourcedefinitions.apiextensions.k8s.io", "", "widgets.shop.example.com")
+	w.gone("customresourcedefinitions.apiextensions.k8s.io", "", "widgets.shop.example.com")
+	// The port that the cluster chose goes to somebody else meanwhile.
+	w.make("ci", ns("shop-other"))
+	other := fromYAML(t, `{apiVersion: v1, kind: Service, metadata: {name: taker, namespace: shop-other}, spec: {type: NodePort, ports: [{port: 1}]}}`)
+	other.objects("spec", "ports")[0].put(autoPort, "nodePort")
+	w.make("ci", toYAML(other))
+
+	req := RestoreRequest{Scope: InNamespace("shop")}
+	p := w.plan(h, req)
+	w.want(p, "customresourcedefinitions.apiextensions.k8s.io", "widgets.shop.example.com", ActionCreate, "")
+	w.want(p, "namespaces", "shop", ActionCreate, "")
+	w.want(p, "configmaps", "kube-root-ca.crt", ActionSkip, "controller manager")
+	w.want(p, "serviceaccounts", "default", ActionCreate, "")
+	for _, it := range p.Items {
+		if gr := it.Resource.String(); (gr == "replicasets.apps" || gr == "pods" && it.Name != "lone" || gr == "endpointslices.discovery.k8s.io") && it.Action != ActionSkip {
+			t.Errorf("%s: %s, but its controller makes it", it, it.Action)
+		}
+	}
+	quota, pod, claim, blue, made := w.want(p, "resourcequotas", "small", ActionCreate, ""), w.want(p, "pods", "lone", ActionCreate, ""), w.want(p, "persistentvolumeclaims", "data", ActionCreate, ""),
+		w.want(p, "widgets.shop.example.com", "blue", ActionCreate, ""), w.want(p, "configmaps", "blue-made", ActionCreate, "")
+	if quota.Wave <= pod.Wave || pod.Wave <= claim.Wave || made.Wave <= blue.Wave {
+		t.Errorf("waves: quota %d, pod %d, claim %d; owner %d, owned %d", quota.Wave, pod.Wave, claim.Wave, blue.Wave, made.Wave)
+	}
+	w.apply(p)
+	w.settled(h, req)
+
+	if got := w.get("namespaces", "", "shop").label("team"); got != "blue" {
+		t.Errorf("the namespace's label is %q", got)
+	}
+	if o := w.get("widgets.shop.example.com", "shop", "blue"); o.uid() != w.get("configmaps", "shop", "blue-made").objects("metadata", "ownerReferences")[0].str("uid") {
+		t.Error("the owned ConfigMap does not point at the restored Widget")
+	} else if diff := cmp.Diff([]any{"example.com/keep"}, o.list("metadata", "finalizers")); diff != "" {
+		t.Errorf("finalizers: %s", diff)
+	}
+	w.eventually("the Deployment's pods", func() bool { return len(w.list("pods", "shop")) == 3 })
+	w.eventually("a new token", func() bool {
+		token := w.get("secrets", "shop", "web-login").str("data", "token")
+		return token != "" && token != oldToken
+	})
+	ports := w.get("services", "shop", "web").objects("spec", "ports")
+	if ports[0].at("nodePort") != int64(30080) || ports[1].at("nodePort") == autoPort {
+		t.Errorf("node ports %v and %v; the first was chosen by a person, the second (%v) by the cluster", ports[0].at("nodePort"), ports[1].at("nodePort"), autoPort)
+	}
+	if pulls := w.get("serviceaccounts", "shop", "default").objects("imagePullSecrets"); len(pulls) != 1 || pulls[0].str("name") != "registry" {
+		t.Errorf("the default ServiceAccount pulls with %v", pulls)
+	}
+	if got := w.get("endpoints", "shop", "headless").objects("subsets"); len(got) != 1 {
+		t.Errorf("hand-written Endpoints: %v", got)
+	}
+	w.patch("ci", "widgets.shop.example.com", "shop", "blue", `{metadata: {finalizers: null}}`)
+}
+
+func testExisting(t *testing.T, w *world) {
+	w.make("ci", ns("exist"))
+	w.make("ci", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: same, namespace: exist}
+data: {a: "1"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: edited, namespace: exist}
+data: {a: "1", gone: "1"}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web, namespace: exist}
+imagePullSecrets: [{name: one}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: exist}
+spec:
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1", livenessProbe: {httpGet: {path: /, port: 80}}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: exist}
+spec: {selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data, namespace: exist}
+spec: {accessModes: [ReadWriteOnce], storageClassName: none, resources: {requests: {storage: 1Gi}}}`)
+	h := w.record()
+	w.patch("kubectl-edit", "configmaps", "exist", "edited", `{data: {a: "2", gone: null, new: "1"}, metadata: {finalizers: [example.com/x]}}`)
+	w.patch("kubectl-edit", "serviceaccounts", "exist", "web", `{imagePullSecrets: [{name: two}], metadata: {labels: {a: b}}}`)
+	w.patch("kubectl-edit", "deployments.apps", "exist", "web", `{spec: {template: {spec: {containers: [{name: web, image: "web:2", livenessProbe: {tcpSocket: {port: 80}}}]}}}}`)
+	req := RestoreRequest{Scope: InNamespace("exist")}
+
+	p := w.plan(h, req)
+	w.want(p, "configmaps", "same", ActionUnchanged, "")
+	w.want(p, "services", "web", ActionUnchanged, "")
+	w.want(p, "persistentvolumeclaims", "data", ActionUnchanged, "")
+	w.want(p, "deployments.apps", "web", ActionSkip, "--existing update")
+	edited := w.want(p, "configmaps", "edited", ActionSkip, "--existing update")
+	if len(edited.Diff) != 4 {
+		t.Errorf("diff of the skipped ConfigMap: %v", edited.Diff)
+	}
+	w.want(p, "serviceaccounts", "web", ActionUpdate, "lacks")
+	if res := w.apply(p); res.Done != 1 || res.Skipped < 2 {
+		t.Errorf("%+v", res)
+	}
+	if pulls := w.get("serviceaccounts", "exist", "web").objects("imagePullSecrets"); len(pulls) != 2 {
+		t.Errorf("merged pull secrets: %v", pulls)
+	}
+	if got := w.get("configmaps", "exist", "edited").str("data", "a"); got != "2" {
+		t.Errorf("existing none wrote %q", got)
+	}
+
+	req.Existing = ExistingUpdate
+	p = w.plan(h, req)
+	w.want(p, "configmaps", "edited", ActionUpdate, "")
+	w.want(p, "deployments.apps", "web", ActionUpdate, "exactly") // two kinds of probe at once are invalid
+	w.apply(p)
+	o := w.get("configmaps", "exist", "edited")
+	if diff := cmp.Diff(map[string]any{"a": "1", "gone": "1", "new": "1"}, map[string]any(o.sub("data"))); diff != "" {
+		t.Errorf("update: %s", diff)
+	}
+	probe := w.get("deployments.apps", "exist", "web").objects("spec", "template", "spec", "containers")[0]
+	if probe.str("image") != "web:1" || probe.at("livenessProbe", "httpGet") == nil || probe.at("livenessProbe", "tcpSocket") != nil {
+		t.Errorf("the Deployment was not made as it was: %v", probe)
+	}
+	w.want(w.plan(h, req), "configmaps", "edited", ActionUnchanged, "--exact")
+
+	req.Exact = true
+	w.apply(w.plan(h, req))
+	if o = w.get("configmaps", "exist", "edited"); o.at("data", "new") != nil || o.list("metadata", "finalizers") != nil {
+		t.Errorf("--exact left %v %v", o.sub("data"), o.list("metadata", "finalizers"))
+	}
+	w.settled(h, req)
+}
+
+func testRecreate(t *testing.T, w *world) {
+	w.make("ci", ns("fixed"))
+	const web = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: fixed}
+spec:
+  selector: {matchLabels: {app: APP}}
+  template: {metadata: {labels: {app: APP}}, spec: {containers: [{name: web, image: "web:1"}]}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data, namespace: fixed}
+spec: {accessModes: [ACCESS], storageClassName: none, resources: {requests: {storage: 1Gi}}}`
+	w.make("ci", strings.NewReplacer("APP", "old", "ACCESS", "ReadWriteOnce").Replace(web))
+	h := w.record()
+	for _, gr := range []string{"deployments.apps", "persistentvolumeclaims"} {
+		name := map[string]string{"deployments.apps": "web", "persistentvolumeclaims": "data"}[gr]
+		w.delete(gr, "fixed", name)
+		w.gone(gr, "fixed", name)
+	}
+	w.make("ci", strings.NewReplacer("APP", "new", "ACCESS", "ReadWriteMany").Replace(web))
+	req := RestoreRequest{Scope: InNamespace("fixed"), Existing: ExistingUpdate, Exact: true}
+	p := w.plan(h, req)
+	w.want(p, "deployments.apps", "web", ActionFail, "spec.selector")
+	if res, err := p.Apply(t.Context(), w.target, ApplyOptions{}); !errors.Is(err, ErrPartly) || res.Failed != 2 {
+		t.Errorf("%v, %+v", err, res)
+	}
+	req.Existing = ExistingRecreate
+	p = w.plan(h, req)
+	w.want(p, "deployments.apps", "web", ActionRecreate, "spec.selector")
+	w.want(p, "persistentvolumeclaims", "data", ActionFail, "never deleted")
+	uid := w.get("deployments.apps", "fixed", "web").uid()
+	if res, err := p.Apply(t.Context(), w.target, ApplyOptions{}); !errors.Is(err, ErrPartly) || res.Failed != 1 {
+		t.Errorf("%v, %+v", err, res)
+	}
+	o := w.get("deployments.apps", "fixed", "web")
+	if o.uid() == uid || o.str("spec", "selector", "matchLabels", "app") != "old" {
+		t.Errorf("not created anew: %v", o.sub("spec", "selector"))
+	}
+}
+
+func testRecreatedOwner(t *testing.T, w *world) {
+	w.make("ci", ns("heirs"))
+	// A Job's template cannot change; a ConfigMap belongs to the Job.
+	const job = `
+apiVersion: batch/v1
+kind: Job
+metadata: {name: j, namespace: heirs}
+spec: {suspend: true, template: {spec: {restartPolicy: Never, terminationGracePeriodSeconds: GRACE, containers: [{name: c, image: "a:1"}]}}}`
+	owned := func() string {
+		return `{apiVersion: v1, kind: ConfigMap, metadata: {name: owned, namespace: heirs, ownerReferences: [{apiVersion: batch/v1, kind: Job, name: j, uid: ` + w.get("jobs.batch", "heirs", "j").uid() + `}]}}`
+	}
+	w.make("ci", strings.Replace(job, "GRACE", "1", 1))
+	w.make("ci", owned())
+	h := w.record()
+	w.delete("jobs.batch", "heirs", "j")
+	w.gone("jobs.batch", "heirs", "j")
+	w.gone("configmaps", "heirs", "owned")
+	w.make("ci", strings.Replace(job, "GRACE", "2", 1))
+	w.make("ci", owned())
+	p := w.plan(h, RestoreRequest{Scope: InNamespace("heirs"), Existing: ExistingRecreate})
+	it := w.want(p, "jobs.batch", "j", ActionRecreate, "spec.template")
+	if c := w.want(p, "configmaps", "owned", ActionUpdate, "created anew"); c.Wave <= it.Wave {
+		t.Errorf("the owned is written in wave %d, its owner in %d", c.Wave, it.Wave)
+	}
+	w.apply(p)
+	uid := w.get("jobs.batch", "heirs", "j").uid()
+	for range 20 { // the garbage collector must leave it alone
+		if ref := w.get("configmaps", "heirs", "owned").objects("metadata", "ownerReferences"); len(ref) != 1 || ref[0].str("uid") != uid {
+			t.Fatalf("owner %v, want the new Job %s", ref, uid)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func testPrune(t *testing.T, w *world) {
+	w.make("ci", ns("clean"))
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: old, namespace: clean, labels: {app: a}}}`)
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: relabelled, namespace: clean, labels: {app: b}}}`)
+	h := w.record()
+	w.patch("ci", "configmaps", "clean", "relabelled", `{metadata: {labels: {app: a}}}`)
+	w.make("ci", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: new, namespace: clean, labels: {app: a}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: clean, labels: {app: web}}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1"}]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: clean-new, labels: {app: a}}`)
+	w.eventually("a pod", func() bool { return len(w.list("pods", "clean")) == 1 })
+	deletes := func(p *Plan) []string {
+		var out []string
+		for _, it := range p.Items {
+			if it.Action == ActionDelete {
+				out = append(out, it.String())
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	req := RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()}
+	if diff := cmp.Diff([]string{"configmaps clean/new", "deployments.apps clean/web"}, deletes(w.plan(h, req))); diff != "" {
+		t.Errorf("pruned, without what controllers own: %s", diff)
+	}
+	req.MaxDeletes = 1
+	if _, err := NewPlan(t.Context(), h, w.target, req); !errors.Is(err, ErrTooManyDeletes) || !strings.Contains(err.Error(), "2 objects") || !strings.Contains(err.Error(), "--max-deletes 2") {
+		t.Errorf("over the limit: %v", err)
+	}
+	selected := RestoreRequest{Scope: InNamespace("clean"), Prune: true}
+	selected.Scope.Selector = mustSelector(t, "app=a")
+	if diff := cmp.Diff([]string{"configmaps clean/new"}, deletes(w.plan(h, selected))); diff != "" {
+		t.Errorf("pruned by label; what had another label then was there: %s", diff)
+	}
+	roles := RestoreRequest{Prune: true, Scope: Scope{Resources: []schema.GroupResource{{Group: "rbac.authorization.k8s.io", Resource: "clusterroles"}}, Namespaces: []string{ClusterScope}}}
+	if got := deletes(w.plan(h, roles)); !slices.Equal(got, []string{"clusterroles.rbac.authorization.k8s.io clean-new"}) {
+		t.Errorf("a cluster-scoped kind that is named: %v", got)
+	}
+	blind := *h
+	blind.ledgers = slices.Clone(h.ledgers)
+	for i := range blind.ledgers {
+		if blind.ledgers[i].Resource == "configmaps" {
+			blind.ledgers[i].First = blind.ledgers[i].Watermark // recorded only later
+		}
+	}
+	p := w.plan(&blind, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()})
+	if diff := cmp.Diff([]string{"deployments.apps clean/web"}, deletes(p)); diff != "" {
+		t.Errorf("pruned what was not recorded yet: %s", diff)
+	}
+	if !strings.Contains(strings.Join(p.Warnings, "\n"), "configmaps are not pruned") {
+		t.Errorf("no warning: %q", p.Warnings)
+	}
+	w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()}))
+	w.gone("configmaps", "clean", "new")
+	w.gone("deployments.apps", "clean", "web")
+	if w.find("clusterroles.rbac.authorization.k8s.io", "", "clean-new") == nil || w.find("configmaps", "clean", "kube-root-ca.crt") == nil {
+		t.Error("pruned what is not the namespace's own")
+	}
+}
+
+func testMapping(t *testing.T, w *world) {
+	w.make("ci", ns("blue"))
+	w.make("ci", `
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: blue}
+spec: {type: NodePort, ports: [{port: 80, nodePort: 30090}]}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web, namespace: blue}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: b, namespace: blue}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{kind: ServiceAccount, name: web, namespace: blue}, {kind: ServiceAccount, name: ci, namespace: tools}]`)
+	h := w.record()
+	req := RestoreRequest{Scope: InNamespace("blue"), NamespaceMappings: map[string]string{"blue": "green"}}
+	p := w.plan(h, req)
+	if it := w.want(p, "services", "web", ActionCreate, ""); it.Namespace != "green" || it.From != "blue" {
+		t.Errorf("%+v", it)
+	}
+	w.apply(p)
+	w.settled(h, req)
+	if got := w.get("namespaces", "", "green").label("kubernetes.io/metadata.name"); got != "green" {
+		t.Errorf("the copy's name label is %q", got)
+	}
+	var subjects []string
+	for _, s := range w.get("rolebindings.rbac.authorization.k8s.io", "green", "b").objects("subjects") {
+		subjects = append(subjects, s.str("namespace")+"/"+s.str("name"))
+	}
+	if diff := cmp.Diff([]string{"green/web", "tools/ci"}, subjects); diff != "" {
+		t.Error(diff)
+	}
+	if got := w.get("services", "green", "web").objects("spec", "ports")[0].at("nodePort"); got == int64(30090) {
+		t.Error("the copy took the original's node port")
+	}
+}
+
+func testRefusals(t *testing.T, w *world) {
+	w.make("ci", ns("strict"))
+	w.make("ci", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: good, namespace: strict}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: bad, namespace: strict}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: big, namespace: strict}
+spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: fits, namespace: strict}
+spec: {containers: [{name: c, image: i}]}`)
+	h := w.record()
+	for gr, names := range map[string][]string{"configmaps": {"good", "bad"}, "pods": {"big", "fits"}} {
+		for _, n := range names {
+			if err := w.target.client(w.resource(gr), "strict").Delete(t.Context(), n, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+				t.Fatal(err)
+			}
+			w.gone(gr, "strict", n)
+		}
+	}
+	w.make("ci", `
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: one-pod, namespace: strict}
+spec: {hard: {pods: "1"}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-bad}
+spec:
+  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]}
+  validations: [{expression: "object.metadata.name != 'bad'", message: "bad names are refused"}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-bad}
+spec: {policyName: no-bad, validationActions: [Deny], matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: strict}}}}`)
+	defer w.delete("validatingadmissionpolicybindings.admissionregistration.k8s.io", "", "no-bad")
+	w.eventually("the quota", func() bool { return w.get("resourcequotas", "strict", "one-pod").at("status", "hard") != nil })
+	w.eventually("the policy", func() bool {
+		_, err := w.target.client(w.resource("configmaps"), "strict").Create(t.Context(), fromYAML(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}}`).unstructured(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err != nil
+	})
+	var progress []Progress
+	res, err := w.plan(h, RestoreRequest{Scope: InNamespace("strict")}).Apply(t.Context(), w.target, ApplyOptions{Progress: func(p Progress) { progress = append(progress, p) }})
+	if !errors.Is(err, ErrPartly) || res.Failed != 2 || res.Done != 2 {
+		t.Fatalf("%v: %+v", err, res)
+	}
+	all := res.Errors[0].Error() + "\n" + res.Errors[1].Error()
+	for _, want := range []string{"exceeded quota", "raise the quota", "bad names are refused", "admission rule"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%q is not in\n%s", want, all)
+		}
+	}
+	if w.find("configmaps", "strict", "good") == nil {
+		t.Error("the good one is missing")
+	}
+	if n := len(progress); n != 4 || progress[n-1].Done != 4 || progress[n-1].Total != 4 {
+		t.Errorf("progress %+v", progress)
+	}
+}
+
+func testTerminating(t *testing.T, w *world) {
+	w.make("ci", ns("slow"))
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: slow}}`)
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: slow}}`)
+	h := w.record()
+	w.patch("ci", "configmaps", "slow", "a", `{metadata: {finalizers: [example.com/hold]}}`)
+	w.delete("namespaces", "", "slow")
+	w.eventually("the namespace to hang", func() bool {
+		o := w.get("namespaces", "", "slow")
+		return o.deleting() && condition(o, "NamespaceFinalizersRemaining")
+	})
+	req := RestoreRequest{Scope: InNamespace("slow")}
+	p := w.plan(h, req)
+	w.want(p, "namespaces", "slow", ActionCreate, "gone")
+	res, err := p.Apply(t.Context(), w.target, ApplyOptions{Wait: 500 * time.Millisecond})
+	if !errors.Is(err, ErrPartly) || res.Failed != 3 || len(res.Errors) != 2 {
+		t.Fatalf("%v: %+v", err, res)
+	}
+	if msg := res.Errors[0].Error() + res.Errors[1].Error(); !strings.Contains(msg, "example.com/hold") || !strings.Contains(msg, "1 more") {
+		t.Errorf("the error does not name the holder, or is not said once: %s", msg)
+	}
+	single := w.plan(h, RestoreRequest{Scope: Scope{Namespaces: []string{"slow"}, Resources: []schema.GroupResource{{Resource: "configmaps"}}, Names: []string{"b"}}})
+	w.want(single, "configmaps", "b", ActionFail, "undelete ns/slow")
+
+	waited := make(chan string, 100)
+	go func() {
+		<-waited // the restore waits: let the namespace go
+		_, err := w.target.client(w.resource("configmaps"), "slow").Patch(t.Context(), "a", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	res, err = w.plan(h, req).Apply(t.Context(), w.target, ApplyOptions{Progress: func(p Progress) {
+		if p.Waiting != "" {
+			waited <- p.Waiting
+		}
+	}})
+	if err != nil {
+		t.Fatalf("%v: %+v", err, res.Errors)
+	}
+	w.settled(h, req)
+}
+
+func testMeanwhile(t *testing.T, w *world) {
+	w.make("ci", ns("busy"))
+	w.make("ci", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: a, namespace: busy}
+data: {a: "1"}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: busy}
+spec:
+  paused: true
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1"}]}}`)
+	h := w.record()
+	w.patch("ci", "configmaps", "busy", "a", `{data: {a: "2"}}`)
+	w.patch("ci", "deployments.apps", "busy", "web", `{spec: {minReadySeconds: 5}}`)
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: new, namespace: busy}}`)
+	p := w.plan(h, RestoreRequest{Scope: InNamespace("busy"), Existing: ExistingUpdate, Exact: true, Prune: true, Cut: h.now()})
+	w.want(p, "configmaps", "new", ActionDelete, "")
+	w.want(p, "deployments.apps", "web", ActionUpdate, "")
+	w.patch("kubectl-edit", "configmaps", "busy", "a", `{data: {b: "3"}}`)
+	w.patch("kubectl-edit", "configmaps", "busy", "new", `{data: {b: "3"}}`)
+	w.patch("controller", "deployments.apps", "busy", "web", `{status: {observedGeneration: 1, conditions: [{type: X, status: "True"}]}}`, "status")
+	res, err := p.Apply(t.Context(), w.target, ApplyOptions{})
+	if !errors.Is(err, ErrPartly) || res.Failed != 2 || res.Done != 1 {
+		t.Fatalf("%v: %+v", err, res)
+	}
+	for _, e := range res.Errors {
+		if !errors.Is(&e, errMeanwhile) || e.Item.Resource.Resource != "configmaps" {
+			t.Errorf("%v", e.Error())
+		}
+	}
+	if o := w.get("configmaps", "busy", "a"); o.str("data", "a") != "2" || o.str("data", "b") != "3" {
+		t.Errorf("somebody's edit was overwritten: %v", o.sub("data"))
+	}
+	if o := w.get("deployments.apps", "busy", "web"); o.at("spec", "minReadySeconds") != nil {
+		t.Errorf("a status change kept the Deployment from being written: %v", o.at("spec", "minReadySeconds"))
+	}
+}
+
+func testMeets(t *testing.T, w *world) {
+	w.make("ci", ns("race"))
+	w.make("ci", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: same, namespace: race}
+data: {a: "1"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: other, namespace: race}
+data: {a: "1"}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: sa, namespace: race}
+imagePullSecrets: [{name: one}]`)
+	h := w.record()
+	for gr, names := range map[string][]string{"configmaps": {"same", "other"}, "serviceaccounts": {"sa"}} {
+		for _, n := range names {
+			w.delete(gr, "race", n)
+			w.gone(gr, "race", n)
+		}
+	}
+	for _, existing := range []ExistingPolicy{ExistingNone, ExistingUpdate} {
+		p := w.plan(h, RestoreRequest{Scope: InNamespace("race"), Existing: existing})
+		w.want(p, "configmaps", "other", ActionCreate, "")
+		w.make("fast", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: same, namespace: race}
+data: {a: "1"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: other, namespace: race}
+data: {a: "2"}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: sa, namespace: race}`)
+		res := w.apply(p)
+		value := w.get("configmaps", "race", "other").str("data", "a")
+		if existing == ExistingNone && (res.Done != 2 || value != "2") || existing == ExistingUpdate && (res.Done != 3 || value != "1") {
+			t.Errorf("%s: %+v, value %s", existing, res, value)
+		}
+		if pulls := w.get("serviceaccounts", "race", "sa").objects("imagePullSecrets"); len(pulls) != 1 {
+			t.Errorf("the account was not merged: %v", pulls)
+		}
+		for gr, names := range map[string][]string{"configmaps": {"same", "other"}, "serviceaccounts": {"sa"}} {
+			for _, n := range names {
+				w.delete(gr, "race", n)
+				w.gone(gr, "race", n)
+			}
+		}
+	}
+}
+
+func testFieldManagers(t *testing.T, w *world) {
+	w.make("ci", ns("owned"))
+	w.make("kubectl-create", `{apiVersion: v1, kind: ConfigMap, metadata: {name: one, namespace: owned}, data: {a: "1"}}`)
+	w.make("kubectl-create", `{apiVersion: v1, kind: ConfigMap, metadata: {name: two, namespace: owned}, data: {a: "1"}}`)
+	w.patch("kubectl-edit", "configmaps", "owned", "two", `{data: {b: "2"}}`)
+	applied := fromYAML(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: applied, namespace: owned}, data: {a: "1"}}`)
+	if _, err := w.target.client(w.resource("configmaps"), "owned").Apply(t.Context(), "applied", applied.unstructured(), metav1.ApplyOptions{FieldManager: "argocd"}); err != nil {
+		t.Fatal(err)
+	}
+	managers := func(name string) map[string]string {
+		out := map[string]string{}
+		for _, e := range w.get("configmaps", "owned", name).objects("metadata", "managedFields") {
+			out[e.str("manager")+"/"+e.str("operation")] = string(e.sub("fieldsV1").json())
+		}
+		return out
+	}
+	names := []string{"one", "two", "applied"}
+	want := map[string]map[string]string{}
+	h := w.record()
+	for _, n := range names {
+		want[n] = managers(n)
+		w.delete("configmaps", "owned", n)
+		w.gone("configmaps", "owned", n)
+	}
+	w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("owned")}))
+	for _, n := range names {
+		if diff := cmp.Diff(want[n], managers(n)); diff != "" {
+			t.Errorf("%s: %s", n, diff)
+		}
+	}
+	// The applier still owns what it applied: leaving a field out removes it.
+	applied = fromYAML(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: applied, namespace: owned}}`)
+	u, err := w.target.client(w.resource("configmaps"), "owned").Apply(t.Context(), "applied", applied.unstructured(), metav1.ApplyOptions{FieldManager: "argocd"})
+	if err != nil || object(u.Object).at("data") != nil {
+		t.Errorf("a later apply: %v, data %v", err, object(u.Object).at("data"))
+	}
+}
+
+func testSingle(t *testing.T, w *world) {
+	w.make("ci", ns("solo"))
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: solo}}`)
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: solo}}`)
+	h := w.record()
+	one := RestoreRequest{Cut: h.now(), Scope: Scope{Namespaces: []string{"solo"}, Resources: []schema.GroupResource{{Resource: "configmaps"}}, Names: []string{"a"}}}
+	w.delete("configmaps", "solo", "a")
+	w.gone("configmaps", "solo", "a")
+	if p := w.plan(h, one); len(p.Items) != 1 {
+		t.Errorf("more than was asked for:\n%s", planText(p))
+	}
+	w.apply(w.plan(h, one))
+	w.settled(h, one)
+	w.delete("namespaces", "", "solo")
+	w.gone("namespaces", "", "solo")
+	w.want(w.plan(h, one), "configmaps", "a", ActionFail, "restore namespaces/solo")
+	one.Scope.Names = []string{"nope"}
+	if _, err := NewPlan(t.Context(), h, w.target, one); !errors.Is(err, ErrNothing) || !strings.Contains(err.Error(), "tidemark log -n solo") {
+		t.Errorf("an unknown name: %v", err)
+	}
+}
