@@ -119,6 +119,7 @@ func Open(dir string, o Options) (*Journal, error) {
 	if err != nil {
 		return nil, errors.Join(err, j.lock.Close())
 	}
+	logger.opened.Store(true)
 	go j.write()
 	return j, nil
 }

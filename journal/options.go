@@ -99,6 +99,6 @@ func (o *Options) store(events *pebble.EventListener, logger pebble.Logger) *peb
 		p.Levels[i].BlockSize = blockSize
 		p.Levels[i].IndexBlockSize = 256 << 10
 	}
-	p.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
+	p.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionGood })
 	return p
 }

@@ -7,7 +7,9 @@ import (
 	iofs "io/fs"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -148,6 +150,9 @@ type storeLog struct {
 	log     *zap.Logger
 	stuck   chan struct{} // closed once a goroutine of the store is held in Fatalf
 	once    sync.Once
+
+	opened  atomic.Bool  // Open has returned
+	failing atomic.Int64 // errors in the background since something last worked
 }
 
 func (s *storeLog) Infof(format string, args ...any) {
@@ -164,9 +169,32 @@ func (s *storeLog) Fatalf(format string, args ...any) {
 	select {}
 }
 
+// background is told of work that failed. Pebble tries it again at once and for ever, in a loop
+// that would take a whole CPU, and Open waits for it; so each error costs a moment, and after
+// many of them the journal has failed.
+func (s *storeLog) background(err error) {
+	n, limit := s.failing.Add(1), int64(40)
+	if !s.opened.Load() {
+		limit = 5
+	}
+	if n >= limit {
+		s.Fatalf("work in the background keeps failing: %w", err)
+	}
+	s.log.Warn("store: work in the background failed, it is tried again", zap.Error(err))
+	time.Sleep(time.Duration(min(n, 10)) * 10 * time.Millisecond)
+}
+
+func (s *storeLog) worked(err error) {
+	if err == nil {
+		s.failing.Store(0)
+	}
+}
+
 func (s *storeLog) events() *pebble.EventListener {
 	return &pebble.EventListener{
-		BackgroundError: func(err error) { s.log.Warn("store: work in the background failed, it is tried again", zap.Error(err)) },
+		BackgroundError: s.background,
+		FlushEnd:        func(i pebble.FlushInfo) { s.worked(i.Err) },
+		CompactionEnd:   func(i pebble.CompactionInfo) { s.worked(i.Err) },
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.journal.fail(&CorruptionError{File: i.Path, Err: i.Details})
 		},
