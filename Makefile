@@ -51,7 +51,8 @@ $(LINT):
 		mv "$$tmp/golangci-lint" $@
 
 fuzz: ## every fuzz target for FUZZTIME=10s
-	@go test -list '^Fuzz' $(PKG) | awk '/^Fuzz/{names = names " " $$1} /^ok/{n = split(names, f, " "); for (i = 1; i <= n; i++) print $$2, f[i]; names = ""}' | \
+	@list="$$(go test -list '^Fuzz' $(PKG))" || { echo "$$list"; exit 1; }; \
+	echo "$$list" | awk '/^Fuzz/ {names[++n] = $$1} /^ok/ {for (i = 1; i <= n; i++) print $$2, names[i]; n = 0}' | \
 	while read -r pkg name; do \
 		echo "$$pkg $$name"; \
 		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null || exit 1; \

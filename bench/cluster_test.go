@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"testing"
@@ -201,9 +202,7 @@ func exactList(t testing.TB, config *rest.Config, info journal.ResourceInfo, rv 
 // object builds an object.
 func object(apiVersion, kind, ns, name string, fields map[string]any) *unstructured.Unstructured {
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": apiVersion, "kind": kind}}
-	for k, v := range fields {
-		u.Object[k] = v
-	}
+	maps.Copy(u.Object, fields)
 	u.SetNamespace(ns)
 	u.SetName(name)
 	return u

@@ -116,4 +116,3 @@ func foldNamespace(b *testing.B, j *journal.Journal, namespace string, rv uint64
 		b.Fatalf("%s has %d objects at %s, want %d", namespace, n, cut, want)
 	}
 }
-

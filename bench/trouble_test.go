@@ -21,9 +21,8 @@ func (d *daemon) refused() string {
 			d.t.Fatalf("the daemon ended as if all were well:\n%s", d.out.String())
 		}
 	case <-time.After(30 * time.Second):
-		_ = d.cmd.Process.Kill()
-		<-ended
-		d.t.Fatalf("the daemon went on:\n%s", d.out.String())
+		killed := d.cmd.Process.Kill()
+		d.t.Fatalf("the daemon went on (killed: %v, %v):\n%s", killed, <-ended, d.out.String())
 	}
 	return d.out.String()
 }

@@ -93,7 +93,10 @@ func loadKey(path string, create bool) ([]byte, error) {
 func makeKey(path string) ([]byte, error) {
 	key := make([]byte, keyLen)
 	rand.Read(key)
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(path + ".tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // an old file would keep its mode
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ type Comparison struct {
 	gr       schema.GroupResource
 	epoch    uint32
 	first    bool // the resource's first list: its objects are Initial, not Inferred
+	listed   int
 	inferred int
 }
 
@@ -53,6 +54,9 @@ func (j *Journal) Compare(ctx context.Context, q Recording, floor uint64, cause 
 		}
 		c.first = l.First.Time.IsZero()
 		w.epoch = max(w.epoch, 1)
+		if !q.OwnCounter { // it may have had a counter of its own, in a later epoch
+			w.epoch = max(w.epoch, l.Watermark.Epoch)
+		}
 		c.epoch = w.epoch
 		if q.OwnCounter {
 			c.epoch = max(l.Watermark.Epoch, 1)
@@ -82,6 +86,7 @@ func (c *Comparison) Add(ctx context.Context, e Event) error {
 	if err := checkName(&e); err != nil {
 		return err
 	}
+	c.listed++
 	e.Revision.Epoch = c.epoch
 	o := object{Namespace: e.Namespace, Resource: c.gr, Name: e.Name}
 	if err := c.j.enqueue(ctx, entry{seen: appendHead(nil, prefixSeen, o), size: 256}); err != nil {
@@ -168,7 +173,7 @@ func (c *Comparison) Commit(ctx context.Context, rv uint64) (int, error) {
 		}
 		here := Cut{Revision: end, Time: w.last}
 		if c.first {
-			l.First, l.Initial = here, c.inferred
+			l.First, l.Initial = here, c.listed
 		} else if l.Watermark.Revision != end || c.inferred > 0 {
 			l.Gaps = append(l.Gaps, Gap{From: l.Watermark, To: here, Cause: l.Comparing, Inferred: c.inferred})
 		}

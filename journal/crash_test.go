@@ -20,6 +20,7 @@ func crash(fs *vfs.MemFS, seed uint64) *vfs.MemFS {
 }
 
 func TestPowerLossRightAfterTheFirstEventKeepsIt(t *testing.T) {
+	noLeaks(t)
 	fs := vfs.NewCrashableMem()
 	j := openMem(t, fs)
 	begin(t, j, configMaps, 10)
@@ -40,6 +41,7 @@ type crashed struct {
 }
 
 func TestPowerLossLosesNothingAcknowledgedAndNoWatermarkRunsAhead(t *testing.T) {
+	noLeaks(t)
 	fs := vfs.NewCrashableMem()
 	j := openMem(t, fs, func(o *journal.Options) { o.BatchEvents = 7 })
 	cm, sec := configMaps.GroupResource(), secrets.GroupResource()
@@ -56,9 +58,12 @@ func TestPowerLossLosesNothingAcknowledgedAndNoWatermarkRunsAhead(t *testing.T) 
 			mu.Lock()
 			promised := acked
 			mu.Unlock()
-			if c := (crashed{crash(fs, seed), promised}); promised != last || len(clones) < 40 {
+			c := crashed{crash(fs, seed), promised}
+			mu.Lock()
+			if promised != last || len(clones) < 40 {
 				clones, last = append(clones, c), promised
 			}
+			mu.Unlock()
 			select {
 			case <-stop:
 				return
@@ -77,8 +82,10 @@ func TestPowerLossLosesNothingAcknowledgedAndNoWatermarkRunsAhead(t *testing.T) 
 		}
 		if rv%50 == 0 {
 			flush(t, j)
+			now := crash(fs, 0) // the moment after the promise, and only what was synced
 			mu.Lock()
 			acked = rv
+			clones = append(clones, crashed{now, rv})
 			mu.Unlock()
 		}
 	}
@@ -122,6 +129,7 @@ func checkCrashed(t *testing.T, c crashed) {
 }
 
 func TestPowerLossDuringAComparisonMakesItAgainWithoutDuplicates(t *testing.T) {
+	noLeaks(t)
 	ctx := context.Background()
 	cm := configMaps.GroupResource()
 	var listed []journal.Event
@@ -201,6 +209,7 @@ func checkComparedAgain(t *testing.T, fs *vfs.MemFS, listed []journal.Event) {
 }
 
 func TestPowerLossDuringRemoveIsMadeGoodByTheNextOne(t *testing.T) {
+	noLeaks(t)
 	ctx := context.Background()
 	cm := configMaps.GroupResource()
 	fs := vfs.NewCrashableMem()

@@ -131,7 +131,7 @@ func (j *Journal) open(dir, store string, logger *storeLog) error {
 	if j.db, err = openStore(store, p); err != nil {
 		return err
 	}
-	if err = errors.Join(verifyTables(j.db, j.opts.FS, store), j.load(dir)); err != nil {
+	if err = errors.Join(verifyTables(j.db, j.opts.FS, store), j.verifyIndex(store), j.load(dir)); err != nil {
 		return errors.Join(err, j.db.Close())
 	}
 	return nil

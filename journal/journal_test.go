@@ -9,6 +9,7 @@ import (
 )
 
 func TestEventsComeBackAfterReopen(t *testing.T) {
+	noLeaks(t)
 	fs := vfs.NewMem()
 	j := openMem(t, fs)
 	begin(t, j, configMaps, 10)

@@ -49,6 +49,7 @@ func fill(t *testing.T, j *journal.Journal, from uint64) uint64 {
 }
 
 func TestFullDiskPausesAndGoesOnByItself(t *testing.T) {
+	noLeaks(t)
 	j, d, fs := openOnDisk(t)
 	d.free.Store(1 << 20)
 	last := fill(t, j, 12)
@@ -80,6 +81,7 @@ func TestFullDiskPausesAndGoesOnByItself(t *testing.T) {
 }
 
 func TestCloseWhileTheDiskIsFullDoesNotHang(t *testing.T) {
+	noLeaks(t)
 	j, d, fs := openOnDisk(t)
 	d.free.Store(0)
 	waiting := make(chan error, 1)
@@ -101,6 +103,7 @@ func TestCloseWhileTheDiskIsFullDoesNotHang(t *testing.T) {
 
 // The journal itself may be what fills the disk: then trimming must still be possible.
 func TestTrimMakesRoomWhileTheDiskIsFull(t *testing.T) {
+	noLeaks(t)
 	c := newClock()
 	j, d, _ := openOnDisk(t, func(o *journal.Options) { o.Clock, o.Window = c.Now, time.Hour })
 	for rv := uint64(12); rv < 40; rv++ {
@@ -158,6 +161,7 @@ func age(t tb, j *journal.Journal, c *clock, d time.Duration) (last journal.Trim
 }
 
 func TestAppendBlocksWhileTheQueueIsFullOfBytes(t *testing.T) {
+	noLeaks(t)
 	j, d, _ := openOnDisk(t)
 	defer closeJournal(t, j)
 	d.free.Store(0)
@@ -186,6 +190,7 @@ func TestAppendBlocksWhileTheQueueIsFullOfBytes(t *testing.T) {
 }
 
 func TestAnEventLargerThanTheQueueIsTaken(t *testing.T) {
+	noLeaks(t)
 	j, _, _ := openOnDisk(t)
 	defer closeJournal(t, j)
 	within(t, "Append", func() {

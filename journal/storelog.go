@@ -78,18 +78,26 @@ func lockDir(fs vfs.FS, dir, store string) (*pebble.Lock, error) {
 // storeFile finds a file of the store in one of Pebble's messages.
 var storeFile = regexp.MustCompile(`\b(\d{6}\.(?:log|sst|blob)|MANIFEST-\d{6}|OPTIONS-\d{6}|marker\.[a-z-]+\.\d+\.\S+)\b`)
 
+// lostTable is how Pebble names a table that is not there.
+var lostTable = regexp.MustCompile(`\bfile (\d{6}) \(type sstable\)`)
+
+// damaged is the file of the store that the error names; empty when it names none.
+func damaged(err error) string {
+	text := err.Error()
+	if m := lostTable.FindStringSubmatch(text); m != nil {
+		return m[1] + ".sst"
+	}
+	return storeFile.FindString(text)
+}
+
 // openStore opens Pebble and tells damage from other trouble. Pebble panics on some kinds of it.
 func openStore(store string, p *pebble.Options) (db *pebble.DB, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = &CorruptionError{File: store, Err: fmt.Errorf("%v", r)}
 		}
-		if err != nil && !isTrouble(err) && (pebble.IsCorruptionError(err) || storeFile.MatchString(err.Error())) {
-			file := store
-			if name := storeFile.FindString(err.Error()); name != "" {
-				file = p.FS.PathJoin(store, name)
-			}
-			err = &CorruptionError{File: file, Err: err}
+		if err != nil && !isTrouble(err) && (pebble.IsCorruptionError(err) || damaged(err) != "") {
+			err = &CorruptionError{File: p.FS.PathJoin(store, damaged(err)), Err: err}
 		} else if err != nil {
 			err = fmt.Errorf("open journal %s: %w", store, err)
 		}
@@ -114,17 +122,66 @@ func verifyTables(db *pebble.DB, fs vfs.FS, store string) error {
 	if err != nil {
 		return err
 	}
+	return verifyListed(db, fs, store, levels)
+}
+
+func verifyListed(db *pebble.DB, fs vfs.FS, store string, levels [][]pebble.SSTableInfo) error {
 	for _, level := range levels {
 		for _, t := range level {
 			path := fs.PathJoin(store, fmt.Sprintf("%06d.sst", uint64(t.BackingSSTNum)))
-			if err := verifyTable(fs, path); isTrouble(err) {
+			err := verifyTable(fs, path)
+			if errors.Is(err, iofs.ErrNotExist) {
+				live, listErr := isLive(db, t)
+				if listErr != nil {
+					return listErr
+				}
+				if !live { // compacted into others, and deleted, since it was listed
+					continue
+				}
+			}
+			if isTrouble(err) {
 				return fmt.Errorf("verify %s: %w", path, err)
-			} else if err != nil {
+			}
+			if err != nil {
 				return &CorruptionError{File: path, Err: err}
 			}
 		}
 	}
 	return nil
+}
+
+// verifyIndex checks that the time index counts every event. A manifest whose newest entry is
+// damaged looks like one that was torn: Pebble goes on without the table that it named, and with
+// what came after it.
+func (j *Journal) verifyIndex(store string) error {
+	began, count := false, uint64(0)
+	return j.scan([]byte{prefixTime}, func(k, v []byte) error {
+		e, err := decodeIndexEntry(v)
+		if err != nil {
+			return &CorruptionError{File: store, Err: fmt.Errorf("index entry %x: %w", k, err)}
+		}
+		want := count
+		if e.op != 0 {
+			want++
+		}
+		if began && e.count != want {
+			return &CorruptionError{File: store, Err: fmt.Errorf("events %d to %d are missing", want, e.count-1)}
+		}
+		began, count = true, e.count
+		return nil
+	})
+}
+
+func isLive(db *pebble.DB, t pebble.SSTableInfo) (bool, error) {
+	levels, err := db.SSTables()
+	for _, level := range levels {
+		for _, now := range level {
+			if now.BackingSSTNum == t.BackingSSTNum {
+				return true, err
+			}
+		}
+	}
+	return false, err
 }
 
 func verifyTable(fs vfs.FS, path string) error {
@@ -173,7 +230,7 @@ func (s *storeLog) Fatalf(format string, args ...any) {
 // that would take a whole CPU, and Open waits for it; so each error costs a moment, and after
 // many of them the journal has failed.
 func (s *storeLog) background(err error) {
-	n, limit := s.failing.Add(1), int64(40)
+	n, limit := s.failing.Add(1), int64(20)
 	if !s.opened.Load() {
 		limit = 5
 	}

@@ -259,7 +259,7 @@ func (w *writer) fill(n entry) error {
 }
 
 func (w *writer) begin() {
-	w.batch = w.j.db.NewBatch()
+	w.batch = w.j.db.NewBatch(pebble.WithInitialSizeBytes(64<<10), pebble.WithMaxRetainedSizeBytes(4<<20))
 	w.round = round{batch: w.batch, touched: map[schema.GroupResource]time.Duration{}, changed: map[schema.GroupResource]bool{}}
 }
 

@@ -108,6 +108,9 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 			a.result.Unchanged++
 		case ActionFail:
 			a.fail(it, errors.New(it.Reason))
+			if it.Resource == definitions {
+				a.block(it.Name+"/", commonError{fmt.Errorf("its definition %s cannot be restored", it.Name)})
+			}
 		}
 	}
 	for start := 0; start < len(p.Items) && ctx.Err() == nil; {

@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,9 +49,13 @@ func TestOnCluster(t *testing.T) {
 		{"objects that appear between plan and apply", testMeets},
 		{"field managers", testFieldManagers},
 		{"single objects", testSingle},
+		{"cancelled and run again", testCancelled},
+		{"a definition that cannot be had", testBrokenDefinition},
+		{"owned objects when asked for", testOwned},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, newWorld(t, c.Config())) })
 	}
+	troubles(t, c)
 }
 
 // world is the cluster as one test sees it.
@@ -273,8 +276,4 @@ func (w *world) settled(h *history, req RestoreRequest) {
 
 func ns(name string) string {
 	return "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + name + ", labels: {team: blue}}\n"
-}
-
-func inContext(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, d)
 }

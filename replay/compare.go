@@ -36,7 +36,7 @@ func (p *planner) compare(ctx context.Context, it *Item, original object) error 
 	}
 	switch {
 	case len(diff) == 0:
-		it.Action, it.update = ActionUnchanged, live
+		it.Action, it.update = ActionUnchanged, live.json()
 		return nil
 	case p.req.Existing == ExistingNone && it.Resource == accounts:
 		return p.addToAccount(it, live, have, want, diff)
@@ -63,7 +63,7 @@ func (p *planner) addToAccount(it *Item, live, have, want object, full []FieldDi
 		it.Action, it.Reason, it.Diff = ActionSkip, "exists and differs; --existing update makes it as it was", full
 		return nil
 	}
-	it.Action, it.Reason, it.Rule, it.Diff, it.update = ActionUpdate, "gets back what it lacks", "service-account-merge", diff, merged
+	it.Action, it.Reason, it.Rule, it.Diff, it.update = ActionUpdate, "gets back what it lacks", "service-account-merge", diff, merged.json()
 	return nil
 }
 
@@ -106,7 +106,7 @@ func (p *planner) planUpdate(ctx context.Context, it *Item, live, have, want obj
 	if err != nil {
 		return fmt.Errorf("comparing %s: %w", it, err)
 	}
-	it.update, it.Diff = merged, diff
+	it.update, it.Diff = merged.json(), diff
 	if len(diff) == 0 {
 		it.Action, it.Reason, it.Diff = ActionUnchanged, "has all it had, and more since; --exact removes that", full
 		return nil
@@ -123,11 +123,11 @@ func (p *planner) planUpdate(ctx context.Context, it *Item, live, have, want obj
 		// What was added since may contradict what was there, such as a second kind of probe.
 		exact := merge(live, have, want, true)
 		if !reflect.DeepEqual(exact, merged) && p.dryRun(ctx, it, exact) == nil {
-			it.update, it.Diff, it.Reason = exact, full, "made exactly as it was: what was added since does not go with it"
+			it.update, it.Diff, it.Reason = exact.json(), full, "made exactly as it was: what was added since does not go with it"
 			return nil
 		}
 	}
-	why := immutable(refused)
+	why := invalid(refused, "does not allow to change")
 	switch {
 	case p.req.Existing != ExistingRecreate:
 		it.Action, it.Reason = ActionFail, why+"; --existing recreate deletes it and creates it anew"
@@ -167,8 +167,8 @@ func (p *planner) dryRun(ctx context.Context, it *Item, body object) error {
 	return nil
 }
 
-// immutable says which fields the API server refused to change, without their values.
-func immutable(err error) string {
+// invalid says which fields the API server refused, without their values.
+func invalid(err error, verb string) string {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) && status.Status().Details != nil {
 		var fields []string
@@ -178,10 +178,10 @@ func immutable(err error) string {
 			}
 		}
 		if len(fields) > 0 {
-			return "the API server does not let " + strings.Join(fields, ", ") + " change"
+			return "the API server " + verb + " " + strings.Join(fields, ", ")
 		}
 	}
-	return "the API server refuses the change as invalid"
+	return "the API server refuses the object as invalid"
 }
 
 // moved are resources that went to another API group: old -> new.

@@ -14,6 +14,7 @@ import (
 const (
 	liveReaders = 8 // requests at once while the target is read
 	fewObjects  = 3 // up to so many are read one by one
+	fewSpaces   = 8 // up to so many namespaces are read one by one
 )
 
 // liveSet is what the target has of the objects that a plan is about.
@@ -30,11 +31,7 @@ type liveSet struct {
 // there, or are being deleted, are not looked into.
 func readLive(ctx context.Context, target *Target, req *RestoreRequest, p *past) (*liveSet, error) {
 	l := &liveSet{objects: map[objectKey]*unstructured.Unstructured{}, errs: map[objectKey]error{}, none: map[string]bool{}, gone: map[string]bool{}, created: map[string]bool{}}
-	type place struct {
-		gr        schema.GroupResource
-		namespace string
-	}
-	wanted := map[place][]string{}
+	wanted := map[schema.GroupResource]map[string][]string{} // resource -> namespace -> names
 	spaces := map[string]bool{}
 	for _, e := range p.list {
 		ns, name := "", e.name
@@ -49,8 +46,11 @@ func readLive(ctx context.Context, target *Target, req *RestoreRequest, p *past)
 				l.created[name] = true
 			}
 		}
-		if e.refused == "" {
-			wanted[place{e.gr, ns}] = append(wanted[place{e.gr, ns}], name)
+		if e.refused == "" && e.gr != namespaces {
+			if wanted[e.gr] == nil {
+				wanted[e.gr] = map[string][]string{}
+			}
+			wanted[e.gr][ns] = append(wanted[e.gr][ns], name)
 		}
 	}
 	if err := l.readNamespaces(ctx, target, spaces); err != nil {
@@ -58,17 +58,54 @@ func readLive(ctx context.Context, target *Target, req *RestoreRequest, p *past)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(liveReaders)
-	for at, names := range wanted {
-		r, ok := target.version(at.gr, "")
-		if !ok || l.none[at.namespace] || l.gone[at.namespace] || at.gr == namespaces {
+	for gr, places := range wanted {
+		r, ok := target.version(gr, "")
+		if !ok {
 			continue
 		}
-		g.Go(func() error { return l.read(ctx, target, r, at.namespace, names) })
+		for ns := range places {
+			if l.none[ns] || l.gone[ns] {
+				delete(places, ns)
+			}
+		}
+		if len(places) > fewSpaces {
+			g.Go(func() error { return l.readEverywhere(ctx, target, r, places) })
+			continue
+		}
+		for ns, names := range places {
+			g.Go(func() error { return l.read(ctx, target, r, ns, names) })
+		}
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// readEverywhere reads one resource in many namespaces with one list.
+func (l *liveSet) readEverywhere(ctx context.Context, target *Target, r servedResource, places map[string][]string) error {
+	wanted := map[objectKey]bool{}
+	for ns, names := range places {
+		for _, n := range names {
+			wanted[objectKey{r.GroupResource(), ns, n}] = true
+		}
+	}
+	err := target.list(ctx, r, "", func(u *unstructured.Unstructured) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if k := (objectKey{r.GroupResource(), u.GetNamespace(), u.GetName()}); wanted[k] {
+			l.objects[k] = u
+		}
+	})
+	if !apierrors.IsForbidden(err) {
+		return err
+	}
+	for ns, names := range places { // perhaps some of them may be read
+		if err := l.read(ctx, target, r, ns, names); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *liveSet) readNamespaces(ctx context.Context, target *Target, names map[string]bool) error {
@@ -142,7 +179,7 @@ func (l *liveSet) missing(it *Item) string {
 	switch ns := it.Namespace; {
 	case ns == "" || l.created[ns]:
 	case l.none[ns]:
-		return fmt.Sprintf("namespace %s is not there: restore it first, with 'tidemark restore namespaces/%s' or the whole of it with 'tidemark undelete ns/%s'", ns, ns, ns)
+		return fmt.Sprintf("namespace %s is not there: restore it first, with 'tidemark restore namespaces/%s' (or 'tidemark undelete ns/%s' for all of it), or make it with 'kubectl create namespace %s'", ns, ns, ns, ns)
 	case l.gone[ns]:
 		return fmt.Sprintf("namespace %s is being deleted: restore it as a whole with 'tidemark undelete ns/%s', or wait until it is gone", ns, ns)
 	}

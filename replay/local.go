@@ -60,11 +60,14 @@ func (l *Local) Resolve(ctx context.Context, at At) (journal.Cut, error) {
 	switch {
 	case why != "":
 		return refuse("%s", why)
-	case cut.Time.IsZero(), cut.Time.Before(c.From.Time), cut.Revision.Compare(c.From.Revision) < 0:
+	case cut.Time.IsZero(), at.Revision.IsZero() && cut.Time.Before(c.From.Time), cut.Revision.Compare(c.From.Revision) < 0:
 		if h := l.j.Horizon(); h.Time.Equal(c.From.Time) {
 			return refuse("lies before the local history, which is kept for a limited time (see 'tidemark run --window')")
 		}
 		return refuse("lies before recording began")
+	}
+	if cut.Time.Before(c.From.Time) { // the counter may stand at a revision long before and after
+		cut.Time = c.From.Time
 	}
 	return cut, nil
 }

@@ -71,7 +71,7 @@ func (p *planner) ownerKey(it *Item, ref object) (objectKey, bool) {
 // ownerUID is the uid that the reference had at the cut; the reference at hand may have been
 // linked already.
 func (e *entry) ownerUID(ref object) string {
-	for _, r := range e.obj.objects("metadata", "ownerReferences") {
+	for _, r := range e.object().objects("metadata", "ownerReferences") {
 		if r.str("kind") == ref.str("kind") && r.str("name") == ref.str("name") {
 			return r.str("uid")
 		}
@@ -129,16 +129,24 @@ func (p *planner) relinkRecreated() {
 			recreated[string(it.live.GetUID())] = it.key()
 		}
 	}
+	if len(recreated) == 0 {
+		return
+	}
 	for _, it := range p.plan.Items {
-		for _, body := range []object{it.create, it.update} {
-			for _, ref := range body.objects("metadata", "ownerReferences") {
+		for _, b := range []*body{&it.create, &it.update} {
+			if *b == nil {
+				continue
+			}
+			o := b.object()
+			for _, ref := range o.objects("metadata", "ownerReferences") {
 				k, ok := recreated[ref.str("uid")]
 				if !ok {
 					continue
 				}
 				ref.put(pendingUID, "uid")
-				if o := (pendingOwner{k, ref.str("kind")}); !slices.Contains(it.owners, o) {
-					it.owners = append(it.owners, o)
+				*b = o.json()
+				if p := (pendingOwner{k, ref.str("kind")}); !slices.Contains(it.owners, p) {
+					it.owners = append(it.owners, p)
 				}
 				if it.Action == ActionUnchanged {
 					it.Action, it.Reason = ActionUpdate, "belongs to "+k.String()+", which is created anew"

@@ -13,6 +13,7 @@ var (
 	namespaces  = schema.GroupResource{Resource: "namespaces"}
 	definitions = schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}
 	autoscalers = schema.GroupResource{Group: "autoscaling", Resource: "horizontalpodautoscalers"}
+	secrets     = schema.GroupResource{Resource: "secrets"}
 	accounts    = schema.GroupResource{Resource: "serviceaccounts"}
 )
 
@@ -27,10 +28,18 @@ func (k objectKey) String() string { return objectName(k.gr, k.namespace, k.name
 // entry is one object as it was at the cut.
 type entry struct {
 	objectKey
-	obj     object
-	raw     []byte
+	raw     []byte // the recorded JSON; maps of all of it would take ten times the memory
 	refused string // why it is not restored
 	rule    string // which rule says so
+}
+
+// object parses the recorded object.
+func (e *entry) object() object {
+	o, err := parseObject(e.raw)
+	if err != nil {
+		panic("a recorded object that was parsed once cannot be parsed again")
+	}
+	return o
 }
 
 // past is what there was at the cut, as far as it is in scope.
@@ -63,7 +72,7 @@ func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope 
 		if err != nil {
 			return fmt.Errorf("reading the recorded %s: %w", e.ID(), err)
 		}
-		n := &entry{objectKey: k, obj: obj, raw: raw}
+		n := &entry{objectKey: k, raw: raw}
 		p.list = append(p.list, n)
 		p.byKey[k] = n
 		if e.UID != "" {
@@ -87,7 +96,7 @@ func readPast(ctx context.Context, src Source, target *Target, req *RestoreReque
 		return nil, err
 	}
 	p.moveGroups(target)
-	if len(p.list) == 0 && (!req.Prune || !req.whole()) {
+	if len(p.list) == 0 && !req.Prune {
 		// An empty namespace is something as well: its object alone is restored below.
 		if req.Scope.Names != nil || len(req.Scope.Namespaces) == 0 {
 			return nil, nothing(req)
@@ -142,7 +151,10 @@ func (p *past) foldDefinitions(ctx context.Context, src Source, target *Target, 
 // refuseAll runs the rules that leave objects out. Those that look at owners come last: an
 // owner that is left out itself makes nothing anew.
 func (p *past) refuseAll(req *RestoreRequest) {
-	judge := func(e *entry) *subject { return &subject{gr: e.gr, obj: e.obj, original: e.obj, req: req, past: p} }
+	judge := func(e *entry) *subject {
+		o := e.object()
+		return &subject{gr: e.gr, obj: o, original: o, req: req, past: p}
+	}
 	var remade []*entry
 	for _, e := range p.list {
 		reason, rule := refuse(judge(e))

@@ -54,8 +54,8 @@ type Item struct {
 
 	entry   *entry
 	served  servedResource
-	create  object // the body of a create
-	update  object // the body of an update
+	create  body // what a create sends
+	update  body // what an update sends
 	live    *unstructured.Unstructured
 	owners  []pendingOwner
 	managed []any // who owned which fields at the cut
@@ -200,6 +200,10 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 		it.Action, it.Reason, it.Rule = ActionSkip, e.refused, e.rule
 		return nil
 	}
+	if e.gr == namespaces && p.live.errs[it.key()] != nil {
+		it.Action, it.Reason = ActionSkip, "may not be read with these rights; taken to be as it should"
+		return nil
+	}
 	original, why, err := p.inServedVersion(ctx, it)
 	if err != nil {
 		return err
@@ -213,8 +217,9 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	}
 	it.managed, _ = original.at("metadata", "managedFields").([]any)
 	it.live = p.live.objects[it.key()]
-	it.create = p.prepared(e, original, false)
-	p.linkOwners(ctx, it, it.create)
+	create := p.prepared(e, original, false)
+	p.linkOwners(ctx, it, create)
+	it.create = create.json()
 	switch {
 	case it.live == nil && p.live.gone[it.Namespace], it.live == nil && e.gr == namespaces && p.live.gone[it.Name]:
 		it.Action, it.Reason, it.awaitGone = ActionCreate, "when the namespace that is being deleted is gone", e.gr == namespaces
@@ -223,7 +228,11 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	case object(it.live.Object).deleting():
 		it.Action, it.Reason, it.awaitGone = ActionCreate, "when the live one, which is being deleted, is gone", true
 	default:
-		return p.compare(ctx, it, original)
+		err := p.compare(ctx, it, original)
+		if !it.Action.writes() && p.req.Existing != ExistingRecreate {
+			it.create, it.update, it.live = nil, nil, nil // of no use any more
+		}
+		return err
 	}
 	return nil
 }

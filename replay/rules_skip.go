@@ -96,7 +96,7 @@ func skipControllerEndpoints(s *subject) string {
 	if s.obj.annotation("endpoints.kubernetes.io/last-change-trigger-time") != "" || s.obj.label("endpoints.kubernetes.io/managed-by") != "" {
 		return reason
 	}
-	if svc := s.past.find(schema.GroupResource{Resource: "services"}, s.obj.namespace(), s.obj.name()); svc != nil && len(svc.obj.sub("spec", "selector")) > 0 {
+	if svc := s.past.find(schema.GroupResource{Resource: "services"}, s.obj.namespace(), s.obj.name()); svc != nil && len(svc.object().sub("spec", "selector")) > 0 {
 		return reason
 	}
 	return ""

@@ -7,7 +7,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func mustSelector(t testing.TB, s string) labels.Selector {
@@ -244,7 +247,7 @@ func TestRules(t *testing.T) {
 			case c.kept:
 				return
 			}
-			prepare(&subject{gr: e.gr, obj: o, original: e.obj, exists: c.exists, req: &c.req, past: p})
+			prepare(&subject{gr: e.gr, obj: o, original: e.object(), exists: c.exists, req: &c.req, past: p})
 			if diff := cmp.Diff(toYAML(fromYAML(t, c.after)), toYAML(o)); diff != "" {
 				t.Error(diff)
 			}
@@ -253,7 +256,7 @@ func TestRules(t *testing.T) {
 			live := o.clone()
 			prepare(&subject{gr: e.gr, obj: live, original: live.clone(), live: true, exists: true, req: &c.req, past: p})
 			want := fromYAML(t, c.before)
-			prepare(&subject{gr: e.gr, obj: want, original: e.obj, exists: true, req: &c.req, past: p})
+			prepare(&subject{gr: e.gr, obj: want, original: e.object(), exists: true, req: &c.req, past: p})
 			if e.gr.Resource == "services" || e.gr.Resource == "persistentvolumeclaims" {
 				return // a live one is told by its own managers
 			}
@@ -277,7 +280,7 @@ func TestRulesGuardWhatControllersMake(t *testing.T) {
 		}
 		p := c.past(t)
 		e := p.list[slices.IndexFunc(p.list, func(e *entry) bool { return e.gr.String() == c.resource })]
-		if got := guarded(&subject{gr: e.gr, obj: e.obj, original: e.obj, live: true, req: &c.req, past: p}); got != rules[i].guards {
+		if got := guarded(&subject{gr: e.gr, obj: e.object(), original: e.object(), live: true, req: &c.req, past: p}); got != rules[i].guards {
 			t.Errorf("%s (%s): guarded from pruning %v, want %v", c.rule, c.name, got, rules[i].guards)
 		}
 	}
@@ -311,11 +314,11 @@ func TestWavesOwnersBeforeOwned(t *testing.T) {
 }
 
 func TestMergeKeepsWhatOthersAdded(t *testing.T) {
-	live := fromYAML(t, `{metadata: {uid: u, finalizers: [x]}, spec: {clusterIP: 1.2.3.4, replicas: 3, list: [new], ports: [{port: 80, nodePort: 1, name: b}, {port: 81, nodePort: 2}], injected: {a: 1}}, status: {s: 1}}`)
-	have := fromYAML(t, `{metadata: {finalizers: [x]}, spec: {replicas: 3, list: [new], ports: [{port: 80, name: b}, {port: 81}], injected: {a: 1}}}`)
-	want := fromYAML(t, `{metadata: {finalizers: [y], labels: {k: v}}, spec: {replicas: 2, list: [old, older], ports: [{port: 82}, {port: 80, name: a}]}}`)
-	kept := fromYAML(t, `{metadata: {uid: u, finalizers: [y, x], labels: {k: v}}, spec: {clusterIP: 1.2.3.4, replicas: 2, list: [old, older], ports: [{port: 82}, {port: 80, nodePort: 1, name: a}, {port: 81, nodePort: 2}], injected: {a: 1}}, status: {s: 1}}`)
-	exact := fromYAML(t, `{metadata: {uid: u, finalizers: [y], labels: {k: v}}, spec: {clusterIP: 1.2.3.4, replicas: 2, list: [old, older], ports: [{port: 82}, {port: 80, nodePort: 1, name: a}]}, status: {s: 1}}`)
+	live := fromYAML(t, `{metadata: {uid: u, finalizers: [x]}, spec: {clusterIP: 1.2.3.4, replicas: 3, list: [new], ports: [{port: 80, nodePort: 1, name: b}, {port: 81, nodePort: 2}], volumes: [{name: token}, {name: mine}], injected: {a: 1}}, status: {s: 1}}`)
+	have := fromYAML(t, `{metadata: {finalizers: [x]}, spec: {replicas: 3, list: [new], ports: [{port: 80, name: b}, {port: 81}], volumes: [{name: mine}], injected: {a: 1}}}`)
+	want := fromYAML(t, `{metadata: {finalizers: [y], labels: {k: v}}, spec: {replicas: 2, list: [old, older], ports: [{port: 82}, {port: 80, name: a}], volumes: [{name: data}]}}`)
+	kept := fromYAML(t, `{metadata: {uid: u, finalizers: [y, x], labels: {k: v}}, spec: {clusterIP: 1.2.3.4, replicas: 2, list: [old, older], ports: [{port: 82}, {port: 80, nodePort: 1, name: a}, {port: 81, nodePort: 2}], volumes: [{name: data}, {name: token}, {name: mine}], injected: {a: 1}}, status: {s: 1}}`)
+	exact := fromYAML(t, `{metadata: {uid: u, finalizers: [y], labels: {k: v}}, spec: {clusterIP: 1.2.3.4, replicas: 2, list: [old, older], ports: [{port: 82}, {port: 80, nodePort: 1, name: a}], volumes: [{name: data}, {name: token}]}, status: {s: 1}}`)
 	before := live.clone()
 	if diff := cmp.Diff(toYAML(kept), toYAML(merge(live, have, want, false))); diff != "" {
 		t.Error(diff)
@@ -325,5 +328,16 @@ func TestMergeKeepsWhatOthersAdded(t *testing.T) {
 	}
 	if !maps.EqualFunc(before, live, func(a, b any) bool { return cmp.Equal(a, b) }) {
 		t.Error("merge changed the live object")
+	}
+}
+
+func TestErrorsNeverQuoteSecrets(t *testing.T) {
+	err := apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "s", field.ErrorList{field.Invalid(field.NewPath("data"), "aHVudGVyMg==", "is immutable")})
+	got := hint(&Item{Resource: secrets, Namespace: "a", Name: "s"}, err).Error()
+	if strings.Contains(got, "aHVudGVyMg") || !strings.Contains(got, "refuses data;") {
+		t.Errorf("%s", got)
+	}
+	if got = invalid(err, "does not allow to change"); got != "the API server does not allow to change data" {
+		t.Errorf("%s", got)
 	}
 }

@@ -109,7 +109,7 @@ func convertIngress(o object) string {
 // inServedVersion returns the recorded object in a version that the target serves, and sets
 // the item's resource; or why there is none.
 func (p *planner) inServedVersion(ctx context.Context, it *Item) (o object, why string, err error) {
-	o = it.entry.obj
+	o = it.entry.object()
 	apiVersion, kind := o.str("apiVersion"), o.str("kind")
 	gv, err := schema.ParseGroupVersion(apiVersion)
 	if err != nil || kind == "" {
@@ -176,10 +176,11 @@ func (p *planner) inComingVersion(it *Item, gv schema.GroupVersion) (object, str
 	if crd == nil || crd.refused != "" {
 		return nil, fmt.Sprintf("the target does not serve %s: restore its definition first, with 'tidemark restore customresourcedefinitions/%s', or install it", it.Resource, name), nil
 	}
-	for _, v := range crd.obj.objects("spec", "versions") {
+	def := crd.object()
+	for _, v := range def.objects("spec", "versions") {
 		if v.at("served") == true && v.str("name") == gv.Version {
-			it.served = servedResource{gv.WithResource(it.Resource.Resource), crd.obj.str("spec", "names", "kind"), crd.obj.str("spec", "scope") == "Namespaced", nil}
-			return it.entry.obj, "", nil
+			it.served = servedResource{gv.WithResource(it.Resource.Resource), def.str("spec", "names", "kind"), def.str("spec", "scope") == "Namespaced", nil}
+			return it.entry.object(), "", nil
 		}
 	}
 	return nil, fmt.Sprintf("was recorded as %s, which its definition %s did not serve any more at that moment", gv, name), nil

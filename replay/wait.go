@@ -118,7 +118,7 @@ func (a *applier) awaitDefinitions(ctx context.Context, items []*Item) {
 			return false, err
 		}
 		for _, it := range established {
-			o := it.create
+			o := it.create.object()
 			for _, v := range o.objects("spec", "versions") {
 				gv := o.str("spec", "group") + "/" + v.str("name")
 				if _, ok := a.target.resourceOf(gv, o.str("spec", "names", "kind")); v.at("served") == true && !ok {

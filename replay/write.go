@@ -50,7 +50,7 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 // create makes the object. The API server files the fields under the manager that creates
 // them; where history knows several managers, their entries are put back by a second call.
 func (a *applier) create(ctx context.Context, it *Item) error {
-	body := it.create.clone()
+	body := it.create.object()
 	if err := it.link(body, a.uid); err != nil {
 		return err
 	}
@@ -184,9 +184,28 @@ func equalObjects(a, b object) bool {
 	return err == nil && len(diff) == 0
 }
 
+// isAs reports whether the object is live as the body has it.
+func (a *applier) isAs(ctx context.Context, it *Item, body object) bool {
+	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+	if err != nil || u == nil {
+		return false
+	}
+	req, past := &a.plan.req, a.plan.past
+	if !equalObjects(normal(req, past, it.Resource, u.Object), normal(req, past, it.Resource, body)) {
+		return false
+	}
+	a.restored(it.key(), string(u.GetUID()))
+	return true
+}
+
 // put sends an update that holds only as long as the object is as it was read.
 func (a *applier) put(ctx context.Context, it *Item, body object) (*unstructured.Unstructured, error) {
-	return retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+	u, _, err := a.putCounting(ctx, it, body)
+	return u, err
+}
+
+func (a *applier) putCounting(ctx context.Context, it *Item, body object) (u *unstructured.Unstructured, unsure bool, err error) {
+	return retryCounting(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
 		return a.target.client(it.served, it.Namespace).Update(ctx, body.clone().unstructured(), metav1.UpdateOptions{FieldManager: fieldManager})
 	})
 }
@@ -198,15 +217,18 @@ var errMeanwhile = errors.New("was changed by somebody else since the plan was m
 // made, it is written only if the change is one that the plan did not look at, such as its
 // status.
 func (a *applier) update(ctx context.Context, it *Item) error {
-	body := it.update.clone()
+	body := it.update.object()
 	if err := it.link(body, a.uid); err != nil {
 		return err
 	}
 	for range maxRebases {
-		u, err := a.put(ctx, it, body)
+		u, unsure, err := a.putCounting(ctx, it, body)
 		if err == nil {
 			a.restored(it.key(), string(u.GetUID()))
 			return nil
+		}
+		if unsure && apierrors.IsConflict(err) && a.isAs(ctx, it, body) {
+			return nil // with our own write, whose answer was lost
 		}
 		if apierrors.IsNotFound(err) && it.create != nil {
 			return a.create(ctx, it) // the plan promised the object as it was
@@ -283,6 +305,10 @@ func (a *applier) delete(ctx context.Context, it *Item) error {
 func hint(it *Item, err error) error {
 	if err == nil {
 		return nil
+	}
+	if it.Resource == secrets && apierrors.IsInvalid(err) {
+		// The API server may quote what it refuses.
+		return fmt.Errorf("%s; take the object with 'tidemark get -o yaml' and adapt it", invalid(err, "refuses"))
 	}
 	msg := err.Error()
 	advice := ""

@@ -139,12 +139,12 @@ func (b *build) run(ctx context.Context, progress io.Writer) error {
 	}
 	defer os.RemoveAll(tmp)
 	began := time.Now()
-	for _, s := range servers {
+	for i, s := range servers {
 		version := ""
 		if s[0] != "etcd" {
 			version = " " + b.version
 		}
-		fmt.Fprintf(progress, "building %s%s (once per machine, about 5 minutes for all three on 2 cores) ...\n", s[0], version)
+		fmt.Fprintf(progress, "building %s%s (%d of %d; once per machine, about 5 minutes for all on 2 cores) ...\n", s[0], version, i+1, len(servers))
 		if err := b.compile(ctx, filepath.Join(tmp, s[0]), s[1]); err != nil {
 			return err
 		}

@@ -68,7 +68,6 @@ type Capture struct {
 	missing   map[schema.GroupResource]int // how many discoveries in a row have missed it
 	leftOut   []journal.LeftOut
 	epoch     uint32
-	counterRV uint64 // newest known revision of the main counter
 }
 
 // New prepares a capture; Run starts it. It returns an error for options that cannot work.
@@ -311,25 +310,22 @@ func (c *Capture) listed(by *resource, epoch uint32) {
 // counter asks where the counter behind a collection stands, and whether it is one of its own:
 // a consistent read of the main counter before and one after must enclose it.
 func (c *Capture) counter(ctx context.Context, path string) (rv uint64, own bool, err error) {
-	c.mu.Lock()
-	before := c.counterRV
-	c.mu.Unlock()
-	if rv, err = c.probe(ctx, path); err != nil {
+	const main = "/api/v1/namespaces"
+	before, err := c.probe(ctx, main)
+	told := !apierrors.IsForbidden(err) // if not, it is nearly always the main one
+	if told && err != nil {
 		return 0, false, err
 	}
-	after, err := c.probe(ctx, "/api/v1/namespaces")
-	if apierrors.IsForbidden(err) { // cannot be told then; nearly always it is the main one
-		return rv, false, nil
+	if rv, err = c.probe(ctx, path); err != nil || !told {
+		return rv, false, err
 	}
+	after, err := c.probe(ctx, main)
 	if err != nil {
 		return 0, false, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if after < c.counterRV && after >= rv { // the main counter itself went back
-		before = 0
+	if after < before { // the main counter itself went back meanwhile
+		return rv, false, nil
 	}
-	c.counterRV = after
 	return rv, rv < before || rv > after, nil
 }
 

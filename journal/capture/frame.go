@@ -82,11 +82,13 @@ var (
 )
 
 // splitFrame cuts a watch event, {"type":"T","object":{...}}, into T and the object. The
-// server writes it in exactly this form; anything else takes the slow way.
+// server writes it in exactly this form, and nothing behind the object; what begins in another
+// way takes the slow one.
 func splitFrame(line []byte) (kind string, object []byte, err error) {
 	line = bytes.TrimSpace(line)
 	if rest, ok := bytes.CutPrefix(line, frameStart); ok {
-		if i := bytes.Index(rest[:min(len(rest), 32)], frameObject); i >= 0 && bytes.HasSuffix(rest, []byte("}}")) {
+		i := bytes.Index(rest[:min(len(rest), 32)], frameObject)
+		if i >= 0 && bytes.IndexByte(rest[:i], '\\') < 0 && bytes.HasSuffix(rest, []byte("}}")) {
 			return string(rest[:i]), rest[i+len(frameObject) : len(rest)-1], nil
 		}
 	}

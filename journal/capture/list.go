@@ -29,10 +29,8 @@ var errList = errors.New("malformed list")
 
 // page is what a list response says besides its items.
 type page struct {
-	rv       uint64
-	next     string // the continue token
-	listKind string
-	version  string
+	rv   uint64
+	next string // the continue token
 }
 
 // getPage requests one page and calls item with each object's JSON, in the form that a watch
@@ -132,6 +130,9 @@ func (p *page) readMetadata(d *jsontext.Decoder) error {
 			if err != nil {
 				return err
 			}
+			if v.Kind() == 'n' {
+				continue // null is none
+			}
 			if name == "continue" {
 				p.next = v.String()
 			} else if p.rv, err = strconv.ParseUint(v.String(), 10, 64); err != nil {
@@ -160,7 +161,7 @@ func expect(d *jsontext.Decoder, kind jsontext.Kind) error {
 // withType copies an item and gives it the kind and apiVersion it lacks, in the place where a
 // watch event of a built-in kind has them.
 func withType(v []byte, kind typeName) []byte {
-	if len(v) < 2 || kind.kind == "" || hasType(v) {
+	if len(v) < 2 || v[0] != '{' || kind.kind == "" || hasType(v) {
 		return bytes.Clone(v)
 	}
 	b := make([]byte, 0, len(v)+len(kind.kind)+len(kind.apiVersion)+32)
@@ -169,7 +170,7 @@ func withType(v []byte, kind typeName) []byte {
 	b = append(b, `","apiVersion":"`...)
 	b = append(b, kind.apiVersion...)
 	b = append(b, '"')
-	if rest := bytes.TrimSpace(v[1:]); rest[0] != '}' {
+	if rest := bytes.TrimSpace(v[1:]); !bytes.HasPrefix(rest, []byte("}")) {
 		b = append(b, ',')
 	}
 	return append(b, v[1:]...)

@@ -58,8 +58,7 @@ func (c *Capture) Status() Status {
 
 // plain shortens an error of a request: its URL says nothing that the resource does not.
 func plain(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return fmt.Errorf("%s: %w", u.Op, u.Err)
 	}
 	return err

@@ -231,12 +231,10 @@ func (c *Client) do(ctx context.Context, method, path string, v url.Values, body
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // the URL in it is ours, and for a socket it is made up
 		}
-		var op *net.OpError
-		if errors.As(err, &op) && op.Op == "dial" {
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 			err = op.Err // it repeats the address
 		}
 		return nil, &UnreachableError{Server: c.server, Err: err}

@@ -121,8 +121,13 @@ func TestMomentsSurviveTheWire(t *testing.T) {
 	f := &fakeSource{}
 	c := serve(t, f)
 	for _, at := range []replay.At{
-		{}, {Time: t0}, {Ago: 90 * time.Minute}, {Revision: journal.Revision{RV: 7}}, {Revision: journal.Revision{Epoch: 3, RV: 7}},
-		{Mark: "nightly/2025-01-02"}, {Before: "restore/shop-1"},
+		{},
+		{Time: t0},
+		{Ago: 90 * time.Minute},
+		{Revision: journal.Revision{RV: 7}},
+		{Revision: journal.Revision{Epoch: 3, RV: 7}},
+		{Mark: "nightly/2025-01-02"},
+		{Before: "restore/shop-1"},
 	} {
 		cut, err := c.Resolve(t.Context(), at)
 		if err != nil {
@@ -289,8 +294,7 @@ func TestUnreachableDaemonSaysWhereAndWhatToType(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = c.Ledgers(t.Context())
-	var gone *api.UnreachableError
-	if !errors.As(err, &gone) {
+	if _, ok := errors.AsType[*api.UnreachableError](err); !ok {
 		t.Fatalf("got %T %v", err, err)
 	}
 	for _, part := range []string{"unix://" + path, "no such file", "tidemark run", "--server"} {

@@ -153,8 +153,11 @@ func (f *diffFlags) run(cmd *cobra.Command, args []string) error {
 	if n > 0 {
 		return ErrDifferent
 	}
+	if err := f.nothingThere(ctx, h, answer.At); err != nil {
+		return err
+	}
 	fmt.Fprintln(cmd.ErrOrStderr(), "No differences.")
-	return f.nothingThere(ctx, h, answer.At)
+	return nil
 }
 
 // nothingThere makes an error of a named object that is at neither end: that is no equality.

@@ -204,7 +204,7 @@ func gapsOf(c *replay.Catalog, q *replay.ChangeQuery) []logGap {
 }
 
 func (p *logPrinter) gapsUpTo(t time.Time) error {
-	for len(p.gaps) > 0 && !p.gaps[0].From.Time.After(t) {
+	for len(p.gaps) > 0 && p.gaps[0].From.Time.Before(t) { // what was seen as it began comes first
 		if err := p.gap(&p.gaps[0]); err != nil {
 			return err
 		}

@@ -43,6 +43,8 @@ func New(env Env) *cobra.Command {
 		SilenceUsage:  true,
 		Version:       env.Version,
 		Args:          cobra.ArbitraryArgs,
+
+		SuggestionsMinimumDistance: 2,
 	}
 	root.PersistentPreRun = func(*cobra.Command, []string) {
 		daemon.BridgeKlog(zap.NewNop()) // errors are returned; what client-go says besides is noise. run has a logger of its own

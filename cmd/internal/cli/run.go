@@ -61,7 +61,7 @@ when the disk is full it pauses recording and 'tidemark status' says so.`,
 	fs.StringSliceVar(&f.exclude, "exclude", nil, "do not record these resources (default: events and leases)")
 	fs.StringSliceVar(&f.spaces, "namespaces", nil, "record only these namespaces (default: all)")
 	fs.StringVarP(&f.Selector, "selector", "l", "", "record only objects with these labels (default: all)")
-	fs.StringVar(&f.memory, "memory-limit", "112Mi", "memory that the garbage collector aims to stay below; 0: no limit")
+	fs.StringVar(&f.memory, "memory-limit", "80Mi", "memory that the garbage collector aims to stay below; 0: no limit")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "console", "console or json")
 	return cmd

@@ -76,7 +76,7 @@ func writeStatus(out io.Writer, st *api.Status) error {
 		fmt.Fprintf(&b, ", newest change %s ago", ago(st.Now.Sub(st.Totals.Newest)))
 	}
 	b.WriteString("\n")
-	if c := st.Catalog; c.From.Time.IsZero() {
+	if c := st.Catalog; c.From.Time.IsZero() || c.To.Time.Before(c.From.Time) {
 		b.WriteString("nothing is restorable yet: the first lists are still running\n")
 	} else {
 		fmt.Fprintf(&b, "restorable from %s to %s (rv:%s to rv:%s)\n", stamp(c.From.Time), c.To.Time.UTC().Format("2006-01-02T15:04:05.000Z"), c.From.Revision, c.To.Revision)

@@ -16,7 +16,7 @@ import (
 func BridgeKlog(l *zap.Logger) {
 	l = l.Named("kubernetes").WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return redactingCore{c} }))
 	klog.SetLogFilter(klogFilter{})
-	klog.SetLogger(zapr.NewLogger(l))
+	klog.SetLoggerWithOptions(zapr.NewLogger(l), klog.ContextualLogger(true))
 }
 
 // maxText bounds messages and errors from libraries; an API server's error can quote input.

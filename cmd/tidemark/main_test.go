@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/cmd/internal/cli"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tidemark": main, "kubectl-tidemark": main})
+}
+
+// TestScripts runs the real binary, daemon and all, over a journal that holds the story of
+// story_test.go. No script needs a cluster: history must be readable without one.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata/script",
+		Setup: setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"story": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(tell(ts.MkAbs(args[0]), ts.MkAbs("objects")))
+			},
+			"await": await,
+			"code":  code,
+			"sigterm": func(ts *testscript.TestScript, _ bool, _ []string) {
+				for _, c := range ts.BackgroundCmds() {
+					ts.Check(c.Process.Signal(syscall.SIGTERM))
+				}
+			},
+		},
+		RequireExplicitExec: true,
+	})
+}
+
+// setup gives each script a home of its own and a kubeconfig of a cluster that is away.
+func setup(env *testscript.Env) error {
+	path := filepath.Join(env.WorkDir, "kubeconfig")
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("KUBECONFIG", path)
+	env.Setenv("TIDEMARK_SERVER", "unix://"+filepath.Join(env.WorkDir, "d", "tidemark.sock"))
+	env.Setenv("TZ", "UTC")
+	return os.WriteFile(path, []byte(`{"apiVersion":"v1","kind":"Config","current-context":"c",
+"clusters":[{"name":"c","cluster":{"server":"https://127.0.0.1:1"}}],"users":[{"name":"u","user":{"token":"t"}}],
+"contexts":[{"name":"c","context":{"cluster":"c","user":"u","namespace":"shop"}}]}`), 0o600)
+}
+
+// code runs a command that must end with that exit code: "code 4 tidemark get cm".
+func code(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if want, _ := strconv.Atoi(args[0]); !errors.As(err, &exit) || exit.ExitCode() != want {
+		ts.Fatalf("it ended with %v, want exit code %d", err, want)
+	}
+}
+
+// await waits until the daemon answers: "await [ADDRESS]".
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	address := ts.Getenv("TIDEMARK_SERVER")
+	if len(args) > 0 {
+		address = args[0]
+	}
+	c, err := api.NewClient(api.ClientOptions{Server: address})
+	ts.Check(err)
+	defer c.Close()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		_, err := c.Ledgers(context.Background())
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%v", err)
+		}
+	}
+}
+
+// The table in 'tidemark help exit-codes' is a promise to scripts.
+func TestExitCodes(t *testing.T) {
+	for code, err := range exitCodeExamples {
+		if got := exitCode(err); got != code.code {
+			t.Errorf("%s: exit code %d, want %d", code.name, got, code.code)
+		}
+		if got := exitCode(fmt.Errorf("doing something: %w", wrap(err))); err != nil && got != code.code {
+			t.Errorf("%s, wrapped: exit code %d, want %d", code.name, got, code.code)
+		}
+	}
+}
+
+func wrap(err error) error {
+	if err == nil {
+		return os.ErrInvalid
+	}
+	return err
+}
+
+type example struct {
+	name string
+	code int
+}
+
+var exitCodeExamples = map[example]error{
+	{"done", 0}:                  nil,
+	{"any error", 1}:             os.ErrPermission,
+	{"differences", 1}:           cli.ErrDifferent,
+	{"not there at the cut", 1}:  cli.ErrNotFound,
+	{"wrong usage", 2}:           cli.ErrUsage,
+	{"could not compare", 2}:     cli.ErrTrouble,
+	{"partly restored", 3}:       cli.ErrPartly,
+	{"never recorded", 4}:        cli.ErrNotInHistory,
+	{"outside the recording", 4}: &replay.RangeError{},
+}

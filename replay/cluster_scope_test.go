@@ -1,0 +1,195 @@
+package replay
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+func testPrune(t *testing.T, w *world) {
+	w.make("ci", ns("clean"))
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: old, namespace: clean, labels: {app: a}}}`)
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: relabelled, namespace: clean, labels: {app: b}}}`)
+	h := w.record()
+	w.patch("ci", "configmaps", "clean", "relabelled", `{metadata: {labels: {app: a}}}`)
+	w.make("ci", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: new, namespace: clean, labels: {app: a}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: clean, labels: {app: web}}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1"}]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: clean-new, labels: {app: a}}`)
+	w.eventually("a pod", func() bool { return len(w.list("pods", "clean")) == 1 })
+	deletes := func(p *Plan) []string {
+		var out []string
+		for _, it := range p.Items {
+			if it.Action == ActionDelete {
+				out = append(out, it.String())
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	req := RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()}
+	if diff := cmp.Diff([]string{"configmaps clean/new", "deployments.apps clean/web"}, deletes(w.plan(h, req))); diff != "" {
+		t.Errorf("pruned, without what controllers own: %s", diff)
+	}
+	req.MaxDeletes = 1
+	if _, err := NewPlan(t.Context(), h, w.target, req); !errors.Is(err, ErrTooManyDeletes) || !strings.Contains(err.Error(), "2 objects") || !strings.Contains(err.Error(), "--max-deletes 2") {
+		t.Errorf("over the limit: %v", err)
+	}
+	selected := RestoreRequest{Scope: InNamespace("clean"), Prune: true}
+	selected.Scope.Selector = mustSelector(t, "app=a")
+	if diff := cmp.Diff([]string{"configmaps clean/new"}, deletes(w.plan(h, selected))); diff != "" {
+		t.Errorf("pruned by label; what had another label then was there: %s", diff)
+	}
+	roles := RestoreRequest{Prune: true, Scope: Scope{Resources: []schema.GroupResource{{Group: "rbac.authorization.k8s.io", Resource: "clusterroles"}}, Namespaces: []string{ClusterScope}}}
+	if got := deletes(w.plan(h, roles)); !slices.Equal(got, []string{"clusterroles.rbac.authorization.k8s.io clean-new"}) {
+		t.Errorf("a cluster-scoped kind that is named: %v", got)
+	}
+	blind := *h
+	blind.ledgers = slices.Clone(h.ledgers)
+	for i := range blind.ledgers {
+		if blind.ledgers[i].Resource == "configmaps" {
+			blind.ledgers[i].First = blind.ledgers[i].Watermark // recorded only later
+		}
+	}
+	p := w.plan(&blind, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()})
+	if diff := cmp.Diff([]string{"deployments.apps clean/web"}, deletes(p)); diff != "" {
+		t.Errorf("pruned what was not recorded yet: %s", diff)
+	}
+	if !strings.Contains(strings.Join(p.Warnings, "\n"), "configmaps are not pruned") {
+		t.Errorf("no warning: %q", p.Warnings)
+	}
+	w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()}))
+	w.gone("configmaps", "clean", "new")
+	w.gone("deployments.apps", "clean", "web")
+	if w.find("clusterroles.rbac.authorization.k8s.io", "", "clean-new") == nil || w.find("configmaps", "clean", "kube-root-ca.crt") == nil {
+		t.Error("pruned what is not the namespace's own")
+	}
+}
+
+func testMapping(t *testing.T, w *world) {
+	w.make("ci", ns("blue"))
+	w.make("ci", `
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: blue}
+spec: {type: NodePort, ports: [{port: 80, nodePort: 30090}]}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web, namespace: blue}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: b, namespace: blue}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{kind: ServiceAccount, name: web, namespace: blue}, {kind: ServiceAccount, name: ci, namespace: tools}]`)
+	h := w.record()
+	req := RestoreRequest{Scope: InNamespace("blue"), NamespaceMappings: map[string]string{"blue": "green"}}
+	p := w.plan(h, req)
+	if it := w.want(p, "services", "web", ActionCreate, ""); it.Namespace != "green" || it.From != "blue" {
+		t.Errorf("%+v", it)
+	}
+	w.apply(p)
+	w.settled(h, req)
+	if got := w.get("namespaces", "", "green").label("kubernetes.io/metadata.name"); got != "green" {
+		t.Errorf("the copy's name label is %q", got)
+	}
+	var subjects []string
+	for _, s := range w.get("rolebindings.rbac.authorization.k8s.io", "green", "b").objects("subjects") {
+		subjects = append(subjects, s.str("namespace")+"/"+s.str("name"))
+	}
+	if diff := cmp.Diff([]string{"green/web", "tools/ci"}, subjects); diff != "" {
+		t.Error(diff)
+	}
+	if got := w.get("services", "green", "web").objects("spec", "ports")[0].at("nodePort"); got == int64(30090) {
+		t.Error("the copy took the original's node port")
+	}
+}
+
+func testRefusals(t *testing.T, w *world) {
+	w.make("ci", ns("strict"))
+	w.make("ci", `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: good, namespace: strict}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: bad, namespace: strict}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: big, namespace: strict}
+spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: fits, namespace: strict}
+spec: {containers: [{name: c, image: i}]}`)
+	h := w.record()
+	for gr, names := range map[string][]string{"configmaps": {"good", "bad"}, "pods": {"big", "fits"}} {
+		for _, n := range names {
+			if err := w.target.client(w.resource(gr), "strict").Delete(t.Context(), n, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+				t.Fatal(err)
+			}
+			w.gone(gr, "strict", n)
+		}
+	}
+	w.make("ci", `
+apiVersion: v1
+kind: ResourceQuota
+metadata: {name: one-pod, namespace: strict}
+spec: {hard: {pods: "1"}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-bad}
+spec:
+  matchConstraints: {resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [configmaps]}]}
+  validations: [{expression: "object.metadata.name != 'bad'", message: "bad names are refused"}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-bad}
+spec: {policyName: no-bad, validationActions: [Deny], matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: strict}}}}`)
+	defer w.delete("validatingadmissionpolicybindings.admissionregistration.k8s.io", "", "no-bad")
+	w.eventually("the quota", func() bool { return w.get("resourcequotas", "strict", "one-pod").at("status", "hard") != nil })
+	w.eventually("the policy", func() bool {
+		_, err := w.target.client(w.resource("configmaps"), "strict").Create(t.Context(), fromYAML(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}}`).unstructured(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err != nil
+	})
+	var progress []Progress
+	res, err := w.plan(h, RestoreRequest{Scope: InNamespace("strict")}).Apply(t.Context(), w.target, ApplyOptions{Progress: func(p Progress) { progress = append(progress, p) }})
+	if !errors.Is(err, ErrPartly) || res.Failed != 2 || res.Done != 2 {
+		t.Fatalf("%v: %+v", err, res)
+	}
+	all := res.Errors[0].Error() + "\n" + res.Errors[1].Error()
+	for _, want := range []string{"exceeded quota", "raise the quota", "bad names are refused", "admission rule"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%q is not in\n%s", want, all)
+		}
+	}
+	if w.find("configmaps", "strict", "good") == nil {
+		t.Error("the good one is missing")
+	}
+	if n := len(progress); n != 4 || progress[n-1].Done != 4 || progress[n-1].Total != 4 {
+		t.Errorf("progress %+v", progress)
+	}
+}

@@ -1,0 +1,84 @@
+package replay
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+func TestExistingPolicyText(t *testing.T) {
+	for _, p := range []ExistingPolicy{ExistingNone, ExistingUpdate, ExistingRecreate} {
+		b, err := json.Marshal(p)
+		var back ExistingPolicy
+		if err != nil || json.Unmarshal(b, &back) != nil || back != p {
+			t.Errorf("%s: %s, back %s", p, b, back)
+		}
+	}
+	if _, err := ParseExistingPolicy("all"); err == nil || !strings.Contains(err.Error(), "--existing none, update or recreate") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestRequestsThatCannotBeMeant(t *testing.T) {
+	now := journal.Cut{Time: time.Now()}
+	for _, tc := range []struct {
+		name, want string
+		req        RestoreRequest
+	}{
+		{"no moment", "--at", RestoreRequest{}},
+		{"two into one", "both mapped", RestoreRequest{Cut: now, NamespaceMappings: map[string]string{"a": "c", "b": "c"}}},
+		{"half a mapping", "old:new", RestoreRequest{Cut: now, NamespaceMappings: map[string]string{"a": ""}}},
+		{"a mapping that is not asked for", "add -n a", RestoreRequest{Cut: now, Scope: InNamespace("b"), NamespaceMappings: map[string]string{"a": "c"}}},
+		{"a mapping onto another one", "under its own name", RestoreRequest{Cut: now, Scope: Scope{Namespaces: []string{"a", "b"}}, NamespaceMappings: map[string]string{"a": "b"}}},
+		{"fine", "", RestoreRequest{Cut: now, Scope: Scope{Namespaces: []string{"a", "b"}}, NamespaceMappings: map[string]string{"a": "b", "b": "a"}}},
+	} {
+		err := tc.req.validate()
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+}
+
+func TestPlanText(t *testing.T) {
+	item := func(a Action, gr, name, why, rule string) *Item {
+		return &Item{Resource: parseGR(gr), Namespace: "shop", Name: name, Action: a, Reason: why, Rule: rule}
+	}
+	p := &Plan{ID: "shop-20261122-103000-ab12", Cut: journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 7}, Time: time.Date(2026, 11, 22, 10, 29, 0, 0, time.UTC)}, Warnings: []string{"mind the gap"}}
+	for _, n := range []string{"a", "b", "c", "d", "e", "f"} {
+		p.Items = append(p.Items, item(ActionCreate, "configmaps", n, "", ""), item(ActionSkip, "pods", n, "ReplicaSet "+n+" makes it", "made-by-controller"))
+	}
+	u := item(ActionUpdate, "deployments.apps", "web", "", "")
+	u.Diff = []FieldDiff{{Path: ".spec.replicas", Old: json.RawMessage("1"), New: json.RawMessage("2")}}
+	p.Items = append(p.Items, item(ActionCreate, "services", "web", "", ""), u, item(ActionDelete, "secrets", "new", "was not there", ""), item(ActionFail, "widgets.example.com", "w", "not served", ""), item(ActionUnchanged, "secrets", "same", "", ""))
+	const short = `Plan shop-20261122-103000-ab12: the state at 2026-11-22T10:29:00Z (rv:1/7)
+create:
+  configmaps: 6, such as shop/a, shop/b
+  services: shop/web
+update:
+  deployments.apps shop/web
+      .spec.replicas
+delete:
+  secrets shop/new: was not there
+fail:
+  widgets.example.com shop/w: not served
+skip:
+  pods: 6, such as shop/a: ReplicaSet a makes it
+unchanged:
+  secrets: shop/same
+warning: mind the gap
+7 to create, 1 to update, 1 to delete, 1 that cannot be restored, 6 to skip, 1 unchanged
+`
+	var b strings.Builder
+	if err := p.WriteText(&b, false); err != nil || b.String() != short {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+	if long := planText(p); !strings.Contains(long, "configmaps shop/f\n") || !strings.Contains(long, "      + .spec.replicas: 2\n") {
+		t.Errorf("%s", long)
+	}
+	if p.Writes() != 9 || p.Count(ActionSkip) != 6 {
+		t.Errorf("%d writes, %d skips", p.Writes(), p.Count(ActionSkip))
+	}
+}

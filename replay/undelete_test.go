@@ -1,0 +1,81 @@
+package replay
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+func TestLastAlive(t *testing.T) {
+	const alive = `{kind: Namespace, metadata: {name: shop}}`
+	const dying = `{kind: Namespace, metadata: {name: shop, deletionTimestamp: "2026-01-01T00:00:00Z"}}`
+	type step struct {
+		op  journal.Op
+		obj string
+	}
+	for _, tc := range []struct {
+		name  string
+		steps []step // revisions 10, 20, ...
+		cut   uint64
+		end   int // the step that ended it
+		err   error
+		text  string
+	}{
+		{name: "contents vanish while a namespace is Terminating", steps: []step{{journal.Added, alive}, {journal.Modified, dying}, {journal.Modified, dying}, {journal.Deleted, dying}}, cut: 19, end: 1},
+		{name: "deleted at once", steps: []step{{journal.Added, alive}, {journal.Modified, alive}, {journal.Deleted, alive}}, cut: 29, end: 2},
+		{name: "still going", steps: []step{{journal.Added, alive}, {journal.Modified, dying}}, cut: 19, end: 1},
+		{name: "the second life counts", steps: []step{{journal.Added, alive}, {journal.Deleted, alive}, {journal.Added, alive}, {journal.Modified, dying}, {journal.Deleted, dying}}, cut: 39, end: 3},
+		{name: "it lives again", steps: []step{{journal.Added, alive}, {journal.Deleted, alive}, {journal.Added, alive}}, err: ErrStillLives, text: "tidemark log ns/shop"},
+		{name: "it was dying when it was first seen", steps: []step{{journal.Added, dying}, {journal.Deleted, dying}}, text: "no moment of its life"},
+		{name: "a second life of which only the end was seen", steps: []step{{journal.Added, alive}, {journal.Deleted, alive}, {journal.Added, dying}, {journal.Deleted, dying}}, text: "no moment of its life"},
+		{name: "never seen", steps: nil, err: ErrNeverSeen, text: "tidemark log namespaces"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := &history{}
+			for _, s := range tc.steps {
+				h.add(t, s.op, "namespaces", s.obj)
+			}
+			cut, c, err := LastAlive(t.Context(), h, Ref{Resource: namespaces, Name: "shop"})
+			if tc.err != nil || tc.text != "" {
+				if err == nil || tc.err != nil && !errors.Is(err, tc.err) || !strings.Contains(err.Error(), tc.text) {
+					t.Fatalf("%v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			end := h.events[tc.end]
+			if cut.RV != tc.cut || cut.Epoch != 1 || !cut.Time.Before(end.Observed) || c.Revision != end.Revision {
+				t.Errorf("cut %s, ended by %s; want revision %d and the change at %s", cut, c.Revision, tc.cut, end.Revision)
+			}
+		})
+	}
+}
+
+func TestLastAliveNamesNearMatches(t *testing.T) {
+	h := &history{}
+	for _, y := range []string{`{metadata: {name: web, namespace: shop}}`, `{metadata: {name: web-canary, namespace: shop}}`, `{metadata: {name: wbe, namespace: shop}}`, `{metadata: {name: api, namespace: shop}}`, `{metadata: {name: webb, namespace: other}}`} {
+		h.add(t, journal.Added, "deployments.apps", y)
+	}
+	_, _, err := LastAlive(t.Context(), h, Ref{Resource: parseGR("deployments.apps"), Namespace: "shop", Name: "webb"})
+	if !errors.Is(err, ErrNeverSeen) || !strings.Contains(err.Error(), "did you mean web, webb -n other?") || !strings.Contains(err.Error(), "tidemark log deployments.apps -n shop") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestLastAliveBeforeAGap(t *testing.T) {
+	h := &history{}
+	h.add(t, journal.Added, "namespaces", `{kind: Namespace, metadata: {name: shop}}`)
+	h.add(t, journal.Deleted, "namespaces", `{kind: Namespace, metadata: {name: shop}}`)
+	h.events[1].Flags = journal.Inferred
+	from := journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 15}, Time: h.events[0].Observed.Add(time.Millisecond)}
+	h.ledgers = []journal.Ledger{{ResourceInfo: journal.ResourceInfo{Resource: "namespaces"}, Gaps: []journal.Gap{{From: from, To: journal.Cut{Revision: h.events[1].Revision, Time: h.events[1].Observed}}}}}
+	cut, _, err := LastAlive(t.Context(), h, Ref{Resource: namespaces, Name: "shop"})
+	if err != nil || cut != from {
+		t.Errorf("%v %v: the contents may have vanished anywhere in the gap, which began at %v", cut, err, from)
+	}
+}
