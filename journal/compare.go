@@ -157,8 +157,8 @@ func (c *Comparison) Commit(ctx context.Context, rv uint64) (int, error) {
 		return 0, err
 	}
 	end := Revision{Epoch: c.epoch, RV: rv}
-	if err := c.j.inferDeleted(ctx, c.gr, true, func(e Event) error {
-		e.Revision = end
+	if err := c.j.inferDeleted(c.gr, true, func(e Event) error {
+		e.Revision = end.after(e.Revision)
 		return c.infer(ctx, e)
 	}); err != nil {
 		return 0, err
@@ -187,9 +187,19 @@ func (c *Comparison) Commit(ctx context.Context, rv uint64) (int, error) {
 	}})
 }
 
+// after is r, or just after the version that an event ends when r is not: an inferred deletion
+// must never have the key of that version.
+func (r Revision) after(version Revision) Revision {
+	if r.Compare(version) > 0 {
+		return r
+	}
+	version.RV++
+	return version
+}
+
 // inferDeleted calls f with the last version of each living object of the resource, as a
 // deletion; with unseen set, only of those that the running comparison did not see.
-func (j *Journal) inferDeleted(ctx context.Context, gr schema.GroupResource, unseen bool, f func(Event) error) error {
+func (j *Journal) inferDeleted(gr schema.GroupResource, unseen bool, f func(Event) error) error {
 	heads, err := j.iterate(append(resourceKey(prefixHead, gr), 0))
 	if err != nil {
 		return err
@@ -252,12 +262,8 @@ func (j *Journal) Remove(ctx context.Context, gr schema.GroupResource) error {
 	}}); err != nil || end.IsZero() {
 		return err
 	}
-	if err := j.inferDeleted(ctx, gr, false, func(e Event) error {
-		if e.Revision.Compare(end) < 0 {
-			e.Revision = end
-		} else {
-			e.Revision.RV++ // never the key of the version that it ends
-		}
+	if err := j.inferDeleted(gr, false, func(e Event) error {
+		e.Revision = end.after(e.Revision)
 		e.Flags = Inferred
 		return j.enqueueEvent(ctx, e, true)
 	}); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -339,9 +340,7 @@ func TestAMarkerThatNamesNoManifestIsRefused(t *testing.T) {
 	for name, content := range files {
 		if strings.HasPrefix(name, "marker.manifest") {
 			changed := map[string][]byte{}
-			for n, c := range files {
-				changed[n] = c
-			}
+			maps.Copy(changed, files)
 			delete(changed, name)
 			changed["marker.manifest.000099.MANIFEST-000099"] = content
 			var c *journal.CorruptionError

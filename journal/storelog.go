@@ -65,8 +65,7 @@ func makeDir(fs vfs.FS, dir string) error {
 // lockDir takes the data directory. What keeps the lock's file from being made is not ErrLocked.
 func lockDir(fs vfs.FS, dir, store string) (*pebble.Lock, error) {
 	lock, err := pebble.LockDirectory(store, fs)
-	var file *iofs.PathError
-	if errors.As(err, &file) {
+	if _, ok := errors.AsType[*iofs.PathError](err); ok {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
 	if err != nil {

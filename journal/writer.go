@@ -452,7 +452,10 @@ func (j *Journal) finish(r round) {
 	if j.Err() != nil {
 		return // after one failed sync, a later one that works proves nothing
 	}
-	r.batch.Close()
+	if err := r.batch.Close(); err != nil {
+		j.fail(err)
+		return
+	}
 	j.room.Release(r.size)
 	j.mu.Lock()
 	for _, l := range r.ledgers {

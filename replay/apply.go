@@ -98,8 +98,10 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 		o.Logger = zap.NewNop()
 	}
 	o.Wait = cmp.Or(o.Wait, DefaultWait)
-	a := &applier{plan: p, target: target, o: o, limit: newLimiter(o.Parallel, target.throttled.Load()), total: p.Writes(),
-		common: map[string]int{}, uids: map[objectKey]string{}, blocked: map[string]error{}}
+	a := &applier{
+		plan: p, target: target, o: o, limit: newLimiter(o.Parallel, target.throttled.Load()), total: p.Writes(),
+		common: map[string]int{}, uids: map[objectKey]string{}, blocked: map[string]error{},
+	}
 	for _, it := range p.Items {
 		switch it.Action {
 		case ActionSkip:

@@ -92,7 +92,7 @@ func (w *world) resource(gr string) servedResource {
 // make creates the objects of a YAML stream as the given field manager.
 func (w *world) make(manager, stream string) {
 	w.Helper()
-	for _, doc := range strings.Split(stream, "\n---\n") {
+	for doc := range strings.SplitSeq(stream, "\n---\n") {
 		o := fromYAML(w.T, doc)
 		gr, ok := w.target.resourceOf(o.str("apiVersion"), o.str("kind"))
 		if !ok {
@@ -199,8 +199,10 @@ func (w *world) record() *history {
 			if _, err := fmt.Sscan(u.GetResourceVersion(), &rv); err != nil {
 				w.Fatal(err)
 			}
-			h.events = append(h.events, journal.Event{Resource: gr, Namespace: u.GetNamespace(), Name: u.GetName(), UID: string(u.GetUID()), Op: journal.Added,
-				Revision: journal.Revision{Epoch: 1, RV: rv}, Observed: time.Unix(int64(rv), 0), Object: object(u.Object).json()})
+			h.events = append(h.events, journal.Event{
+				Resource: gr, Namespace: u.GetNamespace(), Name: u.GetName(), UID: string(u.GetUID()), Op: journal.Added,
+				Revision: journal.Revision{Epoch: 1, RV: rv}, Observed: time.Unix(int64(rv), 0), Object: object(u.Object).json(),
+			})
 		})
 		if err != nil {
 			w.Fatal(err)

@@ -34,7 +34,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func manyConfigMaps(namespace string, n int) string {
 	var docs []string
 	for i := range n {
-		docs = append(docs, fmt.Sprintf("{apiVersion: v1, kind: ConfigMap, metadata: {name: c%d, namespace: %s}, data: {a: x}}", i, namespace))
+		docs = append(docs, fmt.Sprintf("{apiVersion: v1, kind: ConfigMap, metadata: {name: c%d, namespace: %s}, data: {a: eA==}}", i, namespace))
 	}
 	return strings.Join(docs, "\n---\n")
 }
@@ -166,6 +166,7 @@ kind: Service
 metadata: {name: web, namespace: tenant}
 spec: {ports: [{port: 80}]}`)
 	w.make("ci", manyConfigMaps("tenant", 5))
+	w.make("ci", strings.ReplaceAll(manyConfigMaps("tenant", fewObjects), "ConfigMap", "Secret")) // so many that they are listed
 	h := w.record()
 	for i := range 5 {
 		w.delete("configmaps", "tenant", fmt.Sprintf("c%d", i))

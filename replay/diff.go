@@ -183,8 +183,18 @@ func keyList(steps []string) json.RawMessage {
 
 // mergeKeys are tried in turn: the first one that every element of both lists has, uniquely
 // within its list, matches the elements. The first part is required, the others are not.
-var mergeKeys = [][]string{{"name"}, {"key"}, {"containerPort", "protocol"}, {"port", "protocol"}, {"mountPath"}, {"devicePath"},
-	{"topologyKey", "whenUnsatisfiable"}, {"type"}, {"uid"}, {"ip"}}
+var mergeKeys = [][]string{
+	{"name"},
+	{"key"},
+	{"containerPort", "protocol"},
+	{"port", "protocol"},
+	{"mountPath"},
+	{"devicePath"},
+	{"topologyKey", "whenUnsatisfiable"},
+	{"type"},
+	{"uid"},
+	{"ip"},
+}
 
 // elementKeys returns a path step per element, such as [name=web], or nil when the lists have
 // no key in common.
@@ -211,7 +221,8 @@ func stepsBy(parts []string, list []gjson.Result) ([]string, bool) {
 		if !e.IsObject() {
 			return nil, false
 		}
-		step := "["
+		var step strings.Builder
+		step.WriteString("[")
 		for i, part := range parts {
 			v := e.Get(part)
 			if v.Type != gjson.String && v.Type != gjson.Number {
@@ -221,16 +232,16 @@ func stepsBy(parts []string, list []gjson.Result) ([]string, bool) {
 				continue
 			}
 			if i > 0 {
-				step += ","
+				step.WriteString(",")
 			}
-			step += part + "=" + keyText(v)
+			step.WriteString(part + "=" + keyText(v))
 		}
-		step += "]"
-		if seen[step] {
+		step.WriteString("]")
+		if seen[step.String()] {
 			return nil, false
 		}
-		seen[step] = true
-		steps = append(steps, step)
+		seen[step.String()] = true
+		steps = append(steps, step.String())
 	}
 	return steps, true
 }

@@ -91,9 +91,17 @@ func (l *Local) cut(at At) (cut journal.Cut, why string, err error) {
 	case at.Mark != "" || at.Before != "":
 		return l.named(at)
 	default:
-		cut, err = l.j.CutAt(now)
+		cut, err = l.j.CutAt(l.latest(now))
 	}
 	return cut, why, err
+}
+
+// latest is now, or the newest event's time when the clock has gone back behind it.
+func (l *Local) latest(now time.Time) time.Time {
+	if newest := l.j.Newest().Time; newest.After(now) {
+		return newest
+	}
+	return now
 }
 
 // named finds a mark; a backup's name may be given without its "backup/".
@@ -229,7 +237,7 @@ func (l *Local) Mark(ctx context.Context, name string, cut journal.Cut) (journal
 	}
 	if cut.Time.IsZero() {
 		var err error
-		if cut, err = l.j.CutAt(l.now()); err != nil {
+		if cut, err = l.j.CutAt(l.latest(l.now())); err != nil {
 			return cut, err
 		}
 	}

@@ -107,8 +107,10 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 	if err != nil {
 		return nil, fmt.Errorf("reading the ledgers: %w", err)
 	}
-	p := &planner{src: src, target: target, req: &req, strategies: map[schema.GroupResource]string{},
-		plan: &Plan{Made: time.Now().UTC(), Cut: req.Cut, req: req, Items: []*Item{}}}
+	p := &planner{
+		src: src, target: target, req: &req, strategies: map[schema.GroupResource]string{},
+		plan: &Plan{Made: time.Now().UTC(), Cut: req.Cut, req: req, Items: []*Item{}},
+	}
 	p.plan.ID = planID(&req, p.plan.Made)
 	if p.past, err = readPast(ctx, src, target, &req); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,7 +104,7 @@ func (a *applier) putManagers(ctx context.Context, it *Item, u *unstructured.Uns
 		live, _ := object(u.Object).at("metadata", "managedFields").([]any)
 		for _, v := range live { // a controller may have been at it already
 			if m, ok := v.(map[string]any); ok && m["manager"] != fieldManager && !hasManager(entries, m) {
-				list = append(list[:len(list):len(list)], v)
+				list = append(slices.Clip(list), v)
 			}
 		}
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"managedFields": list, "uid": u.GetUID(), "resourceVersion": u.GetResourceVersion()}})

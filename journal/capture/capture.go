@@ -110,7 +110,9 @@ func New(o Options) (*Capture, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the cluster: %w", err)
 	}
-	disco, err := discovery.NewDiscoveryClientForConfigAndClient(config, http)
+	asking := rest.CopyConfig(config)
+	asking.Timeout = 10 * time.Second // discovery takes no context, and a stop must not wait for it
+	disco, err := discovery.NewDiscoveryClientForConfig(asking)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the cluster: %w", err)
 	}

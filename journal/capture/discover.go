@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidwall/gjson"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -85,16 +86,21 @@ func (c *Capture) settle(ctx context.Context, gone []*resource) error {
 	var failed error
 	for _, r := range gone {
 		gr := r.info.GroupResource()
-		if !c.removed(ctx, gr) {
+		leftOut := c.isLeftOut(gr) // there, but no longer to be recorded
+		if !leftOut && !c.removed(ctx, gr) {
 			c.retrySoon(ctx)
 			continue
 		}
-		c.drain(ctx, r)
+		if !leftOut {
+			c.drain(ctx, r)
+		}
 		r.cancel()
 		<-r.ended
-		if err := c.opts.Journal.Remove(ctx, gr); err != nil {
-			failed = errors.Join(failed, err)
-			continue
+		if !leftOut {
+			if err := c.opts.Journal.Remove(ctx, gr); err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
 		}
 		c.mu.Lock()
 		if c.running[gr] == r {
@@ -139,7 +145,22 @@ func (c *Capture) removed(ctx context.Context, gr schema.GroupResource) bool {
 	if err == nil {
 		return false // there, but not served: a broken or changing definition
 	}
+	if apierrors.IsNotFound(err) && c.aggregated(ctx, gr) {
+		return false // its own API server is away
+	}
 	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) && misses >= missesToRemove
+}
+
+// aggregated reports whether the resource's group was recorded from an aggregated API server
+// that is still registered.
+func (c *Capture) aggregated(ctx context.Context, gr schema.GroupResource) bool {
+	l := c.opts.Journal.Ledger(gr)
+	if l == nil {
+		return false
+	}
+	body, err := c.client.Get().AbsPath("/apis/apiregistration.k8s.io/v1/apiservices/"+l.Version+"."+gr.Group).
+		SetHeader("Accept", "application/json").Do(ctx).Raw()
+	return err == nil && gjson.GetBytes(body, "spec.service").IsObject()
 }
 
 // removeForgotten records the removal of resources that went while tidemark was not running.

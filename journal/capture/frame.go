@@ -140,7 +140,7 @@ type frameWatch struct {
 }
 
 func newFrameWatch(body io.ReadCloser, onEvent func(watch.Event), onEnd func()) *frameWatch {
-	w := &frameWatch{body: body, events: make(chan watch.Event, 128), stopped: make(chan struct{}), onEvent: onEvent, onEnd: onEnd}
+	w := &frameWatch{body: body, events: make(chan watch.Event, 16), stopped: make(chan struct{}), onEvent: onEvent, onEnd: onEnd}
 	go w.read()
 	return w
 }

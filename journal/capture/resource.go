@@ -35,7 +35,7 @@ type resource struct {
 	err     string
 	since   time.Time // when state was entered
 	relist  string    // why the next list must be a real one; empty: resume if the journal can
-	watched bool      // a watch has been established since start
+	watched bool      // a watch has delivered something since start
 	broke   time.Time // when the newest watch ended; zero before
 	tried   bool      // the first list or watch succeeded or failed
 }
@@ -195,7 +195,11 @@ func (r *resource) WatchWithContext(ctx context.Context, o metav1.ListOptions) (
 	onEvent := func(e watch.Event) {
 		if status, ok := e.Object.(*metav1.Status); ok {
 			r.failed(apierrors.FromObject(status))
+			return
 		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.watched = true
 	}
 	onEnd := func() {
 		r.mu.Lock()
@@ -246,9 +250,7 @@ func (r *resource) enter(s State, err error) {
 			r.c.log.Warn("capture interrupted, trying again", zap.Stringer("resource", r.info.GroupResource()), zap.String("state", string(s)), zap.Error(plain(err)))
 		}
 	}
-	if s == StateWatching {
-		r.watched, r.tried = true, true
-	}
+	r.tried = r.tried || s == StateWatching
 	r.err = ""
 	if err != nil {
 		r.err = plain(err).Error()

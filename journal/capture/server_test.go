@@ -117,9 +117,6 @@ func (s *fakeServer) wake() {
 	s.changed = make(chan struct{})
 }
 
-// breakWatches ends the running watches of the collection.
-func (s *fakeServer) breakWatches(c *collection) { s.update(func() { c.breaks++ }) }
-
 // asked counts the requests that contain all the parts.
 func (s *fakeServer) asked(parts ...string) (n int) {
 	s.mu.Lock()

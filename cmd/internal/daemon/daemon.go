@@ -26,7 +26,7 @@ import (
 const SocketName = "tidemark.sock"
 
 const (
-	trimEvery = time.Hour
+	trimEvery = time.Hour // at most
 	// stopTimeout bounds a clean stop: flushing the journal and ending open answers.
 	stopTimeout = 20 * time.Second
 )
@@ -153,11 +153,15 @@ func (d *daemon) close() error {
 
 // trim takes a round at once, for a daemon that is restarted often, and then every hour.
 func (d *daemon) trim(ctx context.Context) error {
-	tick := time.NewTicker(trimEvery)
+	every := trimEvery
+	if d.o.Window > 0 { // the journal counts its age in rounds, at most an eighth of the window each
+		every = min(every, max(d.o.Window/8, time.Second))
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if _, err := d.journal.Trim(ctx); err != nil && ctx.Err() == nil {
-			d.o.Logger.Warn("trimming the journal failed; it will be tried again", zap.Error(err), zap.Duration("in", trimEvery))
+			d.o.Logger.Warn("trimming the journal failed; it will be tried again", zap.Error(err), zap.Duration("in", every))
 		}
 		select {
 		case <-tick.C:
@@ -248,7 +252,9 @@ func (d *daemon) serve(ctx context.Context, l listener) error {
 	if err := srv.Shutdown(stop); err != nil {
 		_ = srv.Close()
 	}
-	_ = <-served // that it was closed
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
 	return nil
 }
 
