@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+// What an operator must know stands before everything else, and only when it is so.
+func TestTroublesComeFirst(t *testing.T) {
+	now := time.Date(2025, 1, 2, 10, 0, 0, 0, time.UTC)
+	cut := func(ago time.Duration) journal.Cut {
+		return journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 5}, Time: now.Add(-ago)}
+	}
+	well := api.Status{
+		Version: "v1", Now: now, Started: now.Add(-time.Hour), Totals: journal.Totals{Newest: now.Add(-time.Second)},
+		Capture: api.CaptureStatus{Connected: true, Resources: []api.ResourceStatus{{Resource: "pods", State: "watching"}}},
+		Catalog: replay.Catalog{From: cut(time.Hour), To: cut(time.Second)},
+	}
+	for name, c := range map[string]struct {
+		change func(*api.Status)
+		want   string
+	}{
+		"all is well":   {func(*api.Status) {}, ""},
+		"disk full":     {func(s *api.Status) { s.Condition = "disk full: 3 MiB free" }, "recording is paused: disk full: 3 MiB free"},
+		"no API server": {func(s *api.Status) { s.Capture.Connected, s.Capture.Error = false, "refused" }, "refused; it is tried again and again"},
+		"clock behind":  {func(s *api.Status) { s.Totals.Newest = now.Add(3 * time.Hour) }, "the clock is 3h00m behind the journal"},
+		"forbidden": {func(s *api.Status) {
+			s.Capture.Resources = []api.ResourceStatus{{Resource: "secrets", State: "forbidden", Since: now}}
+		}, "secrets: not recorded since 2025-01-02T10:00:00.000Z, access is forbidden"},
+		"not watched": {func(s *api.Status) {
+			s.Capture.Resources = []api.ResourceStatus{{Resource: "pods", State: "waiting", Since: now, Error: "timeout"}}
+		}, "pods: not being watched since 2025-01-02T10:00:00.000Z: timeout"},
+	} {
+		st := well
+		c.change(&st)
+		var b strings.Builder
+		if err := writeStatus(&b, &st); err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(b.String(), "\n")
+		if c.want == "" && strings.Contains(b.String(), "TROUBLE") || c.want != "" && (!strings.HasPrefix(first, "TROUBLE: ") || !strings.Contains(first, c.want)) {
+			t.Errorf("%s: the first line is %q, want %q in it", name, first, c.want)
+		}
+		if !strings.Contains(b.String(), "\nrestorable from 2025-01-02T09:00:00.000Z to 2025-01-02T09:59:59.000Z (rv:1/5 to rv:1/5)\n") {
+			t.Errorf("%s: no restorable range in\n%s", name, b.String())
+		}
+	}
+}
+
+// A time that was printed and is given to --at must include what happened at that time.
+func TestStampIncludesWhatItNames(t *testing.T) {
+	base := time.Date(2025, 1, 2, 10, 0, 0, 0, time.UTC)
+	for _, ns := range []int{0, 1, 999_999, 1_000_000, 1_000_001, 999_999_999} {
+		at := base.Add(time.Duration(ns))
+		printed, err := replay.ParseAt(stamp(at))
+		if err != nil || printed.Time.Before(at) || printed.Time.Sub(at) >= time.Millisecond {
+			t.Errorf("%v became %v, %v", at, printed.Time, err)
+		}
+	}
+}
+
+func TestAgoReadsWell(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 12 * time.Millisecond: "12ms", 90 * time.Second: "90s", 5*time.Minute + 3*time.Second: "5m03s",
+		26 * time.Hour: "26h00m", 49 * time.Hour: "2d01h", -time.Minute: "-60s",
+	} {
+		if got := ago(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
