@@ -64,7 +64,7 @@ func TestDiskErrorsFailTheJournalAndLoseNothingAcknowledged(t *testing.T) {
 					if err := j.Append(t.Context(), event(journal.Added, configMaps.GroupResource(), "ns", "late", 1<<40, "v")); err == nil {
 						t.Error("Append after the failure was accepted")
 					}
-					if j.Flush(t.Context()) == nil || j.Bind("other") == nil || j.Close() == nil || j.Close() == nil {
+					if j.Flush(t.Context()) == nil || j.Bind(context.Background(), "other") == nil || j.Close() == nil || j.Close() == nil {
 						t.Error("Flush, Bind or Close after the failure said that all is well")
 					}
 					j.Ledgers()

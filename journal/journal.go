@@ -269,12 +269,12 @@ func (j *Journal) meta(name string) ([]byte, error) { return j.get(nameKey(prefi
 
 // Bind ties the journal to a cluster by the uid of its kube-system namespace. The first call
 // on a new journal sets it; later ones return ErrOtherCluster when it differs.
-func (j *Journal) Bind(clusterID string) error {
+func (j *Journal) Bind(ctx context.Context, clusterID string) error {
 	if clusterID == "" {
 		return errors.New("bind journal: the cluster has no id")
 	}
 	if j.ClusterID() == "" {
-		if err := j.do(context.Background(), entry{exec: func(w *writer) error { return w.bind(clusterID) }}); err != nil {
+		if err := j.do(ctx, entry{exec: func(w *writer) error { return w.bind(clusterID) }}); err != nil {
 			return err
 		}
 	}
@@ -306,8 +306,12 @@ func (j *Journal) ClusterID() string {
 // Condition says why recording is paused; empty when it is not.
 func (j *Journal) Condition() string {
 	j.mu.RLock()
-	defer j.mu.RUnlock()
-	return j.condition
+	condition := j.condition
+	j.mu.RUnlock()
+	if condition != "" {
+		return condition
+	}
+	return j.spaceTrouble() // of which the writer learns with the next change
 }
 
 func (j *Journal) setCondition(s string) {

@@ -201,27 +201,32 @@ func (j *Journal) Advanced() <-chan struct{} {
 	return j.advanced
 }
 
-// SetBegan notes, once, that every resource found at the first start has had its first list:
-// from here on the journal can tell the state of the whole cluster.
+// SetBegan notes, once, that every resource found at the first start has had its first list, or
+// cannot have it: from the newest of those lists on the journal can tell the state of the
+// whole cluster. While there is no list at all it does nothing.
 func (j *Journal) SetBegan(ctx context.Context) error {
-	if !j.Began().Time.IsZero() {
-		return nil
-	}
 	var began Cut
 	if err := j.do(ctx, entry{exec: func(w *writer) error {
-		if w.last.IsZero() {
-			if err := w.tick(w.max, w.j.opts.Clock()); err != nil {
-				return err
+		for _, l := range w.ledgers {
+			if !l.OwnCounter && l.First.Revision.Compare(began.Revision) > 0 {
+				began.Revision = l.First.Revision
+			}
+			if l.First.Time.After(began.Time) {
+				began.Time = l.First.Time
 			}
 		}
-		began = Cut{Revision: w.max, Time: w.last}
+		if began.Time.IsZero() || !w.j.Began().Time.IsZero() {
+			return nil
+		}
 		return w.batch.Set(nameKey(prefixMeta, metaBegan), appendWatermark(nil, began), nil)
 	}}); err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.began = began
+	if j.began.Time.IsZero() {
+		j.began = began
+	}
 	return nil
 }
 

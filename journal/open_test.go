@@ -62,20 +62,20 @@ func TestAJournalOfAnotherClusterIsRefused(t *testing.T) {
 	noLeaks(t)
 	dir := t.TempDir()
 	j := mustOpenDir(t, dir)
-	if j.Bind("") == nil {
+	if j.Bind(context.Background(), "") == nil {
 		t.Error("bound to a cluster without an id")
 	}
 	for range 2 {
-		if err := j.Bind("one"); err != nil {
+		if err := j.Bind(context.Background(), "one"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	wantError(t, j.Bind("two"), journal.ErrOtherCluster)
+	wantError(t, j.Bind(context.Background(), "two"), journal.ErrOtherCluster)
 	closeJournal(t, j)
 	j = mustOpenDir(t, dir)
 	defer closeJournal(t, j)
-	wantError(t, j.Bind("two"), journal.ErrOtherCluster)
-	if err := j.Bind("one"); err != nil || j.ClusterID() != "one" {
+	wantError(t, j.Bind(context.Background(), "two"), journal.ErrOtherCluster)
+	if err := j.Bind(context.Background(), "one"); err != nil || j.ClusterID() != "one" {
 		t.Fatalf("bind after reopen: %v, id %q", err, j.ClusterID())
 	}
 }

@@ -486,8 +486,7 @@ func (w *writer) awaitSpace() error {
 			return nil
 		}
 		if !paused {
-			j.setCondition(fmt.Sprintf("disk full: recording is paused, %d MiB free of the %d MiB it needs; free space, or lower --min-free or --window (changes are caught up when it goes on)",
-				free>>20, j.opts.MinFree>>20))
+			j.setCondition(j.spaceTrouble())
 			j.log.Error("disk full: recording is paused", zap.Uint64("freeBytes", free), zap.Uint64("neededBytes", j.opts.MinFree))
 		}
 		select {
@@ -502,4 +501,14 @@ func (w *writer) awaitSpace() error {
 			return j.Err()
 		}
 	}
+}
+
+// spaceTrouble says that the disk is too full to record; empty when it is not.
+func (j *Journal) spaceTrouble() string {
+	free, err := j.opts.Free()
+	if err != nil || free >= j.opts.MinFree {
+		return ""
+	}
+	return fmt.Sprintf("disk full: recording is paused, %d MiB free of the %d MiB it needs; free space, or lower --min-free or --window (changes are caught up when it goes on)",
+		free>>20, j.opts.MinFree>>20)
 }

@@ -28,13 +28,6 @@ func NewLocal(j *journal.Journal) *Local { return &Local{j: j, now: time.Now} }
 func (l *Local) Ledgers(context.Context) (*Catalog, error) {
 	c := &Catalog{ClusterID: l.j.ClusterID(), Resources: l.j.Ledgers(), To: l.j.Newest()}
 	c.From = l.j.Began()
-	if c.From.Time.IsZero() { // nobody said when it was whole: then from the last first list on
-		for i := range c.Resources {
-			if f := c.Resources[i].First; f.Time.After(c.From.Time) {
-				c.From = f
-			}
-		}
-	}
 	if h := l.j.Horizon(); h.Time.After(c.From.Time) && !c.From.Time.IsZero() {
 		c.From = h
 	}

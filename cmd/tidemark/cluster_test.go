@@ -21,7 +21,6 @@ import (
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
-	"github.com/tidemark-backup/tidemark/journal"
 )
 
 // TestClusterScripts runs the real binary against a real control plane: what changes a
@@ -140,26 +139,17 @@ func (k *kube) sync(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Setenv("NOW", fmt.Sprint("rv:", want))
 }
 
-// recording waits until the first lists are done and the restorable range has its beginning,
-// which the daemon looks for several times a second.
+// recording waits until the first lists are done and the restorable range has its beginning.
 func recording(ts *testscript.TestScript, _ bool, _ []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := api.NewClient(api.ClientOptions{Server: ts.Getenv("TIDEMARK_SERVER")})
 	ts.Check(err)
 	defer c.Close()
-	var from journal.Cut
-	since := time.Now()
 	poll(ctx, ts, func() bool {
 		st, err := c.Status(ctx)
-		if err != nil || len(st.Capture.Resources) < 30 || st.Catalog.From != from ||
-			slices.ContainsFunc(st.Capture.Resources, func(r api.ResourceStatus) bool { return r.State != "watching" }) {
-			since = time.Now()
-		}
-		if err == nil {
-			from = st.Catalog.From
-		}
-		return !from.Time.IsZero() && time.Since(since) > 1500*time.Millisecond
+		return err == nil && !st.Catalog.From.Time.IsZero() && len(st.Capture.Resources) >= 30 &&
+			!slices.ContainsFunc(st.Capture.Resources, func(r api.ResourceStatus) bool { return r.State != "watching" })
 	})
 }
 

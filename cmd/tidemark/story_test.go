@@ -43,7 +43,7 @@ func tell(dataDir, objectDir string) error {
 	if s.j, err = journal.Open(dataDir, journal.Options{Clock: func() time.Time { return s.now }}); err != nil {
 		return err
 	}
-	if err := errors.Join(os.MkdirAll(objectDir, 0o755), s.j.Bind("the-cluster")); err != nil {
+	if err := errors.Join(os.MkdirAll(objectDir, 0o755), s.j.Bind(context.Background(), "the-cluster")); err != nil {
 		return err
 	}
 	shop := `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop","uid":"ns-1","resourceVersion":"90","creationTimestamp":"2025-01-02T09:00:00Z"},"status":{"phase":"Active"}}`

@@ -190,7 +190,7 @@ func (c *Capture) connect(ctx context.Context) error {
 	for delay := 250 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
 		id, err := c.clusterID(ctx)
 		if err == nil {
-			if err = c.opts.Journal.Bind(id); err != nil {
+			if err = c.opts.Journal.Bind(ctx, id); err != nil {
 				return err
 			}
 			err = c.checkWitnesses(ctx)
@@ -260,7 +260,13 @@ func (c *Capture) begun(ctx context.Context) error {
 		c.retrySoon(ctx)
 		return nil
 	}
-	return c.opts.Journal.SetBegan(ctx)
+	if err := c.opts.Journal.SetBegan(ctx); err != nil {
+		return err
+	}
+	if c.opts.Journal.Began().Time.IsZero() { // every first list has failed so far
+		c.retrySoon(ctx)
+	}
+	return nil
 }
 
 // retrySoon asks for another round in a moment.

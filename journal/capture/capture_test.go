@@ -339,7 +339,7 @@ func TestAnotherClusterEndsTheCapture(t *testing.T) {
 	s := newFakeServer(t)
 	j := openJournal(t, vfs.NewMem())
 	defer j.Close()
-	if err := j.Bind("another"); err != nil {
+	if err := j.Bind(t.Context(), "another"); err != nil {
 		t.Fatal(err)
 	}
 	c, err := New(Options{Config: &rest.Config{Host: s.URL}, Journal: j})

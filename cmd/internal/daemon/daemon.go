@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -94,23 +93,9 @@ func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) err
 	}
 	parent := ctx
 	g, ctx := errgroup.WithContext(ctx)
-	var serving sync.WaitGroup
 	for _, l := range listeners {
-		serving.Add(1)
-		g.Go(func() error {
-			defer serving.Done()
-			return d.serve(ctx, l)
-		})
+		g.Go(func() error { return d.serve(ctx, l) })
 	}
-	g.Go(func() error {
-		<-ctx.Done()
-		serving.Wait() // open answers read the journal
-		if d.journal.Condition() != "" {
-			// While recording is paused nothing that waits for the disk would ever end.
-			return d.close()
-		}
-		return nil
-	})
 	g.Go(func() error {
 		if err := d.capture.Run(ctx); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("record the cluster: %w", err)

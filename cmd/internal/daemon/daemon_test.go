@@ -216,7 +216,7 @@ func TestJournalOfAnotherClusterIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(j.Bind("the-first-cluster"), j.Close()); err != nil {
+	if err := errors.Join(j.Bind(context.Background(), "the-first-cluster"), j.Close()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
