@@ -24,7 +24,7 @@ type Options struct {
 	MinFree uint64
 	// Free tells the free space of the data directory in bytes. Default: ask the file system.
 	Free func() (uint64, error)
-	// QueueBytes bounds the events that wait to be written, in bytes. Zero: 32 MiB.
+	// QueueBytes bounds the events that wait to be written, in bytes. Zero: 16 MiB.
 	QueueBytes int64
 	// BatchEvents and BatchBytes bound one batch, so one fsync. Zero: 512 events, 4 MiB.
 	BatchEvents int
@@ -47,7 +47,7 @@ func (o Options) withDefaults() Options {
 		o.MinFree = 256 << 20
 	}
 	if o.QueueBytes == 0 {
-		o.QueueBytes = 32 << 20
+		o.QueueBytes = 16 << 20
 	}
 	if o.BatchEvents == 0 {
 		o.BatchEvents = 512
@@ -85,7 +85,7 @@ func (o *Options) store(events *pebble.EventListener, logger pebble.Logger) *peb
 		EventListener:               events,
 		CacheSize:                   o.CacheBytes,
 		MemTableSize:                16 << 20,
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: 3,
 		// A flushed memtable is about 2 MB compressed and touches every namespace, so each merge of
 		// level 0 rewrites its whole base level: few merges and a small base level cost a fifth of
 		// the CPU at a slow event rate, and reads do not suffer.

@@ -167,6 +167,7 @@ type writer struct {
 	count uint64    // events so far
 
 	batch  *pebble.Batch
+	began  time.Time // when the batch was begun
 	round  round
 	rounds chan<- round
 	buf    []byte
@@ -252,14 +253,40 @@ func (w *writer) fill(n entry) error {
 		select {
 		case n = <-w.j.queue:
 		default:
-			more = false
+			n, more = w.await()
 		}
 	}
 	return w.apply()
 }
 
+// linger is how long a batch waits for more events when nobody waits for it: events that come
+// one by one would each cost a sync of the disk.
+const linger = 5 * time.Millisecond
+
+// await waits for another entry while the batch may linger.
+func (w *writer) await() (n entry, more bool) {
+	rest := linger - time.Since(w.began)
+	if len(w.round.done) > 0 || rest <= 0 {
+		return n, false
+	}
+	timer := time.NewTimer(rest)
+	defer timer.Stop()
+	select {
+	case n = <-w.j.queue:
+		return n, true
+	case <-timer.C:
+	case <-w.j.stop:
+	}
+	return n, false
+}
+
 func (w *writer) begin() {
-	w.batch = w.j.db.NewBatch(pebble.WithInitialSizeBytes(64<<10), pebble.WithMaxRetainedSizeBytes(4<<20))
+	select {
+	case w.batch = <-w.j.spare:
+	default:
+		w.batch = w.j.db.NewBatch(pebble.WithInitialSizeBytes(64<<10), pebble.WithMaxRetainedSizeBytes(4<<20))
+	}
+	w.began = time.Now()
 	w.round = round{batch: w.batch, touched: map[schema.GroupResource]time.Duration{}, changed: map[schema.GroupResource]bool{}}
 }
 
@@ -442,6 +469,18 @@ func (w *writer) tidy(n entry) error {
 	return w.commit(w.round)
 }
 
+// recycle keeps the memory of a few batches: they grow to megabytes, and each garbage
+// collection empties Pebble's own pool of them.
+func (j *Journal) recycle(b *pebble.Batch) error {
+	b.Reset()
+	select {
+	case j.spare <- b:
+		return nil
+	default:
+		return b.Close()
+	}
+}
+
 // finish waits for the batch's sync and then lets everybody know.
 func (j *Journal) finish(r round) {
 	if !r.batch.Empty() {
@@ -452,7 +491,7 @@ func (j *Journal) finish(r round) {
 	if j.Err() != nil {
 		return // after one failed sync, a later one that works proves nothing
 	}
-	if err := r.batch.Close(); err != nil {
+	if err := j.recycle(r.batch); err != nil {
 		j.fail(err)
 		return
 	}

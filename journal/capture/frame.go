@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
+	"unsafe"
 
 	"github.com/tidwall/gjson"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,18 +54,28 @@ func (o *rawObject) GetObjectMeta() metav1.Object { return &o.meta }
 func scanObject(raw []byte) (*rawObject, error) {
 	o := &rawObject{raw: raw}
 	var version string
-	gjson.GetBytes(raw, "metadata").ForEach(func(k, v gjson.Result) bool {
+	// The scan sees raw as a string without copying it: managedFields alone are often half of
+	// an object. Only clones of the four values outlive it.
+	missing := 4
+	gjson.Get(unsafe.String(unsafe.SliceData(raw), len(raw)), "metadata").ForEach(func(k, v gjson.Result) bool {
+		var field *string
 		switch k.Str {
 		case "name":
-			o.name = v.String()
+			field = &o.name
 		case "namespace":
-			o.namespace = v.String()
+			field = &o.namespace
 		case "uid":
-			o.uid = v.String()
+			field = &o.uid
 		case "resourceVersion":
-			version = v.String()
+			field = &version
+		default:
+			return true
 		}
-		return true
+		if *field == "" {
+			missing--
+		}
+		*field = strings.Clone(v.String())
+		return missing > 0
 	})
 	if version == "" {
 		return nil, errMetadata
