@@ -57,6 +57,7 @@ type Journal struct {
 
 	queue   chan entry
 	tidying chan entry          // work that need not wait for space; see tidy
+	urgent  chan struct{}       // holds a token once an entry was queued that somebody waits for
 	spare   chan *pebble.Batch  // to be used again
 	room    *semaphore.Weighted // bytes of events that may still be queued
 	writer  writer              // owned by the writer goroutine
@@ -95,7 +96,7 @@ func Open(dir string, o Options) (*Journal, error) {
 	}
 	j := &Journal{
 		opts: o, log: o.Logger.Named("journal"),
-		queue: make(chan entry, 4096), spare: make(chan *pebble.Batch, 3), tidying: make(chan entry), room: semaphore.NewWeighted(o.QueueBytes),
+		queue: make(chan entry, 4096), spare: make(chan *pebble.Batch, 3), urgent: make(chan struct{}, 1), tidying: make(chan entry), room: semaphore.NewWeighted(o.QueueBytes),
 		stop: make(chan struct{}), stopped: make(chan struct{}), failed: make(chan struct{}), advanced: make(chan struct{}),
 		ledgers: map[schema.GroupResource]*Ledger{},
 	}

@@ -64,6 +64,12 @@ func (j *Journal) enqueue(ctx context.Context, n entry) error {
 	}
 	select {
 	case j.queue <- n:
+		if n.done != nil {
+			select {
+			case j.urgent <- struct{}{}:
+			default:
+			}
+		}
 		return nil
 	case <-ctx.Done():
 		j.room.Release(n.size)
@@ -250,34 +256,42 @@ func (w *writer) fill(n entry) error {
 		if n.exec != nil || w.round.events >= w.j.opts.BatchEvents || w.batch.Len() >= w.j.opts.BatchBytes {
 			break
 		}
-		select {
-		case n = <-w.j.queue:
-		default:
-			n, more = w.await()
+		if n, more = w.next(); !more && w.mayLinger() {
+			w.linger()
+			n, more = w.next()
 		}
 	}
 	return w.apply()
 }
 
-// linger is how long a batch waits for more events when nobody waits for it: events that come
-// one by one would each cost a sync of the disk.
-const linger = 5 * time.Millisecond
-
-// await waits for another entry while the batch may linger.
-func (w *writer) await() (n entry, more bool) {
-	rest := linger - time.Since(w.began)
-	if len(w.round.done) > 0 || rest <= 0 {
-		return n, false
-	}
-	timer := time.NewTimer(rest)
-	defer timer.Stop()
+// next takes an entry that is there already.
+func (w *writer) next() (n entry, ok bool) {
 	select {
 	case n = <-w.j.queue:
 		return n, true
+	default:
+		return n, false
+	}
+}
+
+// lingering is how long a batch waits for more events when nobody waits for it: events that
+// come one by one would each cost a sync of the disk.
+const lingering = 5 * time.Millisecond
+
+func (w *writer) mayLinger() bool {
+	return len(w.round.done) == 0 && time.Since(w.began) < lingering
+}
+
+// linger sleeps, so that events which come in the meantime do not each wake the writer, until
+// the batch has waited long enough or somebody waits for it.
+func (w *writer) linger() {
+	timer := time.NewTimer(lingering - time.Since(w.began))
+	defer timer.Stop()
+	select {
 	case <-timer.C:
+	case <-w.j.urgent:
 	case <-w.j.stop:
 	}
-	return n, false
 }
 
 func (w *writer) begin() {
