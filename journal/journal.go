@@ -41,6 +41,7 @@ const (
 	metaHorizon  = "horizon"
 	metaBegan    = "began"
 	metaLeftOut  = "leftout"
+	metaOutages  = "outages"
 	metaAge      = "age"
 )
 
@@ -66,14 +67,18 @@ type Journal struct {
 	closed  error         // what the first Close returned
 	stopped chan struct{} // closed when both writer goroutines have ended
 
-	mu        sync.RWMutex // guards what follows: the durable state, as readers see it
-	ledgers   map[schema.GroupResource]*Ledger
-	newest    Cut // newest durable moment
-	horizon   Cut // history before it is trimmed
-	began     Cut // the first lists of the first start were complete
-	clusterID string
-	condition string        // why recording is paused
-	advanced  chan struct{} // closed and replaced when newest moves
+	mu      sync.RWMutex // guards what follows: the durable state, as readers see it
+	ledgers map[schema.GroupResource]*Ledger
+	newest  Cut // newest durable moment
+	horizon Cut // history before it is trimmed
+	outages []Outage
+	// what is watched right now, as the capture tells; not kept
+	watched     map[schema.GroupResource]bool
+	interrupted map[schema.GroupResource]string
+	began       Cut // the first lists of the first start were complete
+	clusterID   string
+	condition   string        // why recording is paused
+	advanced    chan struct{} // closed and replaced when newest moves
 
 	trimming sync.Mutex // held during a round of Trim; guards age
 	age      age
@@ -99,6 +104,7 @@ func Open(dir string, o Options) (*Journal, error) {
 		queue: make(chan entry, 4096), spare: make(chan *pebble.Batch, 3), urgent: make(chan struct{}, 1), tidying: make(chan entry), room: semaphore.NewWeighted(o.QueueBytes),
 		stop: make(chan struct{}), stopped: make(chan struct{}), failed: make(chan struct{}), advanced: make(chan struct{}),
 		ledgers: map[schema.GroupResource]*Ledger{},
+		watched: map[schema.GroupResource]bool{}, interrupted: map[schema.GroupResource]string{},
 	}
 	if o.Free == nil {
 		j.opts.Free = func() (uint64, error) {
@@ -208,7 +214,7 @@ func (j *Journal) loadIdentity(dir string) error {
 		return err
 	}
 	j.clusterID = string(cluster)
-	return errors.Join(j.loadCut(metaHorizon, &j.horizon), j.loadCut(metaBegan, &j.began), j.loadAge())
+	return errors.Join(j.loadCut(metaHorizon, &j.horizon), j.loadCut(metaBegan, &j.began), j.loadAge(), j.loadOutages())
 }
 
 func (j *Journal) loadCut(name string, c *Cut) error {

@@ -62,6 +62,9 @@ type Ledger struct {
 	// Comparing is set while a list is being compared with the journal. It is durable: found
 	// at start, it means that the comparison was cut off and has to be made again.
 	Comparing string `json:"comparing,omitempty"` // the gap's cause
+	// Interrupted says why the resource is not being watched right now; empty while it is. It
+	// is not kept: a journal that nothing records into says so of every resource.
+	Interrupted string `json:"interrupted,omitempty"`
 	// Lag is how long the newest durable event took from the wire to the disk.
 	Lag time.Duration `json:"lag,omitempty"`
 }
@@ -70,7 +73,8 @@ type Ledger struct {
 func (l *Ledger) GapAt(c Cut) *Gap {
 	for i := range l.Gaps {
 		g := &l.Gaps[i]
-		if l.compare(c, g.From) > 0 && l.compare(c, g.To) < 0 {
+		inside := l.compare(c, g.From) > 0 && l.compare(c, g.To) < 0
+		if inside || c.Time.After(g.From.Time) && c.Time.Before(g.To.Time) {
 			return g
 		}
 	}
@@ -113,7 +117,9 @@ func (j *Journal) Ledgers() []Ledger {
 	defer j.mu.RUnlock()
 	all := make([]Ledger, 0, len(j.ledgers))
 	for _, l := range j.ledgers {
-		all = append(all, *cloneLedger(l))
+		c := cloneLedger(l)
+		c.Interrupted = j.whyInterrupted(l.GroupResource())
+		all = append(all, *c)
 	}
 	slices.SortFunc(all, func(a, b Ledger) int {
 		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Resource, b.Resource))

@@ -27,7 +27,18 @@ func NewLocal(j *journal.Journal) *Local { return &Local{j: j, now: time.Now} }
 // Ledgers implements Source.
 func (l *Local) Ledgers(context.Context) (*Catalog, error) {
 	c := &Catalog{ClusterID: l.j.ClusterID(), Resources: l.j.Ledgers(), To: l.j.Newest()}
-	c.From = l.j.Began()
+	c.From, c.Outages = l.j.Began(), l.j.Outages()
+	var err error
+	if c.LeftOut, err = l.j.LeftOut(); err != nil {
+		return nil, err
+	}
+	if c.Marks, err = l.j.Marks(); err != nil {
+		return nil, err
+	}
+	c.Marks = c.Marks[:min(len(c.Marks), 100)]
+	if alive := l.j.LastAlive(); alive.After(c.To.Time) { // nothing has changed since c.To, and that is known
+		c.To.Time = alive
+	}
 	if h := l.j.Horizon(); h.Time.After(c.From.Time) && !c.From.Time.IsZero() {
 		c.From = h
 	}

@@ -41,6 +41,12 @@ type ChangeQuery struct {
 type Catalog struct {
 	ClusterID string           `json:"clusterID"`
 	Resources []journal.Ledger `json:"resources"`
+	// LeftOut is what the cluster has and is not recorded.
+	LeftOut []journal.LeftOut `json:"leftOut,omitempty"`
+	// Outages are spans whose changes are known, but not when in them they happened.
+	Outages []journal.Outage `json:"outages,omitempty"`
+	// Marks are the named moments, newest first; at most 100.
+	Marks []journal.Mark `json:"marks,omitempty"`
 	// From and To bound the restorable range; From is zero while the first lists run.
 	From journal.Cut `json:"from"`
 	To   journal.Cut `json:"to"`
