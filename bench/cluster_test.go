@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -176,7 +177,8 @@ func exactList(t testing.TB, config *rest.Config, info journal.ResourceInfo, rv 
 		return nil, false
 	}
 	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("GET %s: %s", url, resp.Status)
+		b, err := io.ReadAll(resp.Body)
+		t.Fatalf("GET %s: %s %s %v", url, resp.Status, b, err)
 	}
 	var list struct {
 		APIVersion string            `json:"apiVersion"`

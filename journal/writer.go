@@ -183,13 +183,12 @@ type writer struct {
 type round struct {
 	batch   *pebble.Batch
 	events  int
-	size    int64 // room to give back
-	touched map[schema.GroupResource]time.Duration
-	changed map[schema.GroupResource]bool // ledgers to write, not only watermarks
-	ledgers []*Ledger                     // what readers see afterwards
+	size    int64                              // room to give back
+	touched map[schema.GroupResource]time.Time // when its oldest event was received; zero without one
+	changed map[schema.GroupResource]bool      // ledgers to write, not only watermarks
+	ledgers []*Ledger                          // what readers see afterwards
 	newest  Cut
 	done    []chan error
-	oldest  time.Time // when the first event was received
 }
 
 // write is the writer's goroutine: it fills batches while the disk syncs the ones before.
@@ -301,7 +300,7 @@ func (w *writer) begin() {
 		w.batch = w.j.db.NewBatch(pebble.WithInitialSizeBytes(64<<10), pebble.WithMaxRetainedSizeBytes(4<<20))
 	}
 	w.began = time.Now()
-	w.round = round{batch: w.batch, touched: map[schema.GroupResource]time.Duration{}, changed: map[schema.GroupResource]bool{}}
+	w.round = round{batch: w.batch, touched: map[schema.GroupResource]time.Time{}, changed: map[schema.GroupResource]bool{}}
 }
 
 func (w *writer) add(n entry) error {
@@ -352,9 +351,7 @@ func (w *writer) addEvent(e *Event, received time.Time, quiet bool) error {
 	if err := w.index(&indexEntry{op: e.Op, flags: e.Flags, revision: e.Revision, object: o}); err != nil {
 		return err
 	}
-	if w.round.events++; w.round.oldest.IsZero() {
-		w.round.oldest = received
-	}
+	w.round.events++
 	if !quiet {
 		l.Watermark = Cut{Revision: e.Revision, Time: e.Observed}
 		w.touch(e.Resource, received)
@@ -424,19 +421,16 @@ func latest(a, b time.Time) time.Time {
 }
 
 func (w *writer) touch(gr schema.GroupResource, received time.Time) {
-	lag := w.round.touched[gr]
-	if !received.IsZero() {
-		lag = max(lag, w.j.opts.Clock().Sub(received))
+	if oldest := w.round.touched[gr]; oldest.IsZero() {
+		w.round.touched[gr] = received
 	}
-	w.round.touched[gr] = lag
 }
 
 // apply ends the batch: watermarks and ledgers go in, then it is handed to the disk.
 func (w *writer) apply() error {
 	r := w.round
-	for gr, lag := range r.touched {
+	for gr := range r.touched {
 		l := w.ledgers[gr]
-		l.Lag = lag
 		if err := w.batch.Set(resourceKey(prefixWatermark, gr), appendWatermark(nil, l.Watermark), nil); err != nil {
 			return err
 		}
@@ -511,8 +505,15 @@ func (j *Journal) finish(r round) {
 	}
 	j.room.Release(r.size)
 	j.mu.Lock()
+	now := j.opts.Clock()
 	for _, l := range r.ledgers {
-		j.ledgers[l.GroupResource()] = l
+		gr := l.GroupResource()
+		if received := r.touched[gr]; !received.IsZero() {
+			l.Lag = now.Sub(received)
+		} else if before := j.ledgers[gr]; before != nil {
+			l.Lag = before.Lag
+		}
+		j.ledgers[gr] = l
 	}
 	if r.newest.Time.After(j.newest.Time) {
 		j.newest = r.newest

@@ -56,12 +56,16 @@ type Capture struct {
 	discovery discovery.DiscoveryInterface
 	lists     *semaphore.Weighted
 	wake      chan struct{}   // holds one token when resources should be looked for
+	tried     chan struct{}   // holds one token when it should be looked whether all were tried
 	ctx       context.Context // Run's; set before any resource starts
+	since     time.Time       // of the connection; set before any resource starts
+	again     bool            // another look for resources is wanted soon; owned by Run
 
 	checking  sync.Mutex // guards checkedAt, and lets one check serve all who wait
 	checkedAt time.Time
 
 	mu        sync.Mutex // guards what follows
+	bound     bool       // the journal is this cluster's
 	connected bool
 	err       string
 	running   map[schema.GroupResource]*resource
@@ -118,7 +122,7 @@ func New(o Options) (*Capture, error) {
 	}
 	return &Capture{
 		opts: o, log: o.Logger.Named("capture"), filter: filterText(o), client: client, discovery: disco,
-		lists: semaphore.NewWeighted(int64(o.Lists)), wake: make(chan struct{}, 1),
+		lists: semaphore.NewWeighted(int64(o.Lists)), wake: make(chan struct{}, 1), tried: make(chan struct{}, 1),
 		running: map[schema.GroupResource]*resource{}, missing: map[schema.GroupResource]int{},
 	}, nil
 }
@@ -148,31 +152,56 @@ func (c *Capture) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(c.opts.Rediscover)
 	defer tick.Stop()
-	for {
-		if err := c.rediscover(ctx, &running); err != nil {
-			if ctx.Err() == nil && errors.Is(err, journal.ErrClosed) {
-				return err
-			}
-			c.setError(err)
-			c.retrySoon(ctx)
-		} else {
-			c.setError(nil)
+	for delay := firstRetry; ; {
+		c.again = false
+		err := c.rediscover(ctx, &running)
+		if ctx.Err() == nil && errors.Is(err, journal.ErrClosed) {
+			return err
 		}
-		if err := c.begun(ctx); err != nil {
+		c.setError(err)
+		var retry <-chan time.Time
+		if c.again || err != nil {
+			retry = time.After(delay)
+			delay = min(2*delay, c.opts.Rediscover)
+		} else {
+			delay = firstRetry
+		}
+		told, err := c.await(ctx, retry, tick.C)
+		if err != nil || ctx.Err() != nil {
 			return endOf(ctx, err)
 		}
+		if told {
+			delay = firstRetry
+		}
+	}
+}
+
+// firstRetry is how soon resources are looked for again when the last look left something open;
+// each further try waits twice as long.
+const firstRetry = 300 * time.Millisecond
+
+// await waits until resources should be looked for again; told reports that the cluster said so.
+func (c *Capture) await(ctx context.Context, retry, tick <-chan time.Time) (told bool, err error) {
+	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return false, nil
 		case <-c.opts.Journal.Failed():
-			return c.opts.Journal.Err()
+			return false, c.opts.Journal.Err()
+		case <-c.tried:
+			if err := c.begun(ctx); err != nil {
+				return false, err
+			}
+		case <-retry:
+			return false, nil
+		case <-tick:
+			return false, nil
 		case <-c.wake:
 			select { // many changes come at once: one discovery serves them all
 			case <-ctx.Done():
-				return nil
 			case <-time.After(200 * time.Millisecond):
 			}
-		case <-tick.C:
+			return true, nil
 		}
 	}
 }
@@ -196,8 +225,12 @@ func (c *Capture) connect(ctx context.Context) error {
 			err = c.checkWitnesses(ctx)
 		}
 		if err == nil {
+			err = c.noteOutage(ctx, nil, c.opts.Journal.LastAlive())
+		}
+		if err == nil {
+			c.since = time.Now()
 			c.mu.Lock()
-			c.connected, c.err, c.epoch = true, "", c.opts.Journal.Newest().Epoch
+			c.bound, c.connected, c.err, c.epoch = true, true, "", c.opts.Journal.Newest().Epoch
 			c.mu.Unlock()
 			c.log.Info("connected", zap.String("cluster", id))
 			return nil
@@ -229,6 +262,18 @@ func (c *Capture) clusterID(ctx context.Context) (string, error) {
 	return o.uid, nil
 }
 
+// lateAfter is how long a watch may be away before the times of what it missed count as unknown.
+const lateAfter = 10 * time.Second
+
+// noteOutage notes that the resource (nil: every one) was not watched from then until now.
+func (c *Capture) noteOutage(ctx context.Context, gr *schema.GroupResource, from time.Time) error {
+	now := time.Now()
+	if from.IsZero() || now.Sub(from) < lateAfter {
+		return nil
+	}
+	return c.opts.Journal.AddOutage(ctx, journal.Outage{Resource: gr, From: from.UTC(), To: now.UTC()})
+}
+
 func (c *Capture) setError(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -240,6 +285,15 @@ func (c *Capture) setError(err error) {
 		c.log.Warn("cannot go on yet, trying again", zap.Error(err))
 	}
 	c.err = text
+	if c.bound {
+		c.connected = err == nil || isAnswer(err)
+	}
+}
+
+// isAnswer reports whether the error is the server's own word, so the server is there.
+func isAnswer(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status)
 }
 
 // begun tells the journal once every resource of the first discovery was recorded, or has
@@ -257,25 +311,17 @@ func (c *Capture) begun(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if !ready {
-		c.retrySoon(ctx)
 		return nil
 	}
-	if err := c.opts.Journal.SetBegan(ctx); err != nil {
-		return err
-	}
-	if c.opts.Journal.Began().Time.IsZero() { // every first list has failed so far
-		c.retrySoon(ctx)
-	}
-	return nil
+	return c.opts.Journal.SetBegan(ctx)
 }
 
-// retrySoon asks for another round in a moment.
-func (c *Capture) retrySoon(ctx context.Context) {
-	time.AfterFunc(300*time.Millisecond, func() {
-		if ctx.Err() == nil {
-			c.poke()
-		}
-	})
+// attempted is told whenever a resource's first list or watch may have succeeded or failed.
+func (c *Capture) attempted() {
+	select {
+	case c.tried <- struct{}{}:
+	default:
+	}
 }
 
 func (c *Capture) poke() {

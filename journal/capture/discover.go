@@ -88,7 +88,7 @@ func (c *Capture) settle(ctx context.Context, gone []*resource) error {
 		gr := r.info.GroupResource()
 		leftOut := c.isLeftOut(gr) // there, but no longer to be recorded
 		if !leftOut && !c.removed(ctx, gr) {
-			c.retrySoon(ctx)
+			c.again = true
 			continue
 		}
 		if !leftOut {
@@ -96,6 +96,7 @@ func (c *Capture) settle(ctx context.Context, gone []*resource) error {
 		}
 		r.cancel()
 		<-r.ended
+		c.opts.Journal.SetWatched(gr, "no longer recorded")
 		if !leftOut {
 			if err := c.opts.Journal.Remove(ctx, gr); err != nil {
 				failed = errors.Join(failed, err)
@@ -180,7 +181,7 @@ func (c *Capture) removeForgotten(ctx context.Context, found map[schema.GroupRes
 		if c.removed(ctx, gr) {
 			failed = errors.Join(failed, c.opts.Journal.Remove(ctx, gr))
 		} else {
-			c.retrySoon(ctx)
+			c.again = true
 		}
 	}
 	return failed

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,11 +26,12 @@ func (c *Capture) recheckHistory(ctx context.Context, ended time.Time) error {
 		return nil
 	}
 	began := time.Now()
+	newest := c.opts.Journal.Newest() // before the probe: what comes in meanwhile is newer than its answer
 	rv, err := c.probe(ctx, "/api/v1/namespaces")
 	if err != nil && !apierrors.IsForbidden(err) {
 		return err
 	}
-	if newest := c.opts.Journal.Newest(); err == nil && rv < newest.RV {
+	if err == nil && rv < newest.RV {
 		c.log.Warn(backwards, zap.Stringer("recorded", newest.Revision), zap.Uint64("server", rv))
 		err = c.opts.Journal.NewEpoch(ctx)
 	} else {
@@ -58,17 +60,15 @@ func (c *Capture) checkWitnesses(ctx context.Context) error {
 			continue
 		}
 		now, err := c.get(ctx, l.ResourceInfo, e)
-		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
-			continue // says nothing
+		if saysNothing(err) {
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("compare history with the server: %w", plain(err))
 		}
-		back := now.rv < e.Revision.RV
-		if e.Op == journal.Deleted {
-			back = now.uid == e.UID
-		}
-		if back {
+		// An object that only left the label selector was recorded as deleted and lives on; it
+		// is not older than that, as one is that a restored etcd brought back.
+		if now.rv < e.Revision.RV && (e.Op != journal.Deleted || now.uid == e.UID) {
 			c.log.Warn(backwards, zap.Stringer("resource", e.Resource), zap.Stringer("recorded", e.Revision), zap.Uint64("server", now.rv))
 			return c.opts.Journal.NewEpoch(ctx)
 		}
@@ -77,6 +77,15 @@ func (c *Capture) checkWitnesses(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// saysNothing reports whether a failed question about a witness is about that witness only: gone,
+// forbidden, its conversion webhook broken. Trouble of the whole server is another matter.
+func saysNothing(err error) bool {
+	if !isAnswer(err) {
+		return errors.Is(err, errMetadata) || errors.Is(err, errNotNumeric)
+	}
+	return !apierrors.IsTooManyRequests(err) && !apierrors.IsUnauthorized(err) && !apierrors.IsServiceUnavailable(err)
 }
 
 func (c *Capture) get(ctx context.Context, info journal.ResourceInfo, e journal.Event) (*rawObject, error) {

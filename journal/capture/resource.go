@@ -191,6 +191,9 @@ func (r *resource) WatchWithContext(ctx context.Context, o metav1.ListOptions) (
 		r.failed(err)
 		return nil, err
 	}
+	if err := r.resumed(ctx, ended); err != nil {
+		return nil, errors.Join(err, body.Close())
+	}
 	r.enter(StateWatching, nil)
 	onEvent := func(e watch.Event) {
 		if status, ok := e.Object.(*metav1.Status); ok {
@@ -209,6 +212,20 @@ func (r *resource) WatchWithContext(ctx context.Context, o metav1.ListOptions) (
 	return newFrameWatch(body, onEvent, onEnd), nil
 }
 
+// resumed notes the time in which the resource was not watched, when it was long. After a list
+// there is a gap, or a beginning, that says more.
+func (r *resource) resumed(ctx context.Context, ended time.Time) error {
+	gr := r.info.GroupResource()
+	l := r.c.opts.Journal.Ledger(gr)
+	if ended.IsZero() {
+		ended = r.c.since
+	}
+	if l == nil || l.Since.Time.After(ended) {
+		return nil
+	}
+	return r.c.noteOutage(ctx, &gr, ended)
+}
+
 // errHistory ends a Reflector's round; the next one begins with a list.
 var errHistory = errors.New("the server's history went backwards")
 
@@ -222,6 +239,7 @@ func (r *resource) failed(err error) {
 		state = StateForbidden
 	}
 	r.enter(state, err)
+	defer r.c.attempted()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.tried = true
@@ -242,8 +260,17 @@ func tooLarge(err error) bool {
 }
 
 func (r *resource) enter(s State, err error) {
+	defer r.c.attempted()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	why := ""
+	if s != StateWatching {
+		why = string(s)
+		if err != nil {
+			why += ": " + plain(err).Error()
+		}
+	}
+	r.c.opts.Journal.SetWatched(r.info.GroupResource(), why)
 	if s != r.state {
 		r.state, r.since = s, time.Now()
 		if err != nil && !apierrors.IsResourceExpired(err) {
