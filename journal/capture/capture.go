@@ -58,7 +58,6 @@ type Capture struct {
 	wake      chan struct{}   // holds one token when resources should be looked for
 	tried     chan struct{}   // holds one token when it should be looked whether all were tried
 	ctx       context.Context // Run's; set before any resource starts
-	since     time.Time       // of the connection; set before any resource starts
 	again     bool            // another look for resources is wanted soon; owned by Run
 
 	checking  sync.Mutex // guards checkedAt, and lets one check serve all who wait
@@ -228,7 +227,6 @@ func (c *Capture) connect(ctx context.Context) error {
 			err = c.noteOutage(ctx, nil, c.opts.Journal.LastAlive())
 		}
 		if err == nil {
-			c.since = time.Now()
 			c.mu.Lock()
 			c.bound, c.connected, c.err, c.epoch = true, true, "", c.opts.Journal.Newest().Epoch
 			c.mu.Unlock()

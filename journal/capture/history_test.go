@@ -185,3 +185,33 @@ func TestAServerThatIsAwayIsNotConnectedAndNotStormed(t *testing.T) {
 	away.Store(false)
 	r.eventually("connected again", func() bool { return r.capture.Status().Connected })
 }
+
+// A server that dies while it still answers must be asked again when it is back: in between,
+// its etcd may have been restored, and it would resume a watch from a revision it has not
+// reached without a word.
+func TestEveryRefusedWatchIsFollowedByAnotherCheck(t *testing.T) {
+	s := newFakeServer(t)
+	cms := s.add("", "v1", "configmaps", "ConfigMap", "")
+	for range 9 {
+		s.change(cms, "MODIFIED", "ns", "x", "1")
+	}
+	var refuse atomic.Bool
+	var refused atomic.Int64
+	s.handle(func(_ http.ResponseWriter, r *http.Request) bool {
+		if refuse.Load() && strings.Contains(r.URL.RawQuery, "watch=true") {
+			refused.Add(1)
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	})
+	r := start(t, s, vfs.NewMem())
+	r.await(configMaps, 109)
+	r.eventually("watched", func() bool { return r.state(configMaps).State == StateWatching })
+	refuse.Store(true)
+	s.update(func() { cms.breaks++ }) // the check after this one finds the same history,
+	r.eventually("refused", func() bool { return refused.Load() > 0 })
+	s.update(func() { s.rv, cms.events = 90, nil }) // and then it is another
+	refuse.Store(false)
+	r.eventually("a new epoch", func() bool { return r.journal.Newest().Epoch == 2 })
+	r.eventually("the new state", func() bool { l := r.journal.Ledger(configMaps); return l.Watermark.Epoch == 2 && l.Watermark.RV == 90 })
+}

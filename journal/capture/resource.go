@@ -36,7 +36,8 @@ type resource struct {
 	since   time.Time // when state was entered
 	relist  string    // why the next list must be a real one; empty: resume if the journal can
 	watched bool      // a watch has delivered something since start
-	broke   time.Time // when the newest watch ended; zero before
+	broke   time.Time // when a watch last ended or was refused; zero before
+	lost    time.Time // since when nothing has been watched; zero while it is
 	tried   bool      // the first list or watch succeeded or failed
 }
 
@@ -45,7 +46,7 @@ func newResource(c *Capture, info journal.ResourceInfo) *resource {
 	if info.Group == "" {
 		path = "/api/" + info.Version + "/" + info.Resource
 	}
-	return &resource{c: c, info: info, path: path, ended: make(chan struct{}), state: StateWaiting, since: time.Now()}
+	return &resource{c: c, info: info, path: path, ended: make(chan struct{}), state: StateWaiting, since: time.Now(), lost: time.Now()}
 }
 
 // run keeps the Reflector going until ctx ends.
@@ -189,9 +190,10 @@ func (r *resource) WatchWithContext(ctx context.Context, o metav1.ListOptions) (
 		SetHeader("Accept", "application/json").Stream(ctx)
 	if err != nil {
 		r.failed(err)
+		r.away() // the server that answers next may be another one
 		return nil, err
 	}
-	if err := r.resumed(ctx, ended); err != nil {
+	if err := r.resumed(ctx); err != nil {
 		return nil, errors.Join(err, body.Close())
 	}
 	r.enter(StateWatching, nil)
@@ -204,26 +206,31 @@ func (r *resource) WatchWithContext(ctx context.Context, o metav1.ListOptions) (
 		defer r.mu.Unlock()
 		r.watched = true
 	}
-	onEnd := func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.broke = time.Now()
+	return newFrameWatch(body, onEvent, r.away), nil
+}
+
+// away notes that the server was lost just now.
+func (r *resource) away() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broke = time.Now()
+	if r.lost.IsZero() {
+		r.lost = r.broke
 	}
-	return newFrameWatch(body, onEvent, onEnd), nil
 }
 
 // resumed notes the time in which the resource was not watched, when it was long. After a list
 // there is a gap, or a beginning, that says more.
-func (r *resource) resumed(ctx context.Context, ended time.Time) error {
+func (r *resource) resumed(ctx context.Context) error {
+	r.mu.Lock()
+	lost := r.lost
+	r.lost = time.Time{}
+	r.mu.Unlock()
 	gr := r.info.GroupResource()
-	l := r.c.opts.Journal.Ledger(gr)
-	if ended.IsZero() {
-		ended = r.c.since
-	}
-	if l == nil || l.Since.Time.After(ended) {
+	if l := r.c.opts.Journal.Ledger(gr); l == nil || l.Since.Time.After(lost) {
 		return nil
 	}
-	return r.c.noteOutage(ctx, &gr, ended)
+	return r.c.noteOutage(ctx, &gr, lost)
 }
 
 // errHistory ends a Reflector's round; the next one begins with a list.
