@@ -46,11 +46,14 @@ type Result struct {
 	Unchanged int `json:"unchanged"` // were as they should be
 	Skipped   int `json:"skipped"`   // left out by a rule or the policy for existing objects
 	Failed    int `json:"failed"`
+	// Left tells why objects that the plan wanted to write were left alone after all; they
+	// count as skipped.
+	Left []ItemError `json:"left,omitempty"`
 	// Errors tell why; one entry stands for all objects that failed for one common reason.
 	Errors []ItemError `json:"errors,omitempty"`
 }
 
-// ItemError is why an item failed.
+// ItemError is why an item failed, or was left alone.
 type ItemError struct {
 	Item *Item `json:"item"`
 	Err  error `json:"-"`
@@ -91,7 +94,9 @@ type applier struct {
 }
 
 // Apply does what the plan shows, wave by wave. An object that fails does not stop the
-// others: then the error is ErrPartly, and the result tells which failed and why. Applying
+// others: then the error is ErrPartly, or ErrNotRestored when nothing was written at all, and
+// the result tells which failed and why: each failure once, and to Progress once when it was
+// the plan's to write. Applying
 // again, or making the plan again, completes what was cut short.
 func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Result, error) {
 	if o.Logger == nil {
@@ -126,6 +131,9 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 	slices.SortStableFunc(a.result.Errors, func(x, y ItemError) int { return cmp.Compare(x.Item.Wave, y.Item.Wave) })
 	if ctx.Err() != nil {
 		return &a.result, fmt.Errorf("the restore was cut short after %d of %d objects: run it again to complete it: %w", a.done, a.total, context.Cause(ctx))
+	}
+	if a.result.Failed > 0 && a.result.Done == 0 {
+		return &a.result, fmt.Errorf("%w: %d objects failed", ErrNotRestored, a.result.Failed)
 	}
 	if a.result.Failed > 0 {
 		return &a.result, fmt.Errorf("%w: %d of %d objects failed", ErrPartly, a.result.Failed, a.result.Failed+a.result.Done+a.result.Unchanged)
@@ -198,6 +206,10 @@ func (a *applier) finish(it *Item, err error) {
 		a.result.Done++
 	case skip:
 		a.result.Skipped++
+	}
+	if skip {
+		a.result.Left = append(a.result.Left, ItemError{Item: it, Err: err, Message: err.Error()})
+		err = nil // it did not fail
 	}
 	if a.o.Progress != nil {
 		a.o.Progress(Progress{Done: a.done, Total: a.total, Item: it, Err: err})

@@ -123,6 +123,8 @@ type RangeError struct {
 	At       At
 	Why      string // "lies before recording began"
 	From, To journal.Cut
+	// Try is the moment to propose; empty: From, the oldest one.
+	Try string
 }
 
 // Error names the range and the next command.
@@ -131,7 +133,10 @@ func (e *RangeError) Error() string {
 	if e.From.Time.IsZero() {
 		return msg + "; nothing is restorable yet, the first lists are still running: see 'tidemark status'"
 	}
+	try := e.Try
+	if try == "" {
+		try = e.From.Time.UTC().Format(time.RFC3339Nano)
+	}
 	return fmt.Sprintf("%s; restorable from %s to %s (rv:%s to rv:%s): try '--at %s', or see 'tidemark status'", msg,
-		e.From.Time.UTC().Format(time.RFC3339Nano), e.To.Time.UTC().Format(time.RFC3339Nano), e.From.Revision, e.To.Revision,
-		e.From.Time.UTC().Format(time.RFC3339Nano))
+		e.From.Time.UTC().Format(time.RFC3339Nano), e.To.Time.UTC().Format(time.RFC3339Nano), e.From.Revision, e.To.Revision, try)
 }

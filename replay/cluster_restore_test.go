@@ -251,7 +251,7 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: none, resources: {request
 
 	req.Existing = ExistingUpdate
 	p = w.plan(h, req)
-	w.want(p, "configmaps", "edited", ActionUpdate, "")
+	w.want(p, "configmaps", "edited", ActionUpdate, "keeps what was added since: .data.new, .metadata.finalizers (--exact removes it)")
 	w.want(p, "deployments.apps", "web", ActionUpdate, "exactly") // two kinds of probe at once are invalid
 	w.apply(p)
 	o := w.get("configmaps", "exist", "edited")
@@ -262,7 +262,7 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: none, resources: {request
 	if probe.str("image") != "web:1" || probe.at("livenessProbe", "httpGet") == nil || probe.at("livenessProbe", "tcpSocket") != nil {
 		t.Errorf("the Deployment was not made as it was: %v", probe)
 	}
-	w.want(w.plan(h, req), "configmaps", "edited", ActionUnchanged, "--exact")
+	w.want(w.plan(h, req), "configmaps", "edited", ActionUnchanged, "keeps what was added since: .data.new, .metadata.finalizers (--exact removes it)")
 
 	req.Exact = true
 	w.apply(w.plan(h, req))
@@ -270,82 +270,6 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: none, resources: {request
 		t.Errorf("--exact left %v %v", o.sub("data"), o.list("metadata", "finalizers"))
 	}
 	w.settled(h, req)
-}
-
-func testRecreate(t *testing.T, w *world) {
-	w.make("ci", ns("fixed"))
-	const web = `
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web, namespace: fixed}
-spec:
-  selector: {matchLabels: {app: APP}}
-  template: {metadata: {labels: {app: APP}}, spec: {containers: [{name: web, image: "web:1"}]}}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: data, namespace: fixed}
-spec: {accessModes: [ACCESS], storageClassName: none, resources: {requests: {storage: 1Gi}}}`
-	w.make("ci", strings.NewReplacer("APP", "old", "ACCESS", "ReadWriteOnce").Replace(web))
-	h := w.record()
-	for _, gr := range []string{"deployments.apps", "persistentvolumeclaims"} {
-		name := map[string]string{"deployments.apps": "web", "persistentvolumeclaims": "data"}[gr]
-		w.delete(gr, "fixed", name)
-		w.gone(gr, "fixed", name)
-	}
-	w.make("ci", strings.NewReplacer("APP", "new", "ACCESS", "ReadWriteMany").Replace(web))
-	req := RestoreRequest{Scope: InNamespace("fixed"), Existing: ExistingUpdate, Exact: true}
-	p := w.plan(h, req)
-	w.want(p, "deployments.apps", "web", ActionFail, "spec.selector")
-	if res, err := p.Apply(t.Context(), w.target, ApplyOptions{}); !errors.Is(err, ErrPartly) || res.Failed != 2 {
-		t.Errorf("%v, %+v", err, res)
-	}
-	req.Existing = ExistingRecreate
-	p = w.plan(h, req)
-	w.want(p, "deployments.apps", "web", ActionRecreate, "spec.selector")
-	w.want(p, "persistentvolumeclaims", "data", ActionFail, "never deleted")
-	uid := w.get("deployments.apps", "fixed", "web").uid()
-	if res, err := p.Apply(t.Context(), w.target, ApplyOptions{}); !errors.Is(err, ErrPartly) || res.Failed != 1 {
-		t.Errorf("%v, %+v", err, res)
-	}
-	o := w.get("deployments.apps", "fixed", "web")
-	if o.uid() == uid || o.str("spec", "selector", "matchLabels", "app") != "old" {
-		t.Errorf("not created anew: %v", o.sub("spec", "selector"))
-	}
-}
-
-func testRecreatedOwner(t *testing.T, w *world) {
-	w.make("ci", ns("heirs"))
-	// A Job's template cannot change; a ConfigMap belongs to the Job.
-	const job = `
-apiVersion: batch/v1
-kind: Job
-metadata: {name: j, namespace: heirs}
-spec: {suspend: true, template: {spec: {restartPolicy: Never, terminationGracePeriodSeconds: GRACE, containers: [{name: c, image: "a:1"}]}}}`
-	owned := func() string {
-		return `{apiVersion: v1, kind: ConfigMap, metadata: {name: owned, namespace: heirs, ownerReferences: [{apiVersion: batch/v1, kind: Job, name: j, uid: ` + w.get("jobs.batch", "heirs", "j").uid() + `}]}}`
-	}
-	w.make("ci", strings.Replace(job, "GRACE", "1", 1))
-	w.make("ci", owned())
-	h := w.record()
-	w.delete("jobs.batch", "heirs", "j")
-	w.gone("jobs.batch", "heirs", "j")
-	w.gone("configmaps", "heirs", "owned")
-	w.make("ci", strings.Replace(job, "GRACE", "2", 1))
-	w.make("ci", owned())
-	p := w.plan(h, RestoreRequest{Scope: InNamespace("heirs"), Existing: ExistingRecreate})
-	it := w.want(p, "jobs.batch", "j", ActionRecreate, "spec.template")
-	if c := w.want(p, "configmaps", "owned", ActionUpdate, "created anew"); c.Wave <= it.Wave {
-		t.Errorf("the owned is written in wave %d, its owner in %d", c.Wave, it.Wave)
-	}
-	w.apply(p)
-	uid := w.get("jobs.batch", "heirs", "j").uid()
-	for range 20 { // the garbage collector must leave it alone
-		if ref := w.get("configmaps", "heirs", "owned").objects("metadata", "ownerReferences"); len(ref) != 1 || ref[0].str("uid") != uid {
-			t.Fatalf("owner %v, want the new Job %s", ref, uid)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }
 
 func testTerminating(t *testing.T, w *world) {
@@ -363,7 +287,7 @@ func testTerminating(t *testing.T, w *world) {
 	p := w.plan(h, req)
 	w.want(p, "namespaces", "slow", ActionCreate, "gone")
 	res, err := p.Apply(t.Context(), w.target, ApplyOptions{Wait: 500 * time.Millisecond})
-	if !errors.Is(err, ErrPartly) || res.Failed != 3 || len(res.Errors) != 2 {
+	if !errors.Is(err, ErrNotRestored) || res.Failed != 3 || len(res.Errors) != 2 {
 		t.Fatalf("%v: %+v", err, res)
 	}
 	if msg := res.Errors[0].Error() + res.Errors[1].Error(); !strings.Contains(msg, "example.com/hold") || !strings.Contains(msg, "1 more") {
@@ -410,7 +334,7 @@ spec:
 	w.patch("ci", "configmaps", "busy", "a", `{data: {a: "2"}}`)
 	w.patch("ci", "deployments.apps", "busy", "web", `{spec: {minReadySeconds: 5}}`)
 	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: new, namespace: busy}}`)
-	p := w.plan(h, RestoreRequest{Scope: InNamespace("busy"), Existing: ExistingUpdate, Exact: true, Prune: true, Cut: h.now()})
+	p := w.plan(h, RestoreRequest{Scope: InNamespace("busy"), Existing: ExistingUpdate, Prune: true, Cut: h.now()}) // exact, as prune is
 	w.want(p, "configmaps", "new", ActionDelete, "")
 	w.want(p, "deployments.apps", "web", ActionUpdate, "")
 	w.patch("kubectl-edit", "configmaps", "busy", "a", `{data: {b: "3"}}`)
@@ -474,10 +398,19 @@ data: {a: "2"}
 apiVersion: v1
 kind: ServiceAccount
 metadata: {name: sa, namespace: race}`)
-		res := w.apply(p)
-		value := w.get("configmaps", "race", "other").str("data", "a")
-		if existing == ExistingNone && (res.Done != 2 || value != "2") || existing == ExistingUpdate && (res.Done != 3 || value != "1") {
-			t.Errorf("%s: %+v, value %s", existing, res, value)
+		res, err := p.Apply(t.Context(), w.target, ApplyOptions{})
+		if value := w.get("configmaps", "race", "other").str("data", "a"); res.Done != 2 || value != "2" {
+			t.Errorf("%s: %+v, value %s: what the plan did not show was overwritten", existing, res, value)
+		}
+		switch existing {
+		case ExistingUpdate:
+			if !errors.Is(err, ErrPartly) || res.Failed != 1 || !errors.Is(&res.Errors[0], errAppeared) {
+				t.Errorf("not reported: %v: %+v", err, res)
+			}
+		default:
+			if err != nil || len(res.Left) != 1 || res.Left[0].Item.Name != "other" {
+				t.Errorf("%v: %+v", err, res)
+			}
 		}
 		if pulls := w.get("serviceaccounts", "race", "sa").objects("imagePullSecrets"); len(pulls) != 1 {
 			t.Errorf("the account was not merged: %v", pulls)

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidemark-backup/tidemark/journal"
 )
 
 func testPrune(t *testing.T, w *world) {
@@ -72,8 +75,33 @@ metadata: {name: clean-new, labels: {app: a}}`)
 	if diff := cmp.Diff([]string{"deployments.apps clean/web"}, deletes(p)); diff != "" {
 		t.Errorf("pruned what was not recorded yet: %s", diff)
 	}
-	if !strings.Contains(strings.Join(p.Warnings, "\n"), "configmaps are not pruned") {
+	if !strings.Contains(strings.Join(p.Warnings, "\n"), "not pruned: configmaps: not recorded yet") {
 		t.Errorf("no warning: %q", p.Warnings)
+	}
+	// What was never recorded was not seen to be missing.
+	for why, change := range map[string]func(*Catalog){
+		"only namespaces shop": func(c *Catalog) {
+			for i := range c.Resources {
+				c.Resources[i].Filter = "only namespaces shop"
+			}
+		},
+		"excluded by --exclude": func(c *Catalog) {
+			for _, l := range c.Resources {
+				c.LeftOut = append(c.LeftOut, journal.LeftOut{Resource: l.GroupResource(), Why: "excluded by --exclude"})
+			}
+		},
+	} {
+		p := w.planOf(&edited{h, change}, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()})
+		if got := deletes(p); got != nil || !strings.Contains(strings.Join(p.Warnings, "\n"), why) {
+			t.Errorf("%s: pruned %v, warnings %q", why, got, p.Warnings)
+		}
+	}
+	p = w.planOf(&edited{h, func(c *Catalog) {
+		c.Resources = slices.DeleteFunc(c.Resources, func(l journal.Ledger) bool { return l.Resource == "configmaps" })
+		c.LeftOut = []journal.LeftOut{{Resource: parseGR("configmaps"), Why: "excluded"}}
+	}}, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()})
+	if diff := cmp.Diff([]string{"deployments.apps clean/web"}, deletes(p)); diff != "" || !strings.Contains(strings.Join(p.Warnings, "\n"), "not pruned: configmaps: not recorded: excluded") {
+		t.Errorf("%s %q", diff, p.Warnings)
 	}
 	w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()}))
 	w.gone("configmaps", "clean", "new")
@@ -81,6 +109,48 @@ metadata: {name: clean-new, labels: {app: a}}`)
 	if w.find("clusterroles.rbac.authorization.k8s.io", "", "clean-new") == nil || w.find("configmaps", "clean", "kube-root-ca.crt") == nil {
 		t.Error("pruned what is not the namespace's own")
 	}
+}
+
+// testOtherCluster: what is of another cluster is not changed or deleted unasked.
+func testOtherCluster(t *testing.T, w *world) {
+	w.make("ci", ns("elsewhere"))
+	h := w.record()
+	id, err := w.target.ClusterID(t.Context())
+	if err != nil || id != w.get("namespaces", "", "kube-system").uid() {
+		t.Fatalf("%q: %v", id, err)
+	}
+	h.clusterID = id
+	req := RestoreRequest{Scope: InNamespace("elsewhere"), Cut: h.now(), Prune: true}
+	if p := w.plan(h, req); len(p.Warnings) > 0 || p.Cluster != id || p.Server != w.target.Server() || !strings.Contains(planText(p), p.Server) {
+		t.Errorf("the same cluster: %+v", p)
+	}
+	h.clusterID = "another"
+	for _, req := range []RestoreRequest{{Prune: true}, {Existing: ExistingUpdate}, {Existing: ExistingRecreate}} {
+		req.Scope, req.Cut = InNamespace("elsewhere"), h.now()
+		if _, err := NewPlan(t.Context(), h, w.target, req); !errors.Is(err, ErrOtherCluster) || !strings.Contains(err.Error(), "--other-cluster") || !strings.Contains(err.Error(), w.target.Server()) {
+			t.Errorf("%+v: %v", req, err)
+		}
+		req.OtherCluster = true
+		if p := w.plan(h, req); !strings.Contains(strings.Join(p.Warnings, "\n"), "another cluster") {
+			t.Errorf("%q", p.Warnings)
+		}
+	}
+	if p := w.plan(h, RestoreRequest{Scope: InNamespace("elsewhere")}); !strings.Contains(strings.Join(p.Warnings, "\n"), "another cluster") {
+		t.Errorf("%q", p.Warnings)
+	}
+}
+
+// edited is a history whose catalog a test changes.
+type edited struct {
+	*history
+	change func(*Catalog)
+}
+
+func (e *edited) Ledgers(ctx context.Context) (*Catalog, error) {
+	c, err := e.history.Ledgers(ctx)
+	c.Resources = slices.Clone(c.Resources)
+	e.change(c)
+	return c, err
 }
 
 func testMapping(t *testing.T, w *world) {

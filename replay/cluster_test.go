@@ -43,6 +43,7 @@ func TestOnCluster(t *testing.T) {
 		{"owned objects follow a recreated owner", testRecreatedOwner},
 		{"pruning", testPrune},
 		{"another namespace", testMapping},
+		{"another cluster", testOtherCluster},
 		{"refusals cost only their object", testRefusals},
 		{"a namespace that is being deleted", testTerminating},
 		{"edits between plan and apply", testMeanwhile},
@@ -221,7 +222,12 @@ func (w *world) plan(h *history, req RestoreRequest) *Plan {
 	if req.Cut.Time.IsZero() {
 		req.Cut = h.now()
 	}
-	p, err := NewPlan(w.Context(), h, w.target, req)
+	return w.planOf(h, req)
+}
+
+func (w *world) planOf(src Source, req RestoreRequest) *Plan {
+	w.Helper()
+	p, err := NewPlan(w.Context(), src, w.target, req)
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -306,6 +306,10 @@ metadata: {name: c, namespace: custom}`)
 		}
 	}
 	w.want(w.plan(missing, RestoreRequest{Scope: InNamespace("custom")}), "things.example.com", "a", ActionFail, "restore customresourcedefinitions/things.example.com")
+	alone := w.plan(h, RestoreRequest{Scope: Scope{Resources: []schema.GroupResource{definitions}, Names: []string{"things.example.com"}, Namespaces: []string{ClusterScope}}})
+	if w.want(alone, crd, "things.example.com", ActionCreate, ""); !strings.Contains(strings.Join(alone.Warnings, "\n"), "'tidemark restore things.example.com -A --at rv:"+alone.Cut.Revision.String()) {
+		t.Errorf("nothing is said about the custom resources: %q", alone.Warnings)
+	}
 	w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("custom")}))
 	w.settled(h, RestoreRequest{Scope: InNamespace("custom")})
 }

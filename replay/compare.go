@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -107,8 +108,13 @@ func (p *planner) planUpdate(ctx context.Context, it *Item, live, have, want obj
 		return fmt.Errorf("comparing %s: %w", it, err)
 	}
 	it.update, it.Diff = merged.json(), diff
+	if !p.req.Exact {
+		if it.Reason, err = p.keeps(it, merged, want); err != nil {
+			return fmt.Errorf("comparing %s: %w", it, err)
+		}
+	}
 	if len(diff) == 0 {
-		it.Action, it.Reason, it.Diff = ActionUnchanged, "has all it had, and more since; --exact removes that", full
+		it.Action, it.Diff = ActionUnchanged, full
 		return nil
 	}
 	it.Action = ActionUpdate
@@ -137,6 +143,29 @@ func (p *planner) planUpdate(ctx context.Context, it *Item, live, have, want obj
 		it.Action, it.Reason, it.Diff = ActionRecreate, why, full
 	}
 	return nil
+}
+
+// keeps says what an update leaves although it was not there at the cut.
+func (p *planner) keeps(it *Item, merged, want object) (string, error) {
+	diff, err := diffBodies(normal(p.req, p.past, it.Resource, merged), want)
+	diff = slices.DeleteFunc(diff, func(d FieldDiff) bool { return d.New != nil })
+	if err != nil || len(diff) == 0 {
+		return "", err
+	}
+	return "keeps what was added since: " + paths(diff) + " (--exact removes it)", nil
+}
+
+// paths names the first fields of a diff.
+func paths(diff []FieldDiff) string {
+	list := make([]string, 0, shownInShort+1)
+	for i, d := range diff {
+		if i == shownInShort {
+			list = append(list, fmt.Sprintf("%d more", len(diff)-i))
+			break
+		}
+		list = append(list, d.Path)
+	}
+	return strings.Join(list, ", ")
 }
 
 // precious are the kinds whose deletion takes more with it than the object.

@@ -62,8 +62,8 @@ func (l *Local) Resolve(ctx context.Context, at At) (journal.Cut, error) {
 		return journal.Cut{}, err
 	}
 	switch {
-	case why != "":
-		return refuse("%s", why)
+	case why != "": // unknown or yet to come: the oldest moment would be bad advice
+		return journal.Cut{}, &RangeError{At: at, Why: why, From: c.From, To: c.To, Try: "now"}
 	case cut.Time.IsZero(), at.Revision.IsZero() && cut.Time.Before(c.From.Time), cut.Revision.Compare(c.From.Revision) < 0:
 		if h := l.j.Horizon(); h.Time.Equal(c.From.Time) {
 			return refuse("lies before the local history, which is kept for a limited time (see 'tidemark run --window')")

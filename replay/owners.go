@@ -149,7 +149,7 @@ func (p *planner) relinkRecreated() {
 					it.owners = append(it.owners, p)
 				}
 				if it.Action == ActionUnchanged {
-					it.Action, it.Reason = ActionUpdate, "belongs to "+k.String()+", which is created anew"
+					it.Action, it.Reason = ActionUpdate, belongs(k)
 				}
 			}
 		}

@@ -3,6 +3,7 @@ package replay
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -63,6 +64,15 @@ type Item struct {
 	awaitGone bool
 }
 
+// MarshalJSON writes the resource as people type it.
+func (it *Item) MarshalJSON() ([]byte, error) {
+	type plain Item
+	return json.Marshal(struct {
+		Resource string `json:"resource"`
+		*plain
+	}{it.Resource.String(), (*plain)(it)})
+}
+
 func (it *Item) key() objectKey { return objectKey{it.Resource, it.Namespace, it.Name} }
 
 // String names the object: "deployments.apps shop/web".
@@ -71,16 +81,22 @@ func (it *Item) String() string { return it.key().String() }
 // Plan is what a restore will do, item by item, in the order in which it will do it.
 type Plan struct {
 	// ID names the plan: what it restores, the time it was made, and a random end.
-	ID       string      `json:"id"`
-	Made     time.Time   `json:"made"`
-	Cut      journal.Cut `json:"cut"`
-	Items    []*Item     `json:"items"`
-	Warnings []string    `json:"warnings,omitempty"`
+	ID   string      `json:"id"`
+	Made time.Time   `json:"made"`
+	Cut  journal.Cut `json:"cut"`
+	// Cluster is the id of the cluster that the plan is for, as Catalog.ClusterID has it; empty
+	// when it could not be told. Server is the address of its API server.
+	Cluster  string   `json:"cluster,omitempty"`
+	Server   string   `json:"server"`
+	Items    []*Item  `json:"items"`
+	Warnings []string `json:"warnings,omitempty"`
 
 	req  RestoreRequest
 	past *past
 	// gone are the namespaces that are being deleted: their live objects do not count.
 	gone map[string]bool
+	// recreated are the items that delete and create anew, by the uid that goes.
+	recreated map[string]*Item
 }
 
 // planner makes one plan.
@@ -100,6 +116,7 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 	if err := req.validate(); err != nil {
 		return nil, err
 	}
+	req.normalize()
 	if err := target.refresh(ctx); err != nil {
 		return nil, err
 	}
@@ -112,12 +129,16 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		plan: &Plan{Made: time.Now().UTC(), Cut: req.Cut, req: req, Items: []*Item{}},
 	}
 	p.plan.ID = planID(&req, p.plan.Made)
+	elsewhere, err := p.checkCluster(ctx, catalog)
+	if err != nil {
+		return nil, err
+	}
 	if p.past, err = readPast(ctx, src, target, &req); err != nil {
 		return nil, err
 	}
 	p.plan.past = p.past
 	p.past.refuseAll(&req)
-	p.plan.Warnings = catalog.Caveats(req.Cut, req.Scope)
+	p.plan.Warnings = append(elsewhere, catalog.Caveats(req.Cut, req.Scope)...)
 	if p.live, err = readLive(ctx, target, &req, p.past); err != nil {
 		return nil, err
 	}
@@ -127,10 +148,14 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 			return nil, err
 		}
 	}
+	p.tellInstances()
 	if req.Prune {
 		if err := p.prune(ctx, catalog); err != nil {
 			return nil, err
 		}
+	}
+	if err := p.heirs(ctx); err != nil {
+		return nil, err
 	}
 	p.relinkRecreated()
 	setWaves(p.plan.Items)
@@ -174,13 +199,6 @@ func planID(req *RestoreRequest, made time.Time) string {
 		name = name[:40]
 	}
 	return fmt.Sprintf("%s-%s-%04x", strings.Trim(name, "-."), made.Format("20060102-150405"), rand.N(1<<16))
-}
-
-func (p *planner) warn(format string, args ...any) {
-	w := fmt.Sprintf(format, args...)
-	if !slices.Contains(p.plan.Warnings, w) {
-		p.plan.Warnings = append(p.plan.Warnings, w)
-	}
 }
 
 func (p *planner) add(it *Item) { p.plan.Items = append(p.plan.Items, it) }

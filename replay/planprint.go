@@ -17,6 +17,9 @@ const shownInShort = 5
 func (p *Plan) WriteText(w io.Writer, verbose bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Plan %s: the state at %s (rv:%s)\n", p.ID, p.Cut.Time.UTC().Format(time.RFC3339Nano), p.Cut.Revision)
+	if p.Server != "" {
+		fmt.Fprintf(&b, "in the cluster at %s\n", p.Server)
+	}
 	for _, action := range actionOrder {
 		p.writeAction(&b, action, verbose)
 	}
@@ -66,10 +69,36 @@ func (p *Plan) writeAction(b *strings.Builder, action Action, verbose bool) {
 			}
 		case action == ActionSkip:
 			writeReasons(b, k, items)
-		case len(items) <= shownInShort:
-			fmt.Fprintf(b, "  %s: %s\n", k, names(items))
+		case action == ActionUnchanged:
+			writeUnchanged(b, k, items)
 		default:
-			fmt.Fprintf(b, "  %s: %d, such as %s\n", k, len(items), names(items[:2]))
+			writeNames(b, k, items)
+		}
+	}
+}
+
+func writeNames(b *strings.Builder, kind string, items []*Item) {
+	switch {
+	case len(items) == 0:
+	case len(items) <= shownInShort:
+		fmt.Fprintf(b, "  %s: %s\n", kind, names(items))
+	default:
+		fmt.Fprintf(b, "  %s: %d, such as %s\n", kind, len(items), names(items[:2]))
+	}
+}
+
+// writeUnchanged also says what stays in objects that have more by now than they had.
+func writeUnchanged(b *strings.Builder, kind string, items []*Item) {
+	var same []*Item
+	for _, it := range items {
+		if it.Reason == "" {
+			same = append(same, it)
+		}
+	}
+	writeNames(b, kind, same)
+	for _, it := range items {
+		if it.Reason != "" {
+			writeItem(b, it, false)
 		}
 	}
 }
@@ -128,15 +157,7 @@ func writeItem(b *strings.Builder, it *Item, verbose bool) {
 				b.WriteString("      " + l)
 			}
 		}
-	case len(it.Diff) > 0:
-		paths := make([]string, 0, shownInShort+1)
-		for i, d := range it.Diff {
-			if i == shownInShort {
-				paths = append(paths, fmt.Sprintf("%d more", len(it.Diff)-i))
-				break
-			}
-			paths = append(paths, d.Path)
-		}
-		fmt.Fprintf(b, "      %s\n", strings.Join(paths, ", "))
+	case len(it.Diff) > 0 && it.Action != ActionUnchanged: // its reason names the fields
+		fmt.Fprintf(b, "      %s\n", paths(it.Diff))
 	}
 }

@@ -24,11 +24,12 @@ func (p *planner) prune(ctx context.Context, catalog *Catalog) error {
 	}
 	var mu sync.Mutex
 	var doomed []*Item
+	kept := p.leftOut(catalog)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(liveReaders)
 	for i := range catalog.Resources {
 		l := &catalog.Resources[i]
-		r, places := p.prunable(l)
+		r, places := p.prunable(catalog, l, &kept)
 		for _, ns := range places {
 			g.Go(func() error {
 				err := p.target.list(ctx, r, ns, func(u *unstructured.Unstructured) {
@@ -51,6 +52,9 @@ func (p *planner) prune(ctx context.Context, catalog *Catalog) error {
 	}
 	if err := g.Wait(); err != nil {
 		return err
+	}
+	for _, w := range kept.lines(10, func(who, why string) string { return "not pruned: " + who + ": " + why }) {
+		p.warn("%s", w)
 	}
 	if limit := p.req.maxDeletes(); len(doomed) > limit {
 		return fmt.Errorf("%w: --prune would delete %d objects, and --max-deletes allows %d; to see them, use --dry-run --max-deletes %d", ErrTooManyDeletes, len(doomed), limit, len(doomed))
@@ -86,9 +90,25 @@ func (p *planner) existed(ctx context.Context) (map[objectKey]bool, error) {
 	return out, nil
 }
 
+// leftOut are the reasons why what was never recorded is not pruned, as far as it is a
+// restore's business.
+func (p *planner) leftOut(catalog *Catalog) shared {
+	var kept shared
+	for _, out := range catalog.LeftOut {
+		named := slices.Contains(p.req.Scope.Resources, out.Resource)
+		r, served := p.target.version(out.Resource, "")
+		known := slices.ContainsFunc(catalog.Resources, func(l journal.Ledger) bool { return l.GroupResource() == out.Resource }) // it is told about with its ledger
+		if named && !known || p.req.Scope.Resources == nil && !known && served && r.Namespaced && !slices.Contains(neverRestored, out.Resource.String()) {
+			kept.add("not recorded: "+out.Why, out.Resource)
+		}
+	}
+	return kept
+}
+
 // prunable tells where objects of a recorded resource may be pruned: namespaces, or "" for
-// all of the cluster.
-func (p *planner) prunable(l *journal.Ledger) (servedResource, []string) {
+// all of the cluster. What history may have missed is kept: that it has nothing of an object
+// must mean that the object was not there.
+func (p *planner) prunable(catalog *Catalog, l *journal.Ledger, kept *shared) (servedResource, []string) {
 	gr := l.GroupResource()
 	r, ok := p.target.version(gr, l.Version)
 	named := slices.Contains(p.req.Scope.Resources, gr)
@@ -97,12 +117,14 @@ func (p *planner) prunable(l *journal.Ledger) (servedResource, []string) {
 		return r, nil
 	case !r.Namespaced && (!named || !has(p.req.Scope.Namespaces, ClusterScope)):
 		return r, nil
-	case !l.Holds(p.req.Cut):
-		p.warn("%s are not pruned: they were not recorded yet at that moment", gr)
+	case slices.Contains(neverRestored, gr.String()):
 		return r, nil
-	case l.GapAt(p.req.Cut) != nil:
-		p.warn("%s are not pruned: that moment lies in a gap of their history", gr)
+	}
+	if why := catalog.unsure(l, p.req.Cut); why != "" {
+		kept.add(why, gr)
 		return r, nil
+	}
+	switch {
 	case !r.Namespaced || p.req.Scope.Namespaces == nil:
 		return r, []string{""}
 	}

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tidemark-backup/tidemark/journal"
 )
@@ -16,6 +19,12 @@ var (
 	ErrTooManyDeletes = errors.New("too many deletions")
 	// ErrNothing is returned by NewPlan when nothing in scope existed at the cut.
 	ErrNothing = errors.New("nothing to restore")
+	// ErrOtherCluster is returned by NewPlan when existing objects would be changed or deleted
+	// in a cluster that is not the one that history is of.
+	ErrOtherCluster = errors.New("the target is another cluster")
+	// ErrNotRestored is returned by Apply when nothing was written: all that the plan wanted
+	// to write failed.
+	ErrNotRestored = errors.New("nothing was restored")
 )
 
 // DefaultMaxDeletes is how many objects a restore may delete when nothing else is said.
@@ -72,12 +81,18 @@ type RestoreRequest struct {
 	NamespaceMappings map[string]string
 	// Existing says what happens to objects that are there already; default ExistingNone.
 	Existing ExistingPolicy
-	// Exact also removes fields that existing objects did not have at the cut.
+	// Exact also removes fields that existing objects did not have at the cut. Prune implies
+	// it: together with ExistingUpdate it takes the scope back to what it was.
 	Exact bool
-	// Prune deletes what is in scope, is there now, and was not there at the cut.
+	// Prune deletes what is in scope, is there now, and was not there at the cut. Nothing is
+	// deleted of resources of which history cannot tell that: the plan's warnings name them.
 	Prune bool
-	// MaxDeletes is how many objects Prune may delete; 0 means DefaultMaxDeletes.
+	// MaxDeletes is how many objects Prune may delete; 0 means DefaultMaxDeletes. A plan
+	// that would delete more is refused, with the number in the error.
 	MaxDeletes int
+	// OtherCluster allows to update, recreate and prune in a cluster that is not the one
+	// that history is of. Creating what is missing needs no permission.
+	OtherCluster bool
 	// Owned brings back objects as well that a restored controller would make anew, such as
 	// the Pods of a ReplicaSet.
 	Owned bool
@@ -98,10 +113,16 @@ func (r *RestoreRequest) validate() error {
 	if r.Cut.Time.IsZero() {
 		return errors.New("a restore needs a moment: use --at, as in --at 15m")
 	}
+	if r.MaxDeletes < 0 {
+		return fmt.Errorf("at most %d deletions: use --max-deletes with a number from 1 on; 0 is %d", r.MaxDeletes, DefaultMaxDeletes)
+	}
 	targets := map[string]string{}
 	for from, to := range r.NamespaceMappings {
 		if from == "" || to == "" {
 			return errors.New("a namespace mapping needs two names: use --namespace-mappings old:new")
+		}
+		if bad := validation.IsDNS1123Label(to); len(bad) > 0 {
+			return fmt.Errorf("namespace %s cannot be mapped to %q: %s", from, to, bad[0])
 		}
 		if other, taken := targets[to]; taken {
 			return fmt.Errorf("namespaces %s and %s are both mapped to %s: use one restore for each", min(from, other), max(from, other), to)
@@ -115,6 +136,31 @@ func (r *RestoreRequest) validate() error {
 		}
 	}
 	return nil
+}
+
+// normalize sets what other fields imply.
+func (r *RestoreRequest) normalize() { r.Exact = r.Exact || r.Prune }
+
+// overwrites reports whether the request may change or delete what is there.
+func (r *RestoreRequest) overwrites() bool { return r.Prune || r.Existing != ExistingNone }
+
+// ParseNamespaceMappings reads mappings as they are typed: "old:new". None give nil.
+func ParseNamespaceMappings(mappings []string) (map[string]string, error) {
+	var all map[string]string
+	for _, m := range mappings {
+		from, to, _ := strings.Cut(m, ":")
+		if from == "" || to == "" || strings.Contains(to, ":") {
+			return nil, fmt.Errorf("%q maps no namespace: use --namespace-mappings FROM:TO, such as shop:shop-copy", m)
+		}
+		if other, twice := all[from]; twice {
+			return nil, fmt.Errorf("namespace %s is mapped to both %s and %s: use one restore for each", from, other, to)
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[from] = to
+	}
+	return all, nil
 }
 
 func (r *RestoreRequest) maxDeletes() int {

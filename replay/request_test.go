@@ -2,6 +2,7 @@ package replay
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,8 @@ func TestRequestsThatCannotBeMeant(t *testing.T) {
 		{"half a mapping", "old:new", RestoreRequest{Cut: now, NamespaceMappings: map[string]string{"a": ""}}},
 		{"a mapping that is not asked for", "add -n a", RestoreRequest{Cut: now, Scope: InNamespace("b"), NamespaceMappings: map[string]string{"a": "c"}}},
 		{"a mapping onto another one", "under its own name", RestoreRequest{Cut: now, Scope: Scope{Namespaces: []string{"a", "b"}}, NamespaceMappings: map[string]string{"a": "b"}}},
+		{"a name that no namespace can have", "cannot be mapped", RestoreRequest{Cut: now, NamespaceMappings: map[string]string{"a": "B_c"}}},
+		{"fewer deletions than none", "--max-deletes", RestoreRequest{Cut: now, MaxDeletes: -1}},
 		{"fine", "", RestoreRequest{Cut: now, Scope: Scope{Namespaces: []string{"a", "b"}}, NamespaceMappings: map[string]string{"a": "b", "b": "a"}}},
 	} {
 		err := tc.req.validate()
@@ -42,18 +45,56 @@ func TestRequestsThatCannotBeMeant(t *testing.T) {
 	}
 }
 
+func TestParseNamespaceMappings(t *testing.T) {
+	for _, tc := range []struct {
+		in   []string
+		want map[string]string
+		err  string
+	}{
+		{nil, nil, ""},
+		{[]string{"a:b", "c:d"}, map[string]string{"a": "b", "c": "d"}, ""},
+		{[]string{"a:b", "a:c"}, nil, "both b and c"},
+		{[]string{"a"}, nil, "FROM:TO"},
+		{[]string{"a:b:c"}, nil, "FROM:TO"},
+		{[]string{":b"}, nil, "FROM:TO"},
+	} {
+		got, err := ParseNamespaceMappings(tc.in)
+		if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) || !maps.Equal(got, tc.want) {
+			t.Errorf("%q: %v, %v", tc.in, got, err)
+		}
+	}
+}
+
+func TestPruneIsExact(t *testing.T) {
+	for _, req := range []RestoreRequest{{Prune: true}, {Exact: true}, {}} {
+		want := req.Prune || req.Exact
+		if req.normalize(); req.Exact != want {
+			t.Errorf("%+v", req)
+		}
+	}
+}
+
+func TestItemJSON(t *testing.T) {
+	b, err := json.Marshal(&Plan{Items: []*Item{{Resource: parseGR("deployments.apps"), Namespace: "a", Name: "web", Action: ActionCreate}}})
+	if err != nil || !strings.Contains(string(b), `"items":[{"resource":"deployments.apps","namespace":"a","name":"web","action":"create","wave":0}]`) {
+		t.Errorf("%v %s", err, b)
+	}
+}
+
 func TestPlanText(t *testing.T) {
 	item := func(a Action, gr, name, why, rule string) *Item {
 		return &Item{Resource: parseGR(gr), Namespace: "shop", Name: name, Action: a, Reason: why, Rule: rule}
 	}
-	p := &Plan{ID: "shop-20261122-103000-ab12", Cut: journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 7}, Time: time.Date(2026, 11, 22, 10, 29, 0, 0, time.UTC)}, Warnings: []string{"mind the gap"}}
+	p := &Plan{ID: "shop-20261122-103000-ab12", Server: "https://shop.example.com:6443", Cut: journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 7}, Time: time.Date(2026, 11, 22, 10, 29, 0, 0, time.UTC)}, Warnings: []string{"mind the gap"}}
 	for _, n := range []string{"a", "b", "c", "d", "e", "f"} {
 		p.Items = append(p.Items, item(ActionCreate, "configmaps", n, "", ""), item(ActionSkip, "pods", n, "ReplicaSet "+n+" makes it", "made-by-controller"))
 	}
 	u := item(ActionUpdate, "deployments.apps", "web", "", "")
 	u.Diff = []FieldDiff{{Path: ".spec.replicas", Old: json.RawMessage("1"), New: json.RawMessage("2")}}
-	p.Items = append(p.Items, item(ActionCreate, "services", "web", "", ""), u, item(ActionDelete, "secrets", "new", "was not there", ""), item(ActionFail, "widgets.example.com", "w", "not served", ""), item(ActionUnchanged, "secrets", "same", "", ""))
+	p.Items = append(p.Items, item(ActionCreate, "services", "web", "", ""), u, item(ActionDelete, "secrets", "new", "was not there", ""), item(ActionFail, "widgets.example.com", "w", "not served", ""), item(ActionUnchanged, "secrets", "same", "", ""),
+		item(ActionUnchanged, "secrets", "more", "keeps what was added since: .data.KEY (--exact removes it)", ""))
 	const short = `Plan shop-20261122-103000-ab12: the state at 2026-11-22T10:29:00Z (rv:1/7)
+in the cluster at https://shop.example.com:6443
 create:
   configmaps: 6, such as shop/a, shop/b
   services: shop/web
@@ -68,8 +109,9 @@ skip:
   pods: 6, such as shop/a: ReplicaSet a makes it
 unchanged:
   secrets: shop/same
+  secrets shop/more: keeps what was added since: .data.KEY (--exact removes it)
 warning: mind the gap
-7 to create, 1 to update, 1 to delete, 1 that cannot be restored, 6 to skip, 1 unchanged
+7 to create, 1 to update, 1 to delete, 1 that cannot be restored, 6 to skip, 2 unchanged
 `
 	var b strings.Builder
 	if err := p.WriteText(&b, false); err != nil || b.String() != short {

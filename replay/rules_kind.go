@@ -81,6 +81,12 @@ func fixJob(s *subject) {
 		return
 	}
 	s.obj.drop("spec", "selector")
+	for _, l := range []string{"controller-uid", "batch.kubernetes.io/controller-uid"} {
+		if s.obj.label(l) == s.original.uid() { // the API server labels the Job itself as well
+			s.obj.drop("metadata", "labels", l)
+		}
+	}
+	s.obj.dropEmpty("metadata", "labels")
 	for _, l := range []string{"controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name"} {
 		s.obj.drop("spec", "template", "metadata", "labels", l)
 	}

@@ -1,6 +1,8 @@
 package replay
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -118,6 +120,16 @@ var ruleCases = []ruleCase{
 		rule: "job-selector", name: "a Job never finds its pods by the old uid", resource: "jobs.batch",
 		before: `{kind: Job, metadata: {name: j, namespace: a}, spec: {selector: {matchLabels: {batch.kubernetes.io/controller-uid: u}}, template: {metadata: {labels: {controller-uid: u, batch.kubernetes.io/controller-uid: u, job-name: j, batch.kubernetes.io/job-name: j, app: x}}}}}`,
 		after:  `{kind: Job, metadata: {name: j, namespace: a}, spec: {template: {metadata: {labels: {app: x}}}}}`,
+	},
+	{
+		rule: "job-selector", name: "a Job carries the uid of its former self as a label", resource: "jobs.batch",
+		before: `{kind: Job, metadata: {name: j, namespace: a, uid: u, labels: {controller-uid: u, batch.kubernetes.io/controller-uid: u, app: x}}, spec: {template: {}}}`,
+		after:  `{kind: Job, metadata: {name: j, namespace: a, labels: {app: x}}, spec: {template: {}}}`,
+	},
+	{
+		rule: "job-selector", name: "a label that somebody wrote is lost", resource: "jobs.batch",
+		before: `{kind: Job, metadata: {name: j, namespace: a, uid: u, labels: {controller-uid: mine}}, spec: {template: {}}}`,
+		after:  `{kind: Job, metadata: {name: j, namespace: a, labels: {controller-uid: mine}}, spec: {template: {}}}`,
 	},
 	{
 		rule: "job-selector", name: "a selector that somebody wrote is kept", resource: "jobs.batch",
@@ -336,6 +348,22 @@ func TestErrorsNeverQuoteSecrets(t *testing.T) {
 	got := hint(&Item{Resource: secrets, Namespace: "a", Name: "s"}, err).Error()
 	if strings.Contains(got, "aHVudGVyMg") || !strings.Contains(got, "refuses data;") {
 		t.Errorf("%s", got)
+	}
+	denied := apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "s", errors.New(`admission webhook "w" denied the request: value hunter2 is weak`))
+	for _, err := range []error{denied, fmt.Errorf("writing: %w", denied), apierrors.NewBadRequest("cannot decode hunter2"), apierrors.NewInternalError(errors.New("failed calling webhook: hunter2"))} {
+		got = hint(&Item{Resource: secrets, Namespace: "a", Name: "s"}, err).Error()
+		if strings.Contains(got, "hunter2") || !strings.Contains(got, "not shown") {
+			t.Errorf("%s", got)
+		}
+		if strings.Contains(err.Error(), "admission webhook") && !strings.Contains(got, "an admission rule of the cluster refuses") {
+			t.Errorf("no advice: %s", got)
+		}
+		if got = hint(&Item{Resource: parseGR("configmaps"), Namespace: "a", Name: "s"}, err).Error(); !strings.Contains(got, "hunter2") {
+			t.Errorf("hidden without need: %s", got)
+		}
+	}
+	if got = hint(&Item{Resource: secrets}, errMeanwhile).Error(); got != errMeanwhile.Error() {
+		t.Errorf("our own words: %s", got)
 	}
 	if got = invalid(err, "does not allow to change"); got != "the API server does not allow to change data" {
 		t.Errorf("%s", got)

@@ -19,12 +19,15 @@ import (
 type history struct {
 	events  []journal.Event
 	ledgers []journal.Ledger
+	// forgotten is how many of the events Changes has no longer; the versions stay.
+	forgotten int
+	clusterID string
 }
 
 var _ Source = (*history)(nil)
 
 func (h *history) Ledgers(context.Context) (*Catalog, error) {
-	return &Catalog{ClusterID: "test", Resources: h.ledgers}, nil
+	return &Catalog{ClusterID: h.clusterID, Resources: h.ledgers}, nil
 }
 
 func (h *history) Resolve(context.Context, At) (journal.Cut, error) { return h.now(), nil }
@@ -76,9 +79,9 @@ func (h *history) Fold(_ context.Context, cut journal.Cut, scope Scope) iter.Seq
 func (h *history) Changes(_ context.Context, q ChangeQuery) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		before := map[objectKey][]byte{}
-		for _, e := range h.events {
+		for i, e := range h.events {
 			k := objectKey{e.Resource, e.Namespace, e.Name}
-			if q.Scope.Contains(&e) && e.Observed.After(q.From) && (q.To.IsZero() || !e.Observed.After(q.To)) && !yield(NewChange(e, before[k]), nil) {
+			if i >= h.forgotten && q.Scope.Contains(&e) && e.Observed.After(q.From) && (q.To.IsZero() || !e.Observed.After(q.To)) && !yield(NewChange(e, before[k]), nil) {
 				return
 			}
 			if before[k] = e.Object; e.Op == journal.Deleted {

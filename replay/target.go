@@ -31,6 +31,8 @@ type Target struct {
 	dyn  dynamic.Interface
 	disc discovery.AggregatedDiscoveryInterfaceWithContext
 
+	server string
+
 	throttled atomic.Int64 // answers 429 so far, also those the client retried by itself
 
 	mu     sync.RWMutex
@@ -55,7 +57,7 @@ type servedTable struct {
 // NewTarget connects to the cluster that cfg names. It uses a transport of its own, so that
 // a restore does not wait behind other traffic, and leaves the pace to the API server.
 func NewTarget(cfg *rest.Config) (*Target, error) {
-	t := &Target{}
+	t := &Target{server: cfg.Host}
 	c := rest.CopyConfig(cfg)
 	c.QPS, c.Burst, c.RateLimiter = -1, 0, nil
 	c.UserAgent = fieldManager
@@ -138,6 +140,22 @@ func (t *Target) table() servedTable {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.served
+}
+
+// Server is the address of the cluster's API server.
+func (t *Target) Server() string { return t.server }
+
+// ClusterID is the uid of the cluster's kube-system namespace, by which journals know their
+// cluster; empty when it cannot be told: it may not be read, or is not there.
+func (t *Target) ClusterID(ctx context.Context) (string, error) {
+	u, err := t.namespace(ctx, "kube-system")
+	if apierrors.IsForbidden(err) || err == nil && u == nil {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("asking the target which cluster it is: %w", err)
+	}
+	return string(u.GetUID()), nil
 }
 
 // versions returns the served versions of a resource, the preferred one first.

@@ -59,10 +59,26 @@ func LastAlive(ctx context.Context, src Source, ref Ref) (journal.Cut, *Change, 
 			end, lived = nil, true
 		case end == nil:
 			end = keep(c)
+			// What has not changed for longer than history is kept has no change to be seen
+			// alive in, but lived before this one.
+			lived = lived || c.Before != nil && !deletingJSON(c.Before)
 		case c.Op == journal.Added: // a new object that was being deleted when it was first seen
 			end, lived = keep(c), false
 		}
 		known = true
+	}
+	if !known {
+		// It may have lived unchanged for longer than history is kept.
+		now, err := src.Resolve(ctx, At{})
+		if err != nil {
+			return journal.Cut{}, nil, err
+		}
+		for _, err := range src.Fold(ctx, now, q.Scope) {
+			if err != nil {
+				return journal.Cut{}, nil, fmt.Errorf("reading the history of %s: %w", ref, err)
+			}
+			known = true
+		}
 	}
 	switch {
 	case !known:

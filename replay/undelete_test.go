@@ -23,7 +23,13 @@ func TestLastAlive(t *testing.T) {
 		end   int // the step that ended it
 		err   error
 		text  string
+		// forgotten says how many changes are older than what is kept of changes
+		forgotten int
 	}{
+		{name: "unchanged for longer than changes are kept", steps: []step{{journal.Added, alive}, {journal.Modified, dying}, {journal.Deleted, dying}}, forgotten: 1, cut: 19, end: 1},
+		{name: "unchanged for long, then deleted at once", steps: []step{{journal.Added, alive}, {journal.Modified, alive}, {journal.Deleted, alive}}, forgotten: 2, cut: 29, end: 2},
+		{name: "dying for longer than changes are kept", steps: []step{{journal.Added, alive}, {journal.Modified, dying}, {journal.Deleted, dying}}, forgotten: 2, text: "no moment of its life"},
+		{name: "alive, and unchanged for long", steps: []step{{journal.Added, alive}}, forgotten: 1, err: ErrStillLives, text: "tidemark log ns/shop"},
 		{name: "contents vanish while a namespace is Terminating", steps: []step{{journal.Added, alive}, {journal.Modified, dying}, {journal.Modified, dying}, {journal.Deleted, dying}}, cut: 19, end: 1},
 		{name: "deleted at once", steps: []step{{journal.Added, alive}, {journal.Modified, alive}, {journal.Deleted, alive}}, cut: 29, end: 2},
 		{name: "still going", steps: []step{{journal.Added, alive}, {journal.Modified, dying}}, cut: 19, end: 1},
@@ -34,7 +40,7 @@ func TestLastAlive(t *testing.T) {
 		{name: "never seen", steps: nil, err: ErrNeverSeen, text: "tidemark log namespaces"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			h := &history{}
+			h := &history{forgotten: tc.forgotten}
 			for _, s := range tc.steps {
 				h.add(t, s.op, "namespaces", s.obj)
 			}

@@ -34,7 +34,7 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 	case ActionUpdate:
 		err = a.update(ctx, it)
 	case ActionRecreate:
-		if err = a.delete(ctx, it); err == nil {
+		if err = a.delete(ctx, it, metav1.DeletePropagationOrphan); err == nil {
 			mark := time.Now()
 			err = a.awaitGone(ctx, it)
 			waited = time.Since(mark)
@@ -43,7 +43,7 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 			err = a.create(ctx, it)
 		}
 	case ActionDelete:
-		err = a.delete(ctx, it)
+		err = a.delete(ctx, it, metav1.DeletePropagationBackground)
 	}
 	return waited, hint(it, err)
 }
@@ -51,6 +51,9 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 // create makes the object. The API server files the fields under the manager that creates
 // them; where history knows several managers, their entries are put back by a second call.
 func (a *applier) create(ctx context.Context, it *Item) error {
+	if it.create == nil { // it was only to be linked to its new owner
+		return &leftAlone{"was deleted by somebody else meanwhile"}
+	}
 	body := it.create.object()
 	if err := it.link(body, a.uid); err != nil {
 		return err
@@ -133,72 +136,6 @@ func hasManager(entries []any, m map[string]any) bool {
 	return false
 }
 
-// meet deals with an object that was not there when the plan was made: the answer to our own
-// create was lost, or a controller or a person was faster.
-func (a *applier) meet(ctx context.Context, it *Item, body object, unsure bool) error {
-	for range maxRebases {
-		u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
-		if err != nil {
-			return err
-		}
-		if u == nil {
-			return errors.New("appeared and vanished while it was restored: run the restore again")
-		}
-		live := object(u.Object)
-		if live.deleting() {
-			if err := a.awaitGone(ctx, it); err != nil {
-				return err
-			}
-			return a.create(ctx, it)
-		}
-		req, past := &a.plan.req, a.plan.past
-		have, want := normal(req, past, it.Resource, live), normal(req, past, it.Resource, body)
-		diff, err := diffBodies(have, want)
-		if err != nil {
-			return err
-		}
-		merged := merge(live, have, want, req.Exact)
-		switch {
-		case len(diff) == 0, unsure && equalObjects(have, normal(req, past, it.Resource, merged)):
-			a.restored(it.key(), string(u.GetUID())) // as it should be; ours, if an answer was lost
-			return nil
-		case it.Resource == accounts:
-			merged = addMissing(live, want)
-		case req.Existing == ExistingNone && it.Resource != namespaces:
-			a.restored(it.key(), string(u.GetUID()))
-			return &leftAlone{"was made by somebody else meanwhile, and differs: left alone; --existing update makes it as it was"}
-		}
-		u, err = a.put(ctx, it, merged)
-		if apierrors.IsConflict(err) {
-			continue
-		}
-		if err == nil {
-			a.restored(it.key(), string(u.GetUID()))
-		}
-		return err
-	}
-	return errors.New("is being changed by somebody else all the time: run the restore again")
-}
-
-func equalObjects(a, b object) bool {
-	diff, err := diffBodies(a, b)
-	return err == nil && len(diff) == 0
-}
-
-// isAs reports whether the object is live as the body has it.
-func (a *applier) isAs(ctx context.Context, it *Item, body object) bool {
-	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
-	if err != nil || u == nil {
-		return false
-	}
-	req, past := &a.plan.req, a.plan.past
-	if !equalObjects(normal(req, past, it.Resource, u.Object), normal(req, past, it.Resource, body)) {
-		return false
-	}
-	a.restored(it.key(), string(u.GetUID()))
-	return true
-}
-
 // put sends an update that holds only as long as the object is as it was read.
 func (a *applier) put(ctx context.Context, it *Item, body object) (*unstructured.Unstructured, error) {
 	u, _, err := a.putCounting(ctx, it, body)
@@ -231,7 +168,7 @@ func (a *applier) update(ctx context.Context, it *Item) error {
 		if unsure && apierrors.IsConflict(err) && a.isAs(ctx, it, body) {
 			return nil // with our own write, whose answer was lost
 		}
-		if apierrors.IsNotFound(err) && it.create != nil {
+		if apierrors.IsNotFound(err) {
 			return a.create(ctx, it) // the plan promised the object as it was
 		}
 		if !apierrors.IsConflict(err) {
@@ -255,15 +192,15 @@ func (a *applier) update(ctx context.Context, it *Item) error {
 	return errors.New("is being changed by somebody else all the time: run the restore again")
 }
 
-// unmoved reads the object again and reports an error unless it is, but for its status and
-// bookkeeping, as the plan found it. It is nil when the object is gone.
+// unmoved reads the object again and reports an error unless it is, but for its status,
+// bookkeeping and owners that the plan itself deletes, as the plan found it. It is nil when the object is gone.
 func (a *applier) unmoved(ctx context.Context, it *Item) (object, error) {
 	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
 	if err != nil || u == nil {
 		return nil, err
 	}
 	live := object(u.Object)
-	diff, err := DiffObjects(object(it.live.Object).json(), live.json(), DiffOptions{IgnoreStatus: true})
+	diff, err := DiffObjects(a.plan.disowned(it.live.Object).json(), a.plan.disowned(live).json(), DiffOptions{IgnoreStatus: true})
 	if err != nil {
 		return nil, err
 	}
@@ -273,15 +210,15 @@ func (a *applier) unmoved(ctx context.Context, it *Item) (object, error) {
 	return live, nil
 }
 
-// delete removes the very object that the plan saw.
-func (a *applier) delete(ctx context.Context, it *Item) error {
+// delete removes the very object that the plan saw. What belongs to an object that is about
+// to be created anew is orphaned, not deleted: the plan links it to the new one.
+func (a *applier) delete(ctx context.Context, it *Item, dependents metav1.DeletionPropagation) error {
 	rv := it.live.GetResourceVersion()
 	uid := it.live.GetUID()
-	background := metav1.DeletePropagationBackground
 	for range maxRebases {
 		_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, a.target.client(it.served, it.Namespace).Delete(ctx, it.Name, metav1.DeleteOptions{
-				Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &rv}, PropagationPolicy: &background,
+				Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &rv}, PropagationPolicy: &dependents,
 			})
 		})
 		switch {
@@ -307,11 +244,16 @@ func hint(it *Item, err error) error {
 	if err == nil {
 		return nil
 	}
-	if it.Resource == secrets && apierrors.IsInvalid(err) {
-		// The API server may quote what it refuses.
-		return fmt.Errorf("%s; take the object with 'tidemark get -o yaml' and adapt it", invalid(err, "refuses"))
-	}
 	msg := err.Error()
+	shown := err
+	var status apierrors.APIStatus
+	if it.Resource == secrets && errors.As(err, &status) {
+		// The API server, or a webhook that it asks, may quote what is refused.
+		shown = fmt.Errorf("the API server answered %d %s (the message is not shown: it may quote the Secret)", status.Status().Code, status.Status().Reason)
+		if apierrors.IsInvalid(err) {
+			shown = errors.New(invalid(err, "refuses"))
+		}
+	}
 	advice := ""
 	switch {
 	case strings.Contains(msg, "exceeded quota"):
@@ -328,7 +270,7 @@ func hint(it *Item, err error) error {
 		advice = "the cluster refuses what it once accepted: take the object with 'tidemark get -o yaml' and adapt it"
 	}
 	if advice == "" {
-		return err
+		return shown
 	}
-	return fmt.Errorf("%w; %s", err, advice)
+	return fmt.Errorf("%w; %s", shown, advice)
 }
