@@ -128,6 +128,7 @@ func TestKillLoopLosesNothing(t *testing.T) {
 
 	r := opened(t, dir)
 	mustHoldAcked(t, r, w)
+	r.mustEqualLive(t, cluster.Config(), w.resources...)
 	for _, gvr := range w.resources {
 		l := r.journal.Ledger(gvr.GroupResource())
 		if len(l.Gaps) > 0 {

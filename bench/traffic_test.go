@@ -21,7 +21,11 @@ type acked struct {
 	rv       uint64
 }
 
-// traffic makes random changes, one writer per resource, and collects what the server acked.
+// writersPerResource work on the same objects at the same time.
+const writersPerResource = 2
+
+// traffic makes random changes, several writers per resource, and collects what the server
+// acked. (A deletion's answer has no revision; what they do shows in the state.)
 type traffic struct {
 	client     dynamic.Interface
 	namespaces []string
@@ -32,21 +36,23 @@ type traffic struct {
 	acked []acked
 }
 
-// run makes n changes per resource, or goes on until ctx ends. Errors of the server end a
+// run makes about n changes per resource, or goes on until ctx ends. Errors of the server end a
 // change, not the run: faults are what some tests are about.
 func (w *traffic) run(ctx context.Context, t testing.TB, seed uint64, n int) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for i, gvr := range w.resources {
-		wg.Go(func() {
-			random := rand.New(rand.NewPCG(seed, uint64(i)))
-			for range n {
-				if ctx.Err() != nil {
-					return
+		for writer := range writersPerResource {
+			wg.Go(func() {
+				random := rand.New(rand.NewPCG(seed, uint64(i*writersPerResource+writer)))
+				for range max(n/writersPerResource, 1) {
+					if ctx.Err() != nil {
+						return
+					}
+					w.change(ctx, gvr, random)
 				}
-				w.change(ctx, gvr, random)
-			}
-		})
+			})
+		}
 	}
 	wg.Wait()
 }

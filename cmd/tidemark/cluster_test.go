@@ -61,6 +61,7 @@ func TestClusterScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"recording": recording, "code": code, "kube": k.run, "sync": k.sync, "undo": undo, "until": until,
+			"await": await, "story": tellStory,
 		},
 		RequireExplicitExec: true,
 	})
@@ -164,11 +165,13 @@ var undoLine = regexp.MustCompile(`(?m)^to undo: tidemark (.*)$`)
 
 // undo runs what the last restore said would undo it.
 func undo(ts *testscript.TestScript, _ bool, _ []string) {
-	m := undoLine.FindStringSubmatch(ts.ReadFile("stdout"))
-	if m == nil {
+	all := undoLine.FindAllStringSubmatch(ts.ReadFile("stdout"), -1)
+	if len(all) == 0 {
 		ts.Fatalf("the restore did not say how to undo it")
 	}
-	ts.Check(ts.Exec("tidemark", append(strings.Fields(m[1]), "--yes")...))
+	for _, m := range all {
+		ts.Check(ts.Exec("tidemark", append(strings.Fields(m[1]), "--yes")...))
+	}
 }
 
 // until waits until a file that is being written has the text: "until FILE REGEXP".

@@ -30,9 +30,7 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"story": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Check(tell(ts.MkAbs(args[0]), ts.MkAbs("objects")))
-			},
+			"story": tellStory,
 			"await": await,
 			"code":  code,
 			"sigterm": func(ts *testscript.TestScript, _ bool, _ []string) {
@@ -43,6 +41,11 @@ func TestScripts(t *testing.T) {
 		},
 		RequireExplicitExec: true,
 	})
+}
+
+// tellStory is "story DIR".
+func tellStory(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(tell(ts.MkAbs(args[0]), ts.MkAbs("objects")))
 }
 
 // setup gives each script a home of its own and a kubeconfig of a cluster that is away.

@@ -47,9 +47,10 @@ func tell(dataDir, objectDir string) error {
 		return err
 	}
 	shop := `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"shop","uid":"ns-1","resourceVersion":"90","creationTimestamp":"2025-01-02T09:00:00Z"},"status":{"phase":"Active"}}`
+	empty := `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"empty","uid":"ns-2","resourceVersion":"91"}}`
 	for _, r := range []journal.ResourceInfo{namespaces, configMaps, secrets, pods, services, deployments, widgets} {
 		if r.Resource == "namespaces" {
-			s.list(r, "", s.event(journal.Added, r, "", "shop", shop))
+			s.list(r, "", s.event(journal.Added, r, "", "shop", shop), s.event(journal.Added, r, "", "empty", empty))
 			continue
 		}
 		s.list(r, "")
@@ -73,6 +74,9 @@ func tell(dataDir, objectDir string) error {
 	s.change(journal.Added, configMaps, "late", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"late","namespace":"shop","uid":"cm-3","resourceVersion":"112","creationTimestamp":"2025-01-02T10:12:00Z"}}`)
 	s.step()
 	s.list(widgets, "410 Gone: the watch was too old", s.event(journal.Modified, widgets, "shop", "w", widget("113", "b")))
+	ctx := context.Background()
+	s.keep(s.j.SetLeftOut(ctx, []journal.LeftOut{{Resource: schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}, Why: "excluded"}}))
+	s.keep(s.j.SetMark(ctx, "restore/shop-1", journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 103}, Time: time.Date(2025, 1, 2, 10, 3, 0, 0, time.UTC)}))
 	return errors.Join(s.err, s.j.Close())
 }
 

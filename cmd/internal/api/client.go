@@ -237,6 +237,9 @@ func (c *Client) do(ctx context.Context, method, path string, v url.Values, body
 		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 			err = op.Err // it repeats the address
 		}
+		if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+			return nil, fmt.Errorf("the certificate of %s is not trusted: %w; give the CA that signed it, or the certificate itself, with --server-ca FILE", c.server, untrusted.Err)
+		}
 		return nil, &UnreachableError{Server: c.server, Err: err}
 	}
 	if resp.StatusCode == http.StatusOK {

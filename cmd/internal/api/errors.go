@@ -16,6 +16,7 @@ type wireError struct {
 	Kind    string       `json:"kind,omitempty"` // one of the kinds below, or empty
 	At      string       `json:"at,omitempty"`
 	Why     string       `json:"why,omitempty"`
+	Try     string       `json:"try,omitempty"`
 	From    *journal.Cut `json:"from,omitempty"`
 	To      *journal.Cut `json:"to,omitempty"`
 }
@@ -53,7 +54,7 @@ func toWire(err error) *wireError {
 	var bad *requestError
 	switch {
 	case errors.As(err, &re):
-		w.Kind, w.At, w.Why, w.From, w.To = kindRange, re.At.String(), re.Why, &re.From, &re.To
+		w.Kind, w.At, w.Why, w.Try, w.From, w.To = kindRange, re.At.String(), re.Why, re.Try, &re.From, &re.To
 	case errors.As(err, &bad):
 		w.Kind = kindRequest
 	case errors.Is(err, errStopping), errors.Is(err, context.Canceled):
@@ -70,7 +71,7 @@ func fromWire(w *wireError) error {
 	if err != nil {
 		return &Error{Message: w.Message, Kind: w.Kind}
 	}
-	re := &replay.RangeError{At: at, Why: w.Why}
+	re := &replay.RangeError{At: at, Why: w.Why, Try: w.Try}
 	if w.From != nil {
 		re.From = *w.From
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
+	"io"
 	"iter"
 	"net/http"
 	"strings"
@@ -19,9 +20,9 @@ import (
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
-// writeTimeout is how long a client may take no byte of an answer before it is cut off: an
-// open answer holds a snapshot of the journal.
-const writeTimeout = time.Minute
+// defaultWriteTimeout is how long a client may take no byte of an answer before it is cut off:
+// an open answer holds a snapshot of the journal.
+const defaultWriteTimeout = time.Minute
 
 // ServerOptions say what a Server serves.
 type ServerOptions struct {
@@ -31,6 +32,8 @@ type ServerOptions struct {
 	// Registry is served at /metrics; nil serves an empty one.
 	Registry *prometheus.Registry
 	Logger   *zap.Logger // nil: none
+	// WriteTimeout is how long a client may take no byte of an answer. Default: a minute.
+	WriteTimeout time.Duration
 }
 
 // Server answers the API's requests. It has no state of its own.
@@ -45,6 +48,9 @@ func NewServer(o ServerOptions) *Server {
 	}
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
+	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = defaultWriteTimeout
 	}
 	return &Server{o: o}
 }
@@ -101,7 +107,11 @@ func requireToken(token string) func(http.HandlerFunc) http.HandlerFunc {
 			got := sha256.Sum256([]byte(given))
 			if !found || token == "" || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 				w.Header().Set("WWW-Authenticate", "Bearer")
-				writeWire(w, &wireError{Kind: kindDenied, Message: "the daemon wants its token: use --token-file or TIDEMARK_TOKEN"})
+				why := "the daemon wants its token: use --token-file or TIDEMARK_TOKEN"
+				if found && given != "" {
+					why = "the token that was sent is not the daemon's: compare --token-file or TIDEMARK_TOKEN with the daemon's --token-file"
+				}
+				writeWire(w, &wireError{Kind: kindDenied, Message: why})
 				return
 			}
 			h(w, r)
@@ -207,8 +217,8 @@ func (s *Server) mark(w http.ResponseWriter, r *http.Request) {
 // stream writes the changes as records. What fails before the first record is answered with a
 // status, later failures with the stream's last line.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, seq iter.Seq2[replay.Change, error], follow bool) {
-	ctl := http.NewResponseController(w)
-	rw := newRecordWriter(w)
+	pw := &patientWriter{w, http.NewResponseController(w), s.o.WriteTimeout}
+	rw := newRecordWriter(pw)
 	begin := func() {
 		w.Header().Set("Content-Type", "application/x-tidemark-records")
 		w.WriteHeader(http.StatusOK)
@@ -216,10 +226,9 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, seq iter.Seq2[re
 	begun := follow
 	if follow {
 		begin()
-		_ = ctl.Flush() // the client waits for the header, and the first change may be hours away
+		_ = pw.flush() // the client waits for the header, and the first change may be hours away
 	}
 	var failed error
-	n := 0
 	for c, err := range seq {
 		if err != nil {
 			failed = err
@@ -229,13 +238,10 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, seq iter.Seq2[re
 			begin()
 			begun = true
 		}
-		if n++; n%256 == 1 || follow {
-			_ = ctl.SetWriteDeadline(time.Now().Add(writeTimeout))
-		}
 		if rw.write(&c) != nil {
 			return // the client is gone, or takes nothing any more
 		}
-		if follow && (rw.w.Flush() != nil || ctl.Flush() != nil) {
+		if follow && (rw.w.Flush() != nil || pw.flush() != nil) {
 			return
 		}
 	}
@@ -250,8 +256,36 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, seq iter.Seq2[re
 		begin()
 	}
 	s.logTrouble(r, failed)
-	_ = ctl.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_ = rw.end(failed) // a client that is gone does not care
+	if rw.end(failed) == nil {
+		_ = pw.flush() // a client that is gone does not care
+	}
+}
+
+// patientWriter gives every write its own deadline, and none to the time between: what is
+// slow then is history, or nothing happens.
+type patientWriter struct {
+	w       io.Writer
+	ctl     *http.ResponseController
+	timeout time.Duration
+}
+
+// Write implements io.Writer.
+func (p *patientWriter) Write(b []byte) (n int, err error) {
+	p.limited(func() error { n, err = p.w.Write(b); return err })
+	return n, err
+}
+
+func (p *patientWriter) flush() (err error) {
+	p.limited(func() error { err = p.ctl.Flush(); return err })
+	return err
+}
+
+// limited runs the write. After a failure the deadline stays: the connection is of no use.
+func (p *patientWriter) limited(write func() error) {
+	_ = p.ctl.SetWriteDeadline(time.Now().Add(p.timeout))
+	if write() == nil {
+		_ = p.ctl.SetWriteDeadline(time.Time{})
+	}
 }
 
 // answer writes v as JSON, or the error.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -135,14 +136,19 @@ func TestNetworkListenersWantTheToken(t *testing.T) {
 		t.Cleanup(c.Close)
 		return c
 	}
-	if _, err := client(api.ClientOptions{Token: token}).Ledgers(t.Context()); err == nil {
-		t.Error("a server with an unknown certificate was trusted")
+	if _, err := client(api.ClientOptions{Token: token}).Ledgers(t.Context()); err == nil || !strings.Contains(err.Error(), "not trusted") || !strings.Contains(err.Error(), "--server-ca") {
+		t.Errorf("a server with an unknown certificate: %v", err)
 	}
 	for _, wrong := range []string{"", "0123456789abcde", "0123456789abcdeF", token + "x"} {
 		_, err := client(api.ClientOptions{Token: wrong, CAFile: ca}).Ledgers(t.Context())
 		var refused *api.Error
 		if !errors.As(err, &refused) || refused.Kind != "denied" || !strings.Contains(err.Error(), "--token-file") {
 			t.Errorf("token %q: got %v, want to be refused", wrong, err)
+		}
+	}
+	for sent, want := range map[string]string{"": "wants its token", "wrong": "is not the daemon's"} {
+		if _, err := client(api.ClientOptions{Token: sent, CAFile: ca}).Ledgers(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("token %q: got %v, want %q", sent, err, want)
 		}
 	}
 	good := client(api.ClientOptions{Token: token, CAFile: ca})
@@ -318,4 +324,110 @@ func TestPlainHTTPIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
+}
+
+// slowSource follows with a long silence between its changes.
+type slowSource struct {
+	*fakeSource
+	next chan struct{} // the next change comes when it can be read from
+}
+
+func (s *slowSource) Changes(ctx context.Context, q replay.ChangeQuery) iter.Seq2[replay.Change, error] {
+	return func(yield func(replay.Change, error) bool) {
+		for _, c := range s.changes {
+			select {
+			case <-s.next:
+			case <-ctx.Done():
+				return
+			}
+			if !yield(c, nil) {
+				return
+			}
+		}
+		if q.Follow {
+			<-ctx.Done()
+		}
+	}
+}
+
+// Nothing happens for longer than a client may take for one write: that is no reason to end a
+// follower, nor an answer whose next part takes its time.
+func TestSilenceIsNoSlowClient(t *testing.T) {
+	const timeout = 50 * time.Millisecond
+	for name, follow := range map[string]bool{"follower": true, "long answer": false} {
+		f := &slowSource{&fakeSource{changes: awkwardChanges()[:3]}, make(chan struct{})}
+		s := api.NewServer(api.ServerOptions{Source: f, Status: f.status, WriteTimeout: timeout})
+		srv := httptest.NewUnstartedServer(s.Handler())
+		srv.EnableHTTP2 = true
+		srv.StartTLS()
+		ca := filepath.Join(t.TempDir(), "ca.pem")
+		if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := api.NewClient(api.ClientOptions{Server: srv.URL, CAFile: ca})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			for range f.changes {
+				time.Sleep(4 * timeout) // the silence is what this is about
+				select {
+				case f.next <- struct{}{}:
+				case <-ctx.Done():
+				}
+			}
+		}()
+		n := 0
+		for _, err := range c.Changes(ctx, replay.ChangeQuery{Follow: follow}) {
+			if err != nil {
+				if n < len(f.changes) {
+					t.Errorf("%s: after %d changes: %v", name, n, err)
+				}
+				break
+			}
+			if n++; n == len(f.changes) {
+				break
+			}
+		}
+		if n != len(f.changes) {
+			t.Errorf("%s: %d changes of %d", name, n, len(f.changes))
+		}
+		cancel()
+		c.Close()
+		srv.Close()
+	}
+}
+
+// The socket is never, not for an instant, open to others.
+func TestSocketIsBornPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.sock")
+	stop, seen := make(chan struct{}), make(chan fs.FileMode, 1)
+	go func() {
+		var worst fs.FileMode
+		for {
+			if info, err := os.Lstat(path); err == nil {
+				worst |= info.Mode().Perm()
+			}
+			select {
+			case <-stop:
+				seen <- worst
+				return
+			default:
+			}
+		}
+	}()
+	for range 2000 {
+		l, err := api.ListenUnix(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	if worst := <-seen; worst&0o077 != 0 {
+		t.Errorf("it was seen with mode %v", worst)
+	}
 }

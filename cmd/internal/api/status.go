@@ -25,6 +25,8 @@ type CaptureStatus struct {
 	Error     string           `json:"error,omitempty"`
 	Server    string           `json:"server,omitempty"` // the API server's address
 	Resources []ResourceStatus `json:"resources,omitempty"`
+	// Unmatched are the patterns of 'run --include' that no resource of the cluster matches.
+	Unmatched []string `json:"unmatched,omitempty"`
 	// LeftOut says what is not recorded, and why.
 	LeftOut []journal.LeftOut `json:"leftOut,omitempty"`
 }

@@ -21,10 +21,7 @@ func (f *restoreFlags) confirm(cmd *cobra.Command, plan *replay.Plan) error {
 	if !ok || !term.IsTerminal(int(in.Fd())) || f.output == "json" {
 		return usage("nothing was written: there is nobody to ask; read the plan with --dry-run, then say --yes")
 	}
-	question := fmt.Sprintf("Write %d objects", plan.Writes())
-	if n := plan.Count(replay.ActionDelete) + plan.Count(replay.ActionRecreate); n > 0 {
-		question = fmt.Sprintf("Write %d objects, deleting %d", plan.Writes(), n)
-	}
+	question := question(plan)
 	fmt.Fprintf(cmd.ErrOrStderr(), "\n%s? [y/N] ", question)
 	answer := make(chan string, 1)
 	go func() { // reading a terminal cannot be interrupted; the process ends soon after
@@ -40,4 +37,23 @@ func (f *restoreFlags) confirm(cmd *cobra.Command, plan *replay.Plan) error {
 		fmt.Fprintln(cmd.ErrOrStderr())
 	}
 	return usage("nothing was written: the answer was not yes")
+}
+
+// question says what would be done: "Create 45, update 2 and delete 1 objects".
+func question(plan *replay.Plan) string {
+	var parts []string
+	for _, a := range []replay.Action{replay.ActionCreate, replay.ActionUpdate, replay.ActionRecreate, replay.ActionDelete} {
+		if n := plan.Count(a); n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", a, n))
+		}
+	}
+	text := parts[0]
+	if last := len(parts) - 1; last > 0 {
+		text = strings.Join(parts[:last], ", ") + " and " + parts[last]
+	}
+	objects := "objects"
+	if plan.Writes() == 1 {
+		objects = "object"
+	}
+	return strings.ToUpper(text[:1]) + text[1:] + " " + objects
 }

@@ -36,6 +36,10 @@ the cluster of your kubeconfig, read with your rights. --to now is the newest re
 and needs no cluster. Status and what the API server sets by itself are left out, and values
 of Secrets are not shown, unless asked for.
 
+Against live, what comes anew with the same content is no difference: objects that a controller
+owns (pods, replica sets, endpoints), uids in owner references, cluster IPs, volumes of service
+account tokens. --all compares them too.
+
 Exit codes: 0 no differences, 1 differences, 2 or 4 trouble.`,
 		Example: `  tidemark diff -n shop --at 15m
   tidemark diff deploy/web -n shop --at 2026-11-22T10:30:00Z --to 2026-11-22T11:00:00Z
@@ -61,7 +65,7 @@ Exit codes: 0 no differences, 1 differences, 2 or 4 trouble.`,
 	fs.StringVar(&f.at, "at", "", atHelp)
 	fs.StringVar(&f.to, "to", "live", "compare with live, now (the newest recorded state), or any moment")
 	fs.BoolVar(&f.status, "status", false, "compare the status too")
-	fs.BoolVar(&f.all, "all", false, "compare everything: status, and what the API server sets by itself")
+	fs.BoolVar(&f.all, "all", false, "compare everything: status, what the API server and controllers set or make by themselves")
 	fs.BoolVar(&f.options.ShowSecrets, "show-secrets", false, "show the values of Secrets")
 	fs.StringVarP(&f.output, "output", "o", "", "json (default: for people)")
 	return cmd
@@ -88,6 +92,9 @@ func (f *diffFlags) run(cmd *cobra.Command, args []string) error {
 	if f.output != "" && f.output != "json" {
 		return usage("-o %s: want json", f.output)
 	}
+	if f.to == "" {
+		return usage("--to is empty: give live, now, or a moment such as 5m")
+	}
 	if f.at == "" {
 		return usage("diff needs a moment to compare with: give one with --at, such as --at 15m")
 	}
@@ -99,6 +106,9 @@ func (f *diffFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer h.src.Close()
+	if err := h.oneNamespace(); err != nil {
+		return err
+	}
 	answer := diffAnswer{Live: f.to == "live", Differences: []objectDiff{}}
 	if answer.At, err = h.cut(ctx, f.at); err != nil {
 		return err
@@ -175,7 +185,7 @@ func (f *diffFlags) nothingThere(ctx context.Context, h *history, cut journal.Cu
 		missing = append(missing, m...)
 	}
 	if len(missing) == 0 {
-		return nil
+		return h.knownNamespace(ctx)
 	}
 	return h.explainMissing(ctx, missing, cut)
 }
@@ -206,6 +216,12 @@ func (f *diffFlags) compare(before, after iter.Seq2[journal.Event, error], each 
 	defer stop()
 	right, err, more := next()
 	report := func(change string, e *journal.Event, old, new []byte) error {
+		if f.to == "live" && !f.all {
+			if remade(e.Resource, e.Name, old) || remade(e.Resource, e.Name, new) {
+				return nil
+			}
+			old, new = withoutMarksOfMaking(e.Resource, old), withoutMarksOfMaking(e.Resource, new)
+		}
 		d := objectDiff{Change: change, Resource: e.Resource.String(), Namespace: e.Namespace, Name: e.Name}
 		o := f.options
 		o.Secret = e.Resource.Group == "" && e.Resource.Resource == "secrets"

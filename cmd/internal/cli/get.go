@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark-backup/tidemark/journal"
-	"github.com/tidemark-backup/tidemark/replay"
 )
 
 type getFlags struct {
@@ -33,7 +31,7 @@ server sent it; of several, a v1 List of them.`,
   tidemark get deploy/web -n shop --at 2026-11-22T10:30:00Z -o yaml
   tidemark get secrets -A -l app=web --at before:restore/ID -o name
   tidemark get cm settings -n shop --at rv:123456 -o json | kubectl diff -f -`,
-		Args:              args(cobra.MinimumNArgs(1)),
+		Args:              someArgs(1, 0, "a type, such as deploy, or all"),
 		ValidArgsFunction: f.complete,
 		RunE:              func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 	}
@@ -70,14 +68,17 @@ func (f *getFlags) run(cmd *cobra.Command, args []string) error {
 	if _, err := f.printer(cmd, journal.Cut{}, false, false); err != nil {
 		return err
 	}
+	if f.at == "" {
+		return usage("--at is empty: give a moment, such as --at 15m, or leave it out for now")
+	}
 	ctx := cmd.Context()
 	h, err := f.open(ctx, args)
 	if err != nil {
 		return err
 	}
 	defer h.src.Close()
-	if h.namespace == "" && slices.ContainsFunc(h.targets, func(t target) bool { return t.ledger.Namespaced && len(t.names) > 0 }) {
-		return usage("an object cannot be named across all namespaces: give its namespace with -n instead of -A")
+	if err := h.oneNamespace(); err != nil {
+		return err
 	}
 	cut, err := h.cut(ctx, f.at)
 	if err != nil {
@@ -98,6 +99,11 @@ func (f *getFlags) run(cmd *cobra.Command, args []string) error {
 		}
 		found, missing = found+n, append(missing, m...)
 	}
+	if found == 0 && len(missing) == 0 {
+		if err := h.knownNamespace(ctx); err != nil {
+			return err
+		}
+	}
 	if found > 0 || !single && len(missing) == 0 {
 		if err := p.finish(); err != nil {
 			return err
@@ -114,92 +120,6 @@ func (f *getFlags) run(cmd *cobra.Command, args []string) error {
 		}
 	}
 	return nil
-}
-
-// missingObject is an object that was named and not there.
-type missingObject struct {
-	ledger          *journal.Ledger
-	namespace, name string
-}
-
-// printTarget prints one resource's objects and returns how many, and which named ones were missing.
-func (h *history) printTarget(ctx context.Context, t *target, cut journal.Cut, p objectPrinter) (int, []missingObject, error) {
-	scope := t.scope(h.namespace)
-	scope.Selector = h.selector
-	found := 0
-	seen := map[string]bool{}
-	for e, err := range h.src.Fold(ctx, cut, scope) {
-		if err != nil {
-			return 0, nil, err
-		}
-		found++
-		if len(t.names) > 0 {
-			seen[e.Name] = true
-		}
-		if err := p.print(t.ledger, &e); err != nil {
-			return 0, nil, err
-		}
-	}
-	var missing []missingObject
-	if h.selector == nil {
-		for _, n := range t.names {
-			if !seen[n] {
-				missing = append(missing, missingObject{t.ledger, scope.Namespaces[0], n})
-			}
-		}
-	}
-	return found, missing, nil
-}
-
-// explainMissing tells of each missing object what history knows.
-func (h *history) explainMissing(ctx context.Context, missing []missingObject, cut journal.Cut) error {
-	kind, text := ErrNotInHistory, ""
-	for _, m := range missing {
-		line, known, err := h.lastSeen(ctx, m, cut)
-		if err != nil {
-			return err
-		}
-		if known {
-			kind = ErrNotFound
-		}
-		if text != "" {
-			text += "\n"
-		}
-		text += line
-	}
-	return failure(kind, "%s", text)
-}
-
-// lastSeen describes the object's life around the cut in one line, and whether it ever lived.
-func (h *history) lastSeen(ctx context.Context, m missingObject, cut journal.Cut) (string, bool, error) {
-	id := label(m.ledger) + "/" + m.name
-	where, flag := "", ""
-	if m.namespace != "" {
-		where, flag = " in namespace "+m.namespace, " -n "+m.namespace
-	}
-	scope := replay.Scope{Namespaces: []string{m.namespace}, Names: []string{m.name}}
-	scope.Resources = append(scope.Resources, m.ledger.GroupResource())
-	var before, after *replay.Change
-	for c, err := range h.src.Changes(ctx, replay.ChangeQuery{Scope: scope}) {
-		if err != nil {
-			return "", false, err
-		}
-		c.Object, c.Before = nil, nil // they are only valid inside the loop
-		if c.Revision.Compare(cut.Revision) <= 0 {
-			before = &c
-		} else if after == nil {
-			after = &c
-		}
-	}
-	switch {
-	case before != nil:
-		return fmt.Sprintf("%s%s was not there at %s: deleted at %s (%s ago); bring it back with 'tidemark undelete %s%s'",
-			id, where, stamp(cut.Time), stamp(before.Observed), ago(time.Since(before.Observed)), id, flag), true, nil
-	case after != nil:
-		return fmt.Sprintf("%s%s was not there yet at %s: first seen at %s; try '--at %s'", id, where, stamp(cut.Time), stamp(after.Observed), stamp(after.Observed)), true, nil
-	}
-	return fmt.Sprintf("%s%s is not in the recorded history; look around with 'tidemark get %s -A' or 'tidemark log %s%s'",
-		id, where, m.ledger.Resource, m.ledger.Resource, flag), false, nil
 }
 
 // complete offers the recorded resources to the shell.

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,7 +75,23 @@ func (h *history) cut(ctx context.Context, text string) (journal.Cut, error) {
 	if err != nil {
 		return journal.Cut{}, usage("%v", err)
 	}
-	return h.src.Resolve(ctx, at)
+	cut, err := h.src.Resolve(ctx, at)
+	return cut, h.asTyped(text, at, err)
+}
+
+// asTyped makes an error about a moment repeat what was typed, and offer the names there are.
+func (h *history) asTyped(text string, at replay.At, err error) error {
+	outside, ok := errors.AsType[*replay.RangeError](err)
+	if !ok {
+		return err
+	}
+	if at.Mark != "" && len(h.catalog.Marks) < maxMarks && !h.marked(at.Mark) {
+		return &message{fmt.Sprintf("no moment is named %q%s; 'tidemark mark' lists all names", at.Mark, h.someMarks(at.Mark)), outside}
+	}
+	if rest, found := strings.CutPrefix(outside.Error(), outside.At.String()); found {
+		return &message{text + rest, outside}
+	}
+	return err
 }
 
 // where names the namespace for messages.

@@ -15,10 +15,11 @@ import (
 // cluster, so it works when the cluster, or the kind, is gone.
 type kinds struct {
 	ledgers []journal.Ledger // core group first, then by group and name
+	leftOut []journal.LeftOut
 }
 
 func newKinds(c *replay.Catalog) *kinds {
-	k := &kinds{ledgers: slices.Clone(c.Resources)}
+	k := &kinds{ledgers: slices.Clone(c.Resources), leftOut: c.LeftOut}
 	slices.SortFunc(k.ledgers, func(a, b journal.Ledger) int {
 		return cmp.Or(cmp.Compare(rank(a.Group), rank(b.Group)), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Resource, b.Resource))
 	})
@@ -68,6 +69,9 @@ func (k *kinds) find(name string) ([]*journal.Ledger, error) {
 	if len(found) > 0 {
 		return found, nil
 	}
+	if l := k.notRecorded(name); l != nil {
+		return nil, failure(ErrNotInHistory, "%s are not recorded (%s): 'tidemark run --help' tells how to choose what is", l.Resource, l.Why)
+	}
 	if len(k.ledgers) == 0 {
 		return nil, failure(ErrNotInHistory, "nothing is recorded yet: see 'tidemark status'")
 	}
@@ -76,6 +80,25 @@ func (k *kinds) find(name string) ([]*journal.Ledger, error) {
 		hint = "did you mean " + strings.Join(near, " or ") + "? "
 	}
 	return nil, failure(ErrNotInHistory, "no recorded resource is called %q: %s'tidemark status' lists what is recorded", name, hint)
+}
+
+// notRecorded finds a resource that is left out. Nothing but its plural is known of it.
+func (k *kinds) notRecorded(name string) *journal.LeftOut {
+	word, group, grouped := strings.Cut(name, ".")
+	short := map[string]string{"ev": "events"}
+	if full := short[word]; full != "" {
+		word = full
+	}
+	for i := range k.leftOut {
+		r := k.leftOut[i].Resource
+		if grouped && group != r.Group {
+			continue
+		}
+		if slices.Contains([]string{word, word + "s", word + "es", strings.TrimSuffix(word, "y") + "ies"}, r.Resource) {
+			return &k.leftOut[i]
+		}
+	}
+	return nil
 }
 
 func names(l *journal.Ledger, word string) bool {

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -36,6 +38,9 @@ func (f *namespaceFlags) resolve() (string, error) {
 			return "", usage("-n and -A exclude each other")
 		}
 		return "", nil
+	}
+	if strings.Contains(f.namespace, ",") {
+		return "", usage("-n %s: give one namespace, or all of them with -A", f.namespace)
 	}
 	if f.namespace != "" {
 		return f.namespace, nil

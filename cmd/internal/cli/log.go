@@ -87,10 +87,25 @@ func (f *logFlags) run(cmd *cobra.Command, args []string) error {
 	if f.follow && ctx.Err() != nil {
 		return nil // interrupted, which is how following ends
 	}
-	if err == nil && n == 0 {
+	if err != nil || f.follow {
+		return err
+	}
+	missing, err := h.neverSeen(ctx)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return h.explainMissing(ctx, missing, h.catalog.To)
+	}
+	if p.changes == 0 {
+		if err := h.knownNamespace(ctx); err != nil {
+			return err
+		}
+	}
+	if n == 0 {
 		fmt.Fprintf(cmd.ErrOrStderr(), "No changes found %s.\n", h.where())
 	}
-	return err
+	return nil
 }
 
 // moment is the time of an --at text. Times and durations are taken as they are: a log may
@@ -105,11 +120,12 @@ func (h *history) moment(ctx context.Context, text string) (time.Time, error) {
 		return time.Time{}, usage("%v", err)
 	case !at.Time.IsZero():
 		return at.Time, nil
-	case at.Ago != 0:
-		return time.Now().Add(-at.Ago), nil
 	}
 	cut, err := h.src.Resolve(ctx, at)
-	return cut.Time, err
+	if outside, ok := errors.AsType[*replay.RangeError](err); ok && at.Ago != 0 {
+		return outside.To.Time.Add(-at.Ago), nil // by the daemon's clock, not by this machine's
+	}
+	return cut.Time, h.asTyped(text, at, err)
 }
 
 // logPrinter writes changes and the gaps between them.
@@ -118,6 +134,7 @@ type logPrinter struct {
 	h                      *history
 	json, wide, namespaces bool
 	gaps                   []logGap // not written yet, oldest first
+	changes                int      // written
 }
 
 // logGap is a gap of one resource, or of several that had it together.
@@ -145,6 +162,7 @@ func (p *logPrinter) all(ctx context.Context, q replay.ChangeQuery) (int, error)
 			return n, err
 		}
 		n++
+		p.changes++
 		if err := p.change(&c); err != nil {
 			return n, err
 		}

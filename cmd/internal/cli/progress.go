@@ -12,7 +12,7 @@ import (
 )
 
 // progress shows how far a restore is: a line that is written over on a terminal, and a line
-// for what takes long or goes wrong elsewhere.
+// for what takes long elsewhere.
 type progress struct {
 	w        io.Writer
 	terminal bool
@@ -36,10 +36,7 @@ func newProgress(w io.Writer) *progress {
 // update is the callback of Apply; its calls do not overlap.
 func (p *progress) update(at replay.Progress) {
 	if at.Err != nil {
-		p.failures++
-		if p.failures <= 10 { // the report at the end has them all
-			p.line("failed: %s: %v", at.Item, at.Err)
-		}
+		p.failures++ // the report at the end has them all
 	}
 	if at.Waiting != "" && at.Waiting != p.waiting && !p.terminal {
 		p.line("waiting for %s", at.Waiting)
@@ -57,6 +54,9 @@ func (p *progress) draw(at replay.Progress) {
 		filled = bar * at.Done / at.Total
 	}
 	s := fmt.Sprintf("[%s%s] %d/%d", strings.Repeat("=", filled), strings.Repeat(" ", bar-filled), at.Done, at.Total)
+	if p.failures > 0 {
+		s += fmt.Sprintf("  %d not written", p.failures)
+	}
 	switch {
 	case at.Waiting != "":
 		s += "  waiting for " + at.Waiting

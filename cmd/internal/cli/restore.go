@@ -2,12 +2,10 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,9 +39,12 @@ your kubeconfig. By default only what is missing is created and what exists is l
 
   --existing update     also make what exists as it was
   --existing recreate   also replace what cannot be changed in place
-  --prune               also delete what was not there then: a true rewind
+  --prune               also delete what was not there then; with --existing update a true rewind,
+                        which removes fields that were not there then, too
 
-Before anything is written the moment is marked, and the last line tells how to undo it all.
+Namespaces and cluster-scoped objects are only deleted when their type is named. Before anything
+is written the moment is marked, and at the end stand the commands that undo it, and what they
+leave. To change a cluster that is not the recorded one needs --other-cluster, and has no undo.
 Interrupted or partly failed? Run the same command again: what is done already is unchanged.`,
 		Example: `  tidemark restore -n shop --at 15m
   tidemark restore -n shop --at 2026-11-22T10:30:00Z --existing update --prune --dry-run
@@ -68,9 +69,10 @@ func (f *restoreFlags) addRestore(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringSliceVar(&f.mappings, "namespace-mappings", nil, "restore a namespace under another name, FROM:TO")
 	fs.StringVar(&f.existing, "existing", "none", "what exists already: none (leave it alone), update, or recreate")
-	fs.BoolVar(&f.request.Exact, "exact", false, "with --existing update: also remove fields that were not there then")
+	fs.BoolVar(&f.request.Exact, "exact", false, "with --existing update: also remove fields that were not there then; --prune implies it")
 	fs.BoolVar(&f.request.Prune, "prune", false, "delete what is there now and was not there then")
-	fs.IntVar(&f.request.MaxDeletes, "max-deletes", replay.DefaultMaxDeletes, "refuse to prune more objects than this")
+	fs.IntVar(&f.request.MaxDeletes, "max-deletes", replay.DefaultMaxDeletes, "refuse to prune more objects than this; 0 is the same as not given")
+	fs.BoolVar(&f.request.OtherCluster, "other-cluster", false, "allow changing a cluster that is not the recorded one")
 	fs.BoolVar(&f.request.Owned, "owned", false, "also bring back what a controller would make anew, such as the pods of a deployment")
 	fs.DurationVar(&f.wait, "wait", replay.DefaultWait, "how long to wait for a namespace to go or a definition to be ready")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show the plan and write nothing")
@@ -104,7 +106,7 @@ func (f *restoreFlags) run(cmd *cobra.Command, args []string) error {
 		}
 		slices.Sort(f.request.Scope.Namespaces)
 	}
-	return f.restore(cmd, h, args)
+	return f.restore(cmd, h)
 }
 
 // check reads the flags that need reading, before anything is opened.
@@ -115,28 +117,24 @@ func (f *restoreFlags) check() (err error) {
 	if f.request.Existing, err = replay.ParseExistingPolicy(f.existing); err != nil {
 		return usage("%v", err)
 	}
+	if f.request.Exact && f.request.Existing == replay.ExistingNone && !f.request.Prune {
+		return usage("--exact is about what exists, and that is left alone: add --existing update")
+	}
 	if f.request.MaxDeletes < 0 {
 		return usage("--max-deletes %d: want a number of objects", f.request.MaxDeletes)
 	}
-	for _, m := range f.mappings {
-		from, to, found := strings.Cut(m, ":")
-		if !found || from == "" || to == "" {
-			return usage("--namespace-mappings %s: want FROM:TO, such as shop:shop-copy", m)
-		}
-		if f.request.NamespaceMappings == nil {
-			f.request.NamespaceMappings = map[string]string{}
-		}
-		f.request.NamespaceMappings[from] = to
+	if f.request.NamespaceMappings, err = replay.ParseNamespaceMappings(f.mappings); err != nil {
+		return usage("%v", err)
 	}
 	return nil
 }
 
 // restore plans, asks, applies and reports. The scope and the cut are set.
-func (f *restoreFlags) restore(cmd *cobra.Command, h *history, args []string) error {
+func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	ctx := cmd.Context()
 	picked := picksFew(h.targets)
-	if picked && f.request.Prune {
-		return usage("--prune is for whole namespaces and types, not for single objects: leave it out, or leave out the names")
+	if picked && f.request.Prune && !sameNames(h.targets) {
+		return usage("--prune with single objects of several types: use one command for each type")
 	}
 	cfg, err := daemon.LoadConfig(f.namespace.kube.kubeconfig, f.namespace.kube.context)
 	if err != nil {
@@ -153,13 +151,18 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history, args []string) er
 	plan, err := replay.NewPlan(ctx, src, target, f.request)
 	switch {
 	case errors.Is(err, replay.ErrNothing):
-		return failure(ErrNotInHistory, "%v", err)
-	case errors.Is(err, replay.ErrTooManyDeletes):
+		return failure(ErrNotInHistory, "%v%s", err, h.severalTypes())
+	case errors.Is(err, replay.ErrTooManyDeletes), errors.Is(err, replay.ErrOtherCluster):
 		return usage("%v", err)
 	case err != nil:
 		return err
 	}
-	report := &restoreReport{cmd: cmd, json: f.output == "json", verbose: f.verbose, plan: plan}
+	if len(plan.Items) == 0 { // with --prune, of something that never was
+		if err := h.neverWas(ctx); err != nil {
+			return err
+		}
+	}
+	report := &restoreReport{cmd: cmd, json: f.output == "json", verbose: f.verbose, plan: plan, done: map[replay.Action]int{}}
 	if err := report.showPlan(); err != nil {
 		return err
 	}
@@ -176,35 +179,12 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history, args []string) er
 		return fmt.Errorf("mark the moment before the restore: %w; nothing was written", err)
 	}
 	bar := newProgress(cmd.ErrOrStderr())
-	result, err := plan.Apply(ctx, target, replay.ApplyOptions{Progress: bar.update, Wait: f.wait})
+	result, err := plan.Apply(ctx, target, replay.ApplyOptions{Wait: f.wait, Progress: func(at replay.Progress) {
+		report.count(at)
+		bar.update(at)
+	}})
 	bar.finish()
-	return report.applied(result, err, f.undo(cmd, args))
-}
-
-// undo is the command that takes the restore back.
-func (f *restoreFlags) undo(cmd *cobra.Command, args []string) func(id string) string {
-	return func(id string) string {
-		words := append([]string{cmd.Root().DisplayName(), "restore"}, args...)
-		switch ns := f.request.Scope.Namespaces; {
-		case ns == nil:
-			words = append(words, "-A")
-		default:
-			for _, n := range ns {
-				if to, mapped := f.request.NamespaceMappings[n]; mapped {
-					n = to
-				}
-				if n != replay.ClusterScope {
-					words = append(words, "-n", n)
-					break
-				}
-			}
-		}
-		words = append(words, "--at", "before:restore/"+id, "--existing", "update")
-		if f.request.Scope.Names == nil {
-			words = append(words, "--prune")
-		}
-		return strings.Join(words, " ")
-	}
+	return report.applied(result, err, f.undo(cmd, h, plan))
 }
 
 // picksFew reports whether single objects are named, rather than whole types.
@@ -232,72 +212,4 @@ func (o *onlyTargets) Fold(ctx context.Context, cut journal.Cut, scope replay.Sc
 			}
 		}
 	}
-}
-
-// restoreReport tells about a restore, for people as it goes and for programs at its end.
-type restoreReport struct {
-	cmd           *cobra.Command
-	json, verbose bool
-	plan          *replay.Plan
-}
-
-func (r *restoreReport) showPlan() error {
-	if r.json {
-		return nil
-	}
-	return r.plan.WriteText(r.cmd.OutOrStdout(), r.verbose)
-}
-
-func (r *restoreReport) encode(result *replay.Result, undo string) error {
-	enc := json.NewEncoder(r.cmd.OutOrStdout())
-	enc.SetIndent("", "  ")
-	return enc.Encode(struct {
-		Plan   *replay.Plan   `json:"plan"`
-		Result *replay.Result `json:"result,omitempty"`
-		Undo   string         `json:"undo,omitempty"`
-	}{r.plan, result, undo})
-}
-
-func (r *restoreReport) dryRun() error {
-	if r.json {
-		return r.encode(nil, "")
-	}
-	fmt.Fprintln(r.cmd.ErrOrStderr(), "Dry run: nothing was written.")
-	return nil
-}
-
-func (r *restoreReport) nothingToDo() error {
-	if r.json {
-		if err := r.encode(nil, ""); err != nil {
-			return err
-		}
-	}
-	if n := r.plan.Count(replay.ActionFail); n > 0 {
-		return failure(ErrPartly, "nothing was written: %d objects cannot be restored, the plan says why", n)
-	}
-	fmt.Fprintln(r.cmd.ErrOrStderr(), "Nothing to do.")
-	return nil
-}
-
-// applied reports the end. An interrupted restore counts as partly done.
-func (r *restoreReport) applied(result *replay.Result, failed error, undo func(id string) string) error {
-	if r.json {
-		if err := r.encode(result, undo(r.plan.ID)); err != nil {
-			return err
-		}
-	} else if result != nil {
-		out := r.cmd.OutOrStdout()
-		for i := range result.Errors {
-			fmt.Fprintf(out, "failed: %v\n", &result.Errors[i])
-		}
-		fmt.Fprintf(out, "\n%d restored, %d unchanged, %d left out, %d failed\n", result.Done, result.Unchanged, result.Skipped, result.Failed)
-		fmt.Fprintf(out, "to undo: %s\n", undo(r.plan.ID))
-	}
-	switch {
-	case failed == nil:
-		return nil
-	case errors.Is(failed, replay.ErrPartly), r.cmd.Context().Err() != nil:
-		return failure(ErrPartly, "%v; run the same command again to continue", failed)
-	}
-	return failed
 }

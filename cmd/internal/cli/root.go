@@ -73,22 +73,47 @@ func New(env Env) *cobra.Command {
 		&cobra.Group{ID: "change", Title: "Putting things back:"},
 		&cobra.Group{ID: "operate", Title: "Running Tidemark:"},
 	)
-	root.SetHelpCommandGroupID("operate")
+	root.SetHelpCommand(newHelp(root))
 	root.SetCompletionCommandGroupID("operate")
 	root.AddCommand(
 		newStatus(), newLog(), newGet(), newDiff(),
 		newRestore(), newUndelete(), newMark(),
 		newRun(env), newVersion(env),
-		&cobra.Command{Use: "exit-codes", Short: "The exit codes of all commands", Long: exitCodes},
+		&cobra.Command{Use: "exit-codes", Args: noArgs, Short: "The exit codes of all commands", Long: exitCodes},
 	)
 	return root
 }
 
-// args wraps a check of the number of arguments into a usage error.
-func args(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, a []string) error {
-		if err := check(cmd, a); err != nil {
-			return usage("%v: see '%s --help'", err, cmd.CommandPath())
+// newHelp is cobra's own help command, but a command that is not there is an error.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		GroupID: "operate",
+		Short:   "Help about any command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || cmd == nil || len(rest) > 0 {
+				return usage("there is no command %q: see '%s --help'", strings.Join(args, " "), root.CommandPath())
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
+}
+
+// noArgs refuses arguments.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("%s takes no arguments, and got %q: see '%s --help'", cmd.Name(), args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+// someArgs wants from least to most arguments; no most: any number.
+func someArgs(least, most int, want string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || most > 0 && len(args) > most {
+			return usage("%s wants %s: see '%s --help'", cmd.Name(), want, cmd.CommandPath())
 		}
 		return nil
 	}

@@ -14,13 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
+	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // runFlags are the flags of run that need reading before they are options.
 type runFlags struct {
 	daemon.Options
 	kube                     kubeFlags
-	minFree, memory          string
+	minFree, memory, window  string
 	logLevel, logFormat      string
 	include, exclude, spaces []string
 }
@@ -40,7 +41,7 @@ when the disk is full it pauses recording and 'tidemark status' says so.`,
 		Example: `  tidemark run --kubeconfig ~/.kube/config --data-dir /var/lib/tidemark
   tidemark run --exclude events,leases.coordination.k8s.io,'*.metrics.k8s.io'
   tidemark run --listen https://0.0.0.0:8443 --tls-cert tls.crt --tls-key tls.key --token-file token`,
-		Args: args(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.Version = env.Version
 			return f.run(cmd)
@@ -54,7 +55,7 @@ when the disk is full it pauses recording and 'tidemark status' says so.`,
 	fs.StringVar(&f.TLSKey, "tls-key", "", "key for https listeners (PEM file)")
 	fs.StringVar(&f.TokenFile, "token-file", "", "file with the token that https clients must send")
 	fs.StringVar(&f.MetricsListen, "metrics-listen", "", "serve /metrics, /healthz and /readyz over plain http on this loopback HOST:PORT")
-	fs.DurationVar(&f.Window, "window", 720*time.Hour, "keep this much history locally; the newest version of what lives is always kept; 0: everything")
+	fs.StringVar(&f.window, "window", "30d", "keep this much history locally; the newest version of what lives is always kept; 0: everything")
 	fs.StringVar(&f.KeyFile, "key-file", "", "key that seals Secrets in the journal (default: DATA-DIR/journal.key, made at the first start)")
 	fs.StringVar(&f.minFree, "min-free", "256Mi", "pause recording while the disk has less free space than this")
 	fs.StringSliceVar(&f.include, "include", nil, "record only these resources, such as deployments.apps or '*.example.com' (default: all)")
@@ -83,8 +84,8 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if f.MinFree, err = size("--min-free", f.minFree); err != nil {
 		return err
 	}
-	if f.Window < 0 {
-		return usage("--window %s: want a positive duration such as 720h, or 0 for everything", f.Window)
+	if f.Window, err = window(f.window); err != nil {
+		return err
 	}
 	if err := f.limitMemory(); err != nil {
 		return err
@@ -92,6 +93,15 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	f.Kubeconfig, f.Context = f.kube.kubeconfig, f.kube.context
 	f.Include, f.Exclude, f.Namespaces = f.include, f.exclude, f.spaces
 	return daemon.Run(cmd.Context(), f.Options)
+}
+
+// window reads a duration as --at does; 0 is for ever.
+func window(s string) (time.Duration, error) {
+	at, err := replay.ParseAt(s)
+	if err != nil || at != (replay.At{Ago: at.Ago}) || at.Ago == 0 && !strings.HasPrefix(s, "0") {
+		return 0, usage("--window %s: want a duration such as 30d or 12h, or 0 for everything", s)
+	}
+	return at.Ago, nil
 }
 
 // limitMemory keeps the heap small: the daemon lives beside what people pay for. What the

@@ -32,7 +32,7 @@ about once a minute), how long an event takes from the wire to the disk, and the
 		Example: `  tidemark status
   tidemark status --server unix:///var/lib/tidemark/tidemark.sock
   tidemark status -o json`,
-		Args: args(cobra.NoArgs),
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != "json" {
 				return usage("-o %s: want json", output)
@@ -70,19 +70,41 @@ func writeStatus(out io.Writer, st *api.Status) error {
 	fmt.Fprintf(&b, "tidemark %s, running for %s, recording %s (cluster %s)\n\n",
 		st.Version, ago(st.Now.Sub(st.Started)), firstOf(st.Capture.Server, "-"), firstOf(st.Catalog.ClusterID, "not known yet"))
 	writeResources(&b, st)
+	writeLimits(&b, st)
 	writeGaps(&b, st)
-	fmt.Fprintf(&b, "\n%d resources, %s events, %s on disk", len(st.Catalog.Resources), humanize.Comma(int64(st.Totals.Events)), humanize.IBytes(st.Totals.DiskBytes))
+	writeOutages(&b, st)
+	fmt.Fprintf(&b, "\n%d resources, %s events, %s in tables", len(st.Catalog.Resources), humanize.Comma(int64(st.Totals.Events)), humanize.IBytes(st.Totals.DiskBytes))
 	if !st.Totals.Newest.IsZero() {
 		fmt.Fprintf(&b, ", newest change %s ago", ago(st.Now.Sub(st.Totals.Newest)))
 	}
 	b.WriteString("\n")
-	if c := st.Catalog; c.From.Time.IsZero() || c.To.Time.Before(c.From.Time) {
-		b.WriteString("nothing is restorable yet: the first lists are still running\n")
-	} else {
-		fmt.Fprintf(&b, "restorable from %s to %s (rv:%s to rv:%s)\n", stamp(c.From.Time), c.To.Time.UTC().Format("2006-01-02T15:04:05.000Z"), c.From.Revision, c.To.Revision)
-	}
+	b.WriteString(restorable(st) + "\n")
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// restorable tells the range that can be asked for, or why there is none.
+func restorable(st *api.Status) string {
+	c := &st.Catalog
+	if !c.From.Time.IsZero() && !c.To.Time.Before(c.From.Time) {
+		from, to := stamp(c.From.Time), c.To.Time.UTC().Format("2006-01-02T15:04:05.000Z")
+		if to < from { // both in the same millisecond: one was rounded up, the other down
+			to = from
+		}
+		return fmt.Sprintf("restorable from %s to %s (rv:%s to rv:%s)", from, to, c.From.Revision, c.To.Revision)
+	}
+	listing := func(r api.ResourceStatus) bool { return r.State == "listing" || r.State == "watching" || r.Error == "" }
+	switch {
+	case st.Condition != "":
+		return "nothing is restorable yet, and recording is paused"
+	case !st.Capture.Connected:
+		return "nothing is restorable yet: the API server was not reached"
+	case len(st.Capture.Unmatched) > 0 && len(st.Capture.Resources) == 0:
+		return "nothing is restorable: there is nothing to record"
+	case len(st.Capture.Resources) > 0 && !slices.ContainsFunc(st.Capture.Resources, listing):
+		return "nothing is restorable yet: no list has succeeded"
+	}
+	return "nothing is restorable yet: the first lists are still running"
 }
 
 // troubles are what an operator must know before anything else.
@@ -96,6 +118,9 @@ func troubles(st *api.Status) []string {
 			st.Capture.Server, firstOf(st.Capture.Error, "still connecting")))
 	} else if st.Capture.Error != "" {
 		out = append(out, st.Capture.Error)
+	}
+	for _, p := range st.Capture.Unmatched {
+		out = append(out, fmt.Sprintf("--include %s matches nothing that can be recorded in this cluster: 'kubectl api-resources' lists what there is", p))
 	}
 	newest := st.Totals.Newest
 	if st.Catalog.To.Time.After(newest) {
@@ -153,20 +178,4 @@ func writeResources(b *strings.Builder, st *api.Status) {
 		}
 	}
 	_ = w.Flush() // a strings.Builder takes everything
-}
-
-func writeGaps(b *strings.Builder, st *api.Status) {
-	w := tabwriter.NewWriter(b, 6, 4, 3, ' ', 0)
-	first := true
-	for i := range st.Catalog.Resources {
-		l := &st.Catalog.Resources[i]
-		for _, g := range l.Gaps {
-			if first {
-				fmt.Fprintln(w, "\nGAPS IN\tFROM\tTO\tINFERRED\tCAUSE")
-				first = false
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", l.GroupResource(), stamp(g.From.Time), stamp(g.To.Time), g.Inferred, text(g.Cause))
-		}
-	}
-	_ = w.Flush()
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
@@ -48,6 +50,72 @@ func TestTroublesComeFirst(t *testing.T) {
 		}
 		if !strings.Contains(b.String(), "\nrestorable from 2025-01-02T09:00:00.000Z to 2025-01-02T09:59:59.000Z (rv:1/5 to rv:1/5)\n") {
 			t.Errorf("%s: no restorable range in\n%s", name, b.String())
+		}
+	}
+}
+
+// What is not recorded, and what is not certain, has its place; many of a kind are one line.
+func TestStatusTellsTheLimits(t *testing.T) {
+	at := func(s int) journal.Cut {
+		return journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 5}, Time: time.Date(2025, 1, 2, 10, 0, s, 0, time.UTC)}
+	}
+	st := api.Status{Now: at(59).Time, Capture: api.CaptureStatus{Connected: true, Unmatched: []string{"widgetz"}}}
+	for i, name := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		l := journal.Ledger{ResourceInfo: journal.ResourceInfo{Resource: name}, First: at(0), Since: at(30), Filter: "only namespaces shop"}
+		l.Gaps = []journal.Gap{{From: at(10 + i), To: at(30 + i), Cause: "410 Gone", Inferred: 2}}
+		st.Catalog.Resources = append(st.Catalog.Resources, l)
+		gr := l.GroupResource()
+		st.Catalog.Outages = append(st.Catalog.Outages, journal.Outage{Resource: &gr, From: at(40).Time, To: at(42).Time})
+		st.Catalog.LeftOut = append(st.Catalog.LeftOut, journal.LeftOut{Resource: schema.GroupResource{Resource: "x" + name}, Why: "excluded"})
+	}
+	st.Catalog.Resources[6].Filter = ""
+	st.Catalog.Resources[6].Gaps[0].Cause = "another"
+	st.Catalog.Outages = append(st.Catalog.Outages, journal.Outage{From: at(50).Time, To: at(51).Time})
+	st.Catalog.From, st.Catalog.To = at(1), at(1)
+	st.Catalog.From.Time = st.Catalog.From.Time.Add(200 * time.Microsecond)
+	st.Catalog.To.Time = st.Catalog.To.Time.Add(300 * time.Microsecond)
+	var b strings.Builder
+	if err := writeStatus(&b, &st); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"TROUBLE: --include widgetz matches nothing that can be recorded in this cluster: 'kubectl api-resources' lists what there is\n",
+		"\nrecorded: only namespaces shop (6 resources)\n",
+		"\nnot recorded: xa, xb, xc, xd, xe, 2 others (see -o json)\n",
+		"\na, b, c, d, e, 1 others   2025-01-02T10:00:10.000Z   2025-01-02T10:00:35.000Z   12         410 Gone\n",
+		"\ng                         2025-01-02T10:00:16.000Z   2025-01-02T10:00:36.000Z   2          another\n",
+		"\na, b, c, d, e, 2 others   2025-01-02T10:00:40.000Z   2025-01-02T10:00:42.000Z\n",
+		"\neverything                2025-01-02T10:00:50.000Z   2025-01-02T10:00:51.000Z\n",
+		"\nrestorable from 2025-01-02T10:00:01.001Z to 2025-01-02T10:00:01.001Z ",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+}
+
+// That lists are running is only said while they are.
+func TestWhyNothingIsRestorable(t *testing.T) {
+	waiting := api.ResourceStatus{Resource: "pods", State: "waiting", Error: "timeout"}
+	for want, change := range map[string]func(*api.Status){
+		"the first lists are still running": func(s *api.Status) {
+			s.Capture.Resources = []api.ResourceStatus{waiting, {Resource: "services", State: "listing"}}
+		},
+		"no list has succeeded": func(s *api.Status) {
+			s.Capture.Resources = []api.ResourceStatus{waiting, {State: "forbidden", Error: "no"}}
+		},
+		"recording is paused":            func(s *api.Status) { s.Condition = "disk full" },
+		"the API server was not reached": func(s *api.Status) { s.Capture.Connected = false },
+		"there is nothing to record":     func(s *api.Status) { s.Capture.Unmatched = []string{"widgetz"} },
+	} {
+		st := api.Status{Capture: api.CaptureStatus{Connected: true}}
+		change(&st)
+		var b strings.Builder
+		if err := writeStatus(&b, &st); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(b.String(), want+"\n") {
+			t.Errorf("no %q at the end of\n%s", want, b.String())
 		}
 	}
 }

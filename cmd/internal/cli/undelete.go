@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/replay"
 )
@@ -24,7 +23,7 @@ first, and nothing is written before you say yes.`,
 		Example: `  tidemark undelete ns/shop
   tidemark undelete deploy/web -n shop
   tidemark undelete cm settings -n shop --dry-run`,
-		Args:              args(cobra.RangeArgs(1, 2)),
+		Args:              someArgs(1, 2, "one object, such as ns/shop or deploy/web"),
 		ValidArgsFunction: f.complete,
 		RunE:              func(cmd *cobra.Command, args []string) error { return f.undelete(cmd, args) },
 	}
@@ -57,7 +56,11 @@ func (f *restoreFlags) undelete(cmd *cobra.Command, args []string) error {
 	cut, end, err := replay.LastAlive(ctx, h.src, ref)
 	switch {
 	case errors.Is(err, replay.ErrNeverSeen):
-		return failure(ErrNotInHistory, "%v", err)
+		near, nearErr := h.nearObjects(ctx, missingObject{t.ledger, ref.Namespace, name})
+		if nearErr != nil {
+			return nearErr
+		}
+		return failure(ErrNotInHistory, "%v%s%s", err, near, h.severalTypes())
 	case err != nil:
 		return err
 	}
@@ -69,10 +72,9 @@ func (f *restoreFlags) undelete(cmd *cobra.Command, args []string) error {
 	h.announce(cmd.ErrOrStderr(), cut)
 	f.request.Cut = cut
 	f.request.Scope = t.scope(h.namespace)
-	if gr == (schema.GroupResource{Resource: "namespaces"}) {
+	if gr == namespaceKind {
 		f.request.Scope = replay.InNamespace(name)
 		h.targets = nil // the namespace and all that was in it
-		args = nil
 	}
-	return f.restore(cmd, h, args)
+	return f.restore(cmd, h)
 }

@@ -12,7 +12,7 @@ func newVersion(env Env) *cobra.Command {
 		Use:     "version",
 		GroupID: "operate",
 		Short:   "Print the version",
-		Args:    args(cobra.NoArgs),
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tidemark %s %s %s/%s\n", env.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err

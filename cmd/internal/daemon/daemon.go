@@ -56,6 +56,10 @@ func Run(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w; choose one that you may write to with --data-dir", err)
 	}
+	if info, err := os.Stat(o.DataDir); err == nil && info.Mode().Perm()&0o077 != 0 {
+		o.Logger.Warn("others may look into the data directory; journal and socket are private all the same",
+			zap.String("dataDir", o.DataDir), zap.Stringer("mode", info.Mode().Perm()), zap.String("fix", "chmod 700 "+o.DataDir))
+	}
 	j, err := journal.Open(o.DataDir, journal.Options{
 		KeyFile: o.KeyFile, Window: o.Window, MinFree: o.MinFree, Clock: o.Clock, Logger: o.Logger,
 	})
@@ -262,6 +266,9 @@ func (o *Options) https() (*tls.Config, string, error) {
 	cert, err := tls.LoadX509KeyPair(o.TLSCert, o.TLSKey)
 	if err != nil {
 		return nil, "", fmt.Errorf("read --tls-cert and --tls-key: %w", err)
+	}
+	if info, err := os.Stat(o.TokenFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		return nil, "", fmt.Errorf("--token-file %s can be read by everybody on this machine: chmod 600 it (for a mounted Secret, set defaultMode: 0440)", o.TokenFile)
 	}
 	b, err := os.ReadFile(o.TokenFile)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
@@ -317,11 +320,19 @@ func TestHTTPSListenerNeedsCertificateAndToken(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	open := filepath.Join(dir, "open")
+	if err := os.WriteFile(open, []byte("0123456789abcdef\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	base := Options{Kubeconfig: kubeconfig(t, nobody(t)), Listen: []string{"https://127.0.0.1:0"}, TLSCert: crt, TLSKey: key, TokenFile: token}
 	for name, change := range map[string]func(*Options){
 		"no token":    func(o *Options) { o.TokenFile = "" },
 		"no key":      func(o *Options) { o.TLSKey = "" },
 		"short token": func(o *Options) { o.TokenFile = short },
+		"open token":  func(o *Options) { o.TokenFile = open },
 		"wrong key":   func(o *Options) { o.TLSKey = crt },
 		"plain http":  func(o *Options) { o.Listen = []string{"http://127.0.0.1:0"} },
 		"open metrics": func(o *Options) {
@@ -365,6 +376,36 @@ func writeKeyPair(t *testing.T, pair tls.Certificate, crt, key string) {
 	for path, block := range map[string]*pem.Block{crt: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: der}} {
 		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// A pattern with a typing error would record nothing, and look well.
+func TestIncludeThatMatchesNothingIsTold(t *testing.T) {
+	o := Options{Kubeconfig: kubeconfig(t, fakeCluster(t, "c")), DataDir: t.TempDir(), Include: []string{"configmaps", "config*", "widgetz"}}
+	c, _ := start(t, o)
+	st := status(t, c, func(s *api.Status) bool { return len(s.Capture.Resources) > 0 })
+	if got := st.Capture.Unmatched; len(got) != 1 || got[0] != "widgetz" {
+		t.Errorf("unmatched: %q", got)
+	}
+	o.DataDir, o.Include = t.TempDir(), []string{"widgetz"}
+	c, _ = start(t, o)
+	status(t, c, func(s *api.Status) bool { return len(s.Capture.Unmatched) == 1 })
+}
+
+func TestOpenDataDirIsWarnedAbout(t *testing.T) {
+	for mode, want := range map[fs.FileMode]int{0o755: 1, 0o700: 0} {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		core, logs := observer.New(zap.WarnLevel)
+		_, stop := start(t, Options{Kubeconfig: kubeconfig(t, nobody(t)), DataDir: dir, Logger: zap.New(core)})
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if got := logs.FilterField(zap.String("fix", "chmod 700 "+dir)).Len(); got != want {
+			t.Errorf("mode %v: %d warnings, want %d", mode, got, want)
 		}
 	}
 }

@@ -2,8 +2,11 @@ package daemon
 
 import (
 	"context"
+	"path"
+	"slices"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/journal/capture"
 )
 
 // status gathers what the parts say about themselves.
@@ -27,5 +30,22 @@ func (d *daemon) status(ctx context.Context, totals bool) (*api.Status, error) {
 			Resource: r.Resource.String(), State: string(r.State), Error: r.Error, Since: r.Since.UTC(),
 		})
 	}
+	if c.Connected && len(c.Resources)+len(c.LeftOut) > 0 {
+		s.Capture.Unmatched = unmatched(d.o.Include, c.Resources)
+	}
 	return s, nil
+}
+
+// unmatched are the patterns that match no resource that is being recorded.
+func unmatched(patterns []string, recorded []capture.ResourceStatus) []string {
+	var out []string
+	for _, p := range patterns {
+		if !slices.ContainsFunc(recorded, func(r capture.ResourceStatus) bool {
+			ok, err := path.Match(p, r.Resource.String())
+			return ok && err == nil
+		}) {
+			out = append(out, p)
+		}
+	}
+	return out
 }

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+// restoreReport tells about a restore, for people as it goes and for programs at its end.
+type restoreReport struct {
+	cmd           *cobra.Command
+	json, verbose bool
+	plan          *replay.Plan
+	done          map[replay.Action]int // objects written so far
+}
+
+func (r *restoreReport) showPlan() error {
+	if r.json {
+		return nil
+	}
+	return r.plan.WriteText(r.cmd.OutOrStdout(), r.verbose)
+}
+
+func (r *restoreReport) encode(result *replay.Result, u *undo) error {
+	enc := json.NewEncoder(r.cmd.OutOrStdout())
+	enc.SetIndent("", "  ")
+	return enc.Encode(struct {
+		Plan   *replay.Plan   `json:"plan"`
+		Result *replay.Result `json:"result,omitempty"`
+		*undo
+	}{r.plan, result, u})
+}
+
+func (r *restoreReport) dryRun() error {
+	if r.json {
+		return r.encode(nil, nil)
+	}
+	fmt.Fprintln(r.cmd.ErrOrStderr(), "Dry run: nothing was written.")
+	return nil
+}
+
+func (r *restoreReport) nothingToDo() error {
+	if r.json {
+		if err := r.encode(nil, nil); err != nil {
+			return err
+		}
+	}
+	if n := r.plan.Count(replay.ActionFail); n > 0 {
+		return failure(ErrPartly, "nothing was written: %d objects cannot be restored, the plan says why", n)
+	}
+	fmt.Fprintln(r.cmd.ErrOrStderr(), "Nothing to do.")
+	return nil
+}
+
+// count is told of every object that Apply is done with.
+func (r *restoreReport) count(at replay.Progress) {
+	if at.Item != nil && at.Err == nil {
+		r.done[at.Item.Action]++
+	}
+}
+
+// applied reports the end. An interrupted restore counts as partly done.
+func (r *restoreReport) applied(result *replay.Result, failed error, u *undo) error {
+	if result != nil && result.Done == 0 && r.plan.Count(replay.ActionRecreate) == 0 {
+		u = nil // nothing was written
+	}
+	if r.json {
+		if err := r.encode(result, u); err != nil {
+			return err
+		}
+	} else if result != nil {
+		r.summary(result, u)
+	}
+	switch {
+	case failed == nil:
+		return nil
+	case errors.Is(failed, replay.ErrPartly), r.cmd.Context().Err() != nil:
+		return failure(ErrPartly, "%v; run the same command again to continue", failed)
+	}
+	return failed
+}
+
+func (r *restoreReport) summary(result *replay.Result, u *undo) {
+	out := r.cmd.OutOrStdout()
+	for i := range result.Errors {
+		fmt.Fprintf(out, "failed: %v\n", &result.Errors[i])
+	}
+	words := []string{fmt.Sprintf("%d created", r.done[replay.ActionCreate])}
+	for _, a := range []struct {
+		n    int
+		what string
+	}{
+		{r.done[replay.ActionUpdate], "updated"},
+		{r.done[replay.ActionRecreate], "recreated"},
+		{r.done[replay.ActionDelete], "deleted"},
+		{result.Unchanged, "unchanged"},
+		{result.Skipped, "left out"},
+	} {
+		if a.n > 0 {
+			words = append(words, fmt.Sprintf("%d %s", a.n, a.what))
+		}
+	}
+	fmt.Fprintf(out, "\n%s, %d failed\n", strings.Join(words, ", "), result.Failed)
+	if u == nil {
+		return
+	}
+	for _, c := range u.Commands {
+		fmt.Fprintf(out, "to undo: %s\n", c)
+	}
+	for _, s := range u.Stays {
+		fmt.Fprintf(out, "  %s\n", s)
+	}
+}
