@@ -120,7 +120,9 @@ func rawBatches(b *testing.B, db *pebble.DB, size int, events func() journal.Eve
 			if err := batch.SyncWait(); err != nil {
 				b.Error(err)
 			}
-			batch.Close()
+			if err := batch.Close(); err != nil {
+				b.Error(err)
+			}
 		}
 	})
 	for n := 0; n < b.N; {
@@ -135,7 +137,9 @@ func rawBatches(b *testing.B, db *pebble.DB, size int, events func() journal.Eve
 			if err := batch.Commit(pebble.Sync); err != nil {
 				b.Fatal(err)
 			}
-			batch.Close()
+			if err := batch.Close(); err != nil {
+				b.Error(err)
+			}
 			continue
 		}
 		if err := db.ApplyNoSyncWait(batch, pebble.Sync); err != nil {

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,7 +26,7 @@ func (j *Journal) AddOutage(ctx context.Context, o Outage) error {
 	return j.do(ctx, entry{exec: func(w *writer) error {
 		w.j.mu.Lock()
 		defer w.j.mu.Unlock()
-		all := append(w.j.outages[:len(w.j.outages):len(w.j.outages)], o)
+		all := append(slices.Clip(w.j.outages), o)
 		all = all[max(0, len(all)-maxOutages):]
 		for len(all) > 0 && all[0].To.Before(w.j.horizon.Time) {
 			all = all[1:]
@@ -43,7 +44,7 @@ func (j *Journal) AddOutage(ctx context.Context, o Outage) error {
 func (j *Journal) Outages() []Outage {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
-	return j.outages[:len(j.outages):len(j.outages)]
+	return slices.Clip(j.outages)
 }
 
 // LastAlive is the newest time at which the journal is known to have been recorded into.

@@ -161,7 +161,7 @@ func TestAServerThatIsAwayIsNotConnectedAndNotStormed(t *testing.T) {
 	s.add("", "v1", "configmaps", "ConfigMap", "")
 	var away atomic.Bool
 	var tries atomic.Int64
-	s.handle(func(w http.ResponseWriter, r *http.Request) bool {
+	s.handle(func(_ http.ResponseWriter, r *http.Request) bool {
 		if !away.Load() {
 			return false
 		}
