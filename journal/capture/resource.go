@@ -30,6 +30,9 @@ type resource struct {
 	ended  chan struct{} // closed when the Reflector has stopped
 	stale  bool          // to be started anew; guarded by c.mu
 
+	list sync.Mutex // held while a list runs; guards over
+	over bool       // the Reflector has stopped: nothing may touch the journal any more
+
 	mu      sync.Mutex // guards what follows
 	state   State
 	err     string
@@ -56,6 +59,9 @@ func (r *resource) run(ctx context.Context) {
 	cache.NewReflectorWithOptions(r, nil, r, cache.ReflectorOptions{
 		Name: r.info.GroupResource().String(), TypeDescription: r.info.Kind, MinWatchTimeout: r.c.opts.MinWatchTimeout, Backoff: backoff,
 	}).RunWithContext(ctx)
+	r.list.Lock() // a Reflector that is stopped does not wait for its list
+	defer r.list.Unlock()
+	r.over = true
 }
 
 // IsWatchListSemanticsUnSupported keeps the Reflector from buffering a streamed list in memory.
@@ -76,6 +82,11 @@ func (r *resource) Watch(o metav1.ListOptions) (watch.Interface, error) {
 // never means that everything was deleted, as the store ignores Replace. Otherwise a real
 // list is streamed into a comparison, and again an empty list says at which revision.
 func (r *resource) ListWithContext(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
+	r.list.Lock()
+	defer r.list.Unlock()
+	if r.over {
+		return nil, context.Canceled
+	}
 	r.mu.Lock()
 	cause := r.relist
 	r.mu.Unlock()
