@@ -133,7 +133,7 @@ func cpuTime(b *testing.B) time.Duration {
 // asDaemon sets the garbage collector as `tidemark run` does.
 func asDaemon() {
 	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(112 << 20)
+	debug.SetMemoryLimit(80 << 20)
 }
 
 func cpuOfTidemark(b *testing.B, s *remote) time.Duration {
