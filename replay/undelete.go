@@ -169,6 +169,12 @@ func likeName(a, b string) bool {
 	if len(a) >= 3 && strings.Contains(b, a) || len(b) >= 3 && strings.Contains(a, b) {
 		return true
 	}
+	return EditDistance(a, b) <= max(1, len(a)/4)
+}
+
+// EditDistance is the number of bytes to insert, drop or change to get from a to b: what tells a
+// name that was mistyped from another one.
+func EditDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
@@ -184,5 +190,5 @@ func likeName(a, b string) bool {
 			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
 		}
 	}
-	return row[len(b)] <= max(1, len(a)/4)
+	return row[len(b)]
 }

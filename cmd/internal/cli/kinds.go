@@ -117,7 +117,7 @@ func (k *kinds) near(word string) []string {
 		best := len(word)/3 + 1 // more typing errors than that, and it is another word
 		hit := len(word) >= 3 && strings.HasPrefix(l.Resource, word)
 		for _, n := range append([]string{l.Resource, l.Singular, strings.ToLower(l.Kind)}, l.ShortNames...) {
-			if d := distance(word, n); n != "" && d <= best && d < len(n) {
+			if d := replay.EditDistance(word, n); n != "" && d <= best && d < len(n) {
 				best, hit = d, true
 			}
 		}
@@ -131,27 +131,6 @@ func (k *kinds) near(word string) []string {
 		out = append(out, m.name)
 	}
 	return out
-}
-
-// distance is the number of letters to insert, drop or change to get from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substituted := diagonal
-			if a[i] != b[j] {
-				substituted++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substituted, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // label is a resource as kubectl names it in "deployment.apps/web".

@@ -32,7 +32,7 @@ func newLog() *cobra.Command {
 		Long: `Show what changed: when, what, which fields, by which field manager; oldest first.
 
 The time at the start of a line can be given to --at: it is the moment right after that
-change. Gaps in the recording have lines of their own; changes marked (inferred) were found by
+change. (Lines older than what 'tidemark status' calls restorable are the exception.) Gaps in the recording have lines of their own; changes marked (inferred) were found by
 comparing states after a gap, and happened some time inside it.`,
 		Example: `  tidemark log -n shop --since 1h
   tidemark log deploy/web -n shop

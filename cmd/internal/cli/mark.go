@@ -140,7 +140,9 @@ func (h *history) someMarks(wanted string) string {
 			own = append(own, m.Name)
 		}
 	}
-	slices.SortStableFunc(own, func(a, b string) int { return cmp.Compare(distance(wanted, a), distance(wanted, b)) })
+	slices.SortStableFunc(own, func(a, b string) int {
+		return cmp.Compare(replay.EditDistance(wanted, a), replay.EditDistance(wanted, b))
+	})
 	all := append(own, restores...)
 	if len(all) == 0 {
 		return ""

@@ -95,7 +95,7 @@ func didYouMean(typed string, words []string) string {
 	}
 	var found []match
 	for _, w := range words {
-		d := distance(typed, w)
+		d := replay.EditDistance(typed, w)
 		if d <= len(typed)/3+1 && d < len(w) || len(typed) >= 3 && strings.HasPrefix(w, typed) {
 			found = append(found, match{w, d})
 		}
