@@ -42,13 +42,8 @@ func (j *Journal) CutOf(r Revision) (Cut, error) {
 	if r.Compare(newest.Revision) > 0 {
 		return Cut{}, nil
 	}
-	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixTime}, UpperBound: []byte{prefixTime + 1}})
-	if err != nil {
-		return Cut{}, err
-	}
-	defer it.Close()
-	at, err := firstReaching(it, r)
-	return Cut{Revision: r, Time: at}, errors.Join(err, it.Error())
+	at, err := j.tables.FirstReaching(r)
+	return Cut{Revision: r, Time: at}, err
 }
 
 // firstReaching bisects the time index for the time of its first entry whose max is at least

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/zap"
@@ -43,6 +45,8 @@ const (
 	metaLeftOut  = "leftout"
 	metaOutages  = "outages"
 	metaAge      = "age"
+	metaID       = "id"
+	metaNote     = "note/" // of SetNote
 )
 
 // keyCheckText is sealed into a new journal, so that a wrong key is found at once.
@@ -53,6 +57,7 @@ type Journal struct {
 	opts   Options
 	log    *zap.Logger
 	db     *pebble.DB
+	tables *Tables // db, to read
 	lock   *pebble.Lock
 	cipher *bodyCipher
 
@@ -69,19 +74,24 @@ type Journal struct {
 
 	mu      sync.RWMutex // guards what follows: the durable state, as readers see it
 	ledgers map[schema.GroupResource]*Ledger
-	newest  Cut // newest durable moment
-	horizon Cut // history before it is trimmed
+	newest  Cut    // newest durable moment
+	count   uint64 // events up to there
+	horizon Cut    // history before it is trimmed
 	outages []Outage
 	// what is watched right now, as the capture tells; not kept
 	watched     map[schema.GroupResource]bool
 	interrupted map[schema.GroupResource]string
 	began       Cut // the first lists of the first start were complete
 	clusterID   string
+	id          string
 	condition   string        // why recording is paused
 	advanced    chan struct{} // closed and replaced when newest moves
 
-	trimming sync.Mutex // held during a round of Trim; guards age
+	trimming sync.Mutex // held during a round of Trim; guards what follows
 	age      age
+	keep     *time.Time // of KeepAfter
+
+	appended, appendedBytes atomic.Int64 // events since Open, and their bytes
 
 	failOnce sync.Once
 	failed   chan struct{}
@@ -169,7 +179,7 @@ func (j *Journal) load(dir string) error {
 	}
 	j.writer.last, j.writer.max, j.writer.count = last, entry.max, entry.count
 	j.writer.epoch = max(j.writer.epoch, entry.max.Epoch)
-	j.newest = Cut{Revision: entry.max, Time: last}
+	j.newest, j.count = Cut{Revision: entry.max, Time: last}, entry.count
 	return nil
 }
 
@@ -190,6 +200,10 @@ func (j *Journal) loadIdentity(dir string) error {
 		}
 	}
 	if j.cipher, err = newBodyCipher(key); err != nil {
+		return err
+	}
+	j.tables = &Tables{open: func(o *pebble.IterOptions) (*pebble.Iterator, error) { return j.db.NewIter(o) }, cipher: j.cipher}
+	if err := j.loadID(); err != nil {
 		return err
 	}
 	checkKey := nameKey(prefixMeta, metaKeyCheck)

@@ -115,6 +115,11 @@ func cloneLedger(l *Ledger) *Ledger {
 func (j *Journal) Ledgers() []Ledger {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
+	return j.sortedLedgers()
+}
+
+// sortedLedgers are copies; j.mu is held.
+func (j *Journal) sortedLedgers() []Ledger {
 	all := make([]Ledger, 0, len(j.ledgers))
 	for _, l := range j.ledgers {
 		c := cloneLedger(l)

@@ -96,7 +96,7 @@ func (j *Journal) grow(ctx context.Context) (Cut, error) {
 		a.Age += min(max(a.Round.Sub(j.age.Round), 0), j.opts.Window/8)
 	}
 	a.Marks = append(a.Marks, j.age.Marks...)
-	for len(a.Marks) > 1 && a.Marks[1].Age <= a.Age-j.opts.Window {
+	for len(a.Marks) > 1 && a.Marks[1].Age <= a.Age-j.opts.Window && j.mayTrim(a.Marks[1].Cut) {
 		a.Marks = a.Marks[1:]
 	}
 	if n := len(a.Marks); n == 0 || a.Age-a.Marks[n-1].Age >= j.opts.Window/64 {
@@ -110,11 +110,21 @@ func (j *Journal) grow(ctx context.Context) (Cut, error) {
 		return Cut{}, err
 	}
 	j.age = a
-	if a.Marks[0].Age > a.Age-j.opts.Window {
+	if a.Marks[0].Age > a.Age-j.opts.Window || !j.mayTrim(a.Marks[0].Cut) {
 		return Cut{}, nil
 	}
 	return a.Marks[0].Cut, nil
 }
+
+// KeepAfter keeps Trim from removing what was observed after t, whatever the window: history that
+// no archive holds yet. It is asked for again after each start; the zero time keeps everything.
+func (j *Journal) KeepAfter(t time.Time) {
+	j.trimming.Lock()
+	defer j.trimming.Unlock()
+	j.keep = &t
+}
+
+func (j *Journal) mayTrim(horizon Cut) bool { return j.keep == nil || !horizon.Time.After(*j.keep) }
 
 func (j *Journal) setHorizon(ctx context.Context, c Cut) error {
 	if err := j.tidy(ctx, func(w *writer) error {

@@ -23,13 +23,7 @@ type View struct {
 }
 
 // View opens a view of the whole journal.
-func (j *Journal) View() (*View, error) {
-	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixVersion}, UpperBound: []byte{prefixVersion + 1}})
-	if err != nil {
-		return nil, fmt.Errorf("read journal: %w", err)
-	}
-	return &View{it: it, cipher: j.cipher}, nil
-}
+func (j *Journal) View() (*View, error) { return j.tables.View() }
 
 // Close frees the view and returns the first error it met.
 func (v *View) Close() error { return errors.Join(v.err, v.it.Close()) }
@@ -143,6 +137,7 @@ func (j *Journal) decodeEvent(key []byte, o object, r Revision, value []byte) (E
 	return j.cipher.decode(key, o, r, value)
 }
 
+// decode reads a version. A nil cipher reads those of an archive, where no body is sealed.
 func (c *bodyCipher) decode(key []byte, o object, r Revision, value []byte) (Event, error) {
 	m, body, err := decodeVersionMeta(value)
 	if err != nil {
@@ -152,6 +147,9 @@ func (c *bodyCipher) decode(key []byte, o object, r Revision, value []byte) (Eve
 	if !m.sealed {
 		e.Object = bytes.Clone(body)
 		return e, nil
+	}
+	if c == nil {
+		return Event{}, fmt.Errorf("%s at %s: %w", e.ID(), r, errBadValue)
 	}
 	if e.Object, err = c.open(key, body); err != nil {
 		return Event{}, fmt.Errorf("%s at %s: %w", e.ID(), r, err)

@@ -38,6 +38,7 @@ type round struct {
 	changed map[schema.GroupResource]bool      // ledgers to write, not only watermarks
 	ledgers []*Ledger                          // what readers see afterwards
 	newest  Cut
+	count   uint64 // events up to newest
 	done    []chan error
 }
 
@@ -202,6 +203,8 @@ func (w *writer) addEvent(e *Event, received time.Time, quiet bool) error {
 		return err
 	}
 	w.round.events++
+	w.j.appended.Add(1)
+	w.j.appendedBytes.Add(int64(len(e.Object)))
 	if !quiet {
 		l.Watermark = Cut{Revision: e.Revision, Time: e.Observed}
 		w.touch(e.Resource, received)
@@ -297,7 +300,7 @@ func (w *writer) apply() error {
 		}
 		r.ledgers = append(r.ledgers, cloneLedger(l))
 	}
-	r.newest = Cut{Revision: w.max, Time: w.last}
+	r.newest, r.count = Cut{Revision: w.max, Time: w.last}, w.count
 	w.batch = nil
 	if r.batch.Empty() {
 		w.rounds <- r
@@ -366,7 +369,7 @@ func (j *Journal) finish(r round) {
 		j.ledgers[gr] = l
 	}
 	if r.newest.Time.After(j.newest.Time) {
-		j.newest = r.newest
+		j.newest, j.count = r.newest, r.count
 		close(j.advanced)
 		j.advanced = make(chan struct{})
 	}

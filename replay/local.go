@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,131 +14,151 @@ import (
 	"github.com/tidemark-backup/tidemark/journal"
 )
 
+// record is history as a recorded source reads it: a journal's, or an archive's.
+type record interface {
+	// catalog tells what is recorded; it has all marks.
+	catalog() (*Catalog, error)
+	// outside says why the state at the cut cannot be told; empty when it can.
+	outside(c *Catalog, at At, cut journal.Cut) string
+	// named finds what only this record gives a name to.
+	named(name string) (journal.Cut, bool)
+	// latest is the newest moment that now can mean.
+	latest(now time.Time) time.Time
+	cutAt(ctx context.Context, t time.Time) (journal.Cut, error)
+	cutOf(ctx context.Context, r journal.Revision) (journal.Cut, error)
+	view(ctx context.Context, cut journal.Cut, near *string) (*journal.View, error)
+	tail(ctx context.Context, from, to time.Time) (*journal.Tail, error)
+}
+
+// recorded answers what is the same for all records.
+type recorded struct {
+	record
+	now func() time.Time
+}
+
 // Local is the Source of a journal that this process has open.
 type Local struct {
-	j   *journal.Journal
-	now func() time.Time
+	recorded
+	j *journal.Journal
 }
 
 var _ Source = (*Local)(nil)
 
 // NewLocal makes the Source of an open journal.
-func NewLocal(j *journal.Journal) *Local { return &Local{j: j, now: time.Now} }
+func NewLocal(j *journal.Journal) *Local {
+	return &Local{recorded{record: journalRecord{j}, now: time.Now}, j}
+}
+
+// maxMarks is how many marks a catalog holds, the newest.
+const maxMarks = 100
 
 // Ledgers implements Source.
-func (l *Local) Ledgers(context.Context) (*Catalog, error) {
-	c := &Catalog{ClusterID: l.j.ClusterID(), Resources: l.j.Ledgers(), To: l.j.Newest()}
-	c.From, c.Outages = l.j.Began(), l.j.Outages()
-	var err error
-	if c.LeftOut, err = l.j.LeftOut(); err != nil {
+func (l *recorded) Ledgers(context.Context) (*Catalog, error) {
+	c, err := l.catalog()
+	if err != nil {
 		return nil, err
 	}
-	if c.Marks, err = l.j.Marks(); err != nil {
-		return nil, err
-	}
-	c.Marks = c.Marks[:min(len(c.Marks), 100)]
-	if alive := l.j.LastAlive(); alive.After(c.To.Time) { // nothing has changed since c.To, and that is known
-		c.To.Time = alive
-	}
-	if h := l.j.Horizon(); h.Time.After(c.From.Time) && !c.From.Time.IsZero() {
-		c.From = h
-	}
+	c.Marks = c.Marks[:min(len(c.Marks), maxMarks)]
 	return c, nil
 }
 
 // Resolve implements Source.
-func (l *Local) Resolve(ctx context.Context, at At) (journal.Cut, error) {
-	c, err := l.Ledgers(ctx)
+func (l *recorded) Resolve(ctx context.Context, at At) (journal.Cut, error) {
+	c, err := l.catalog()
 	if err != nil {
 		return journal.Cut{}, err
 	}
-	refuse := func(why string, args ...any) (journal.Cut, error) {
-		return journal.Cut{}, &RangeError{At: at, Why: fmt.Sprintf(why, args...), From: c.From, To: c.To}
+	refuse := func(why, try string) (journal.Cut, error) {
+		return journal.Cut{}, &RangeError{At: at, Why: why, From: c.From, To: c.To, Try: try}
 	}
 	if c.From.Time.IsZero() {
-		return refuse("nothing is recorded completely yet")
+		return refuse("nothing is recorded completely yet", "")
 	}
-	cut, why, err := l.cut(at)
+	cut, why, err := l.cut(ctx, c, at)
 	if err != nil {
 		return journal.Cut{}, err
 	}
-	switch {
-	case why != "": // unknown or yet to come: the oldest moment would be bad advice
-		return journal.Cut{}, &RangeError{At: at, Why: why, From: c.From, To: c.To, Try: "now"}
-	case cut.Time.IsZero(), at.Revision.IsZero() && cut.Time.Before(c.From.Time), cut.Revision.Compare(c.From.Revision) < 0:
-		if h := l.j.Horizon(); h.Time.Equal(c.From.Time) {
-			return refuse("lies before the local history, which is kept for a limited time (see 'tidemark run --window')")
-		}
-		return refuse("lies before recording began")
+	if why != "" { // unknown or yet to come: the oldest moment would be bad advice
+		return refuse(why, "now")
 	}
-	if cut.Time.Before(c.From.Time) { // the counter may stand at a revision long before and after
-		cut.Time = c.From.Time
+	if why := l.outside(c, at, cut); why != "" {
+		return refuse(why, "")
+	}
+	if at.Revision.RV != 0 && cut.Time.Before(c.From.Time) && cut.Revision.Compare(c.From.Revision) >= 0 {
+		cut.Time = c.From.Time // the counter may stand at a revision long before and after
 	}
 	return cut, nil
 }
 
 // cut finds the cut; why says what is wrong with a moment that has none.
-func (l *Local) cut(at At) (cut journal.Cut, why string, err error) {
+func (l *recorded) cut(ctx context.Context, c *Catalog, at At) (cut journal.Cut, why string, err error) {
 	now := l.now().UTC()
 	switch {
 	case !at.Time.IsZero():
-		if at.Time.After(now) && at.Time.After(l.j.Newest().Time) {
+		if at.Time.After(now) && at.Time.After(l.latest(now)) {
 			return cut, "lies in the future", nil
 		}
-		cut, err = l.j.CutAt(at.Time)
+		if latest := l.latest(now); at.Time.After(latest) {
+			return cut, "lies after the newest moment that is archived", nil
+		}
+		cut, err = l.cutAt(ctx, at.Time)
 	case at.Ago != 0:
-		cut, err = l.j.CutAt(now.Add(-at.Ago))
+		t := now.Add(-at.Ago)
+		if latest := l.latest(now); t.After(latest) {
+			return cut, "lies after the newest moment that is archived", nil
+		}
+		cut, err = l.cutAt(ctx, t)
 	case !at.Revision.IsZero():
-		cut, err = l.j.CutOf(at.Revision)
+		cut, err = l.cutOf(ctx, at.Revision)
 		if err == nil && cut.Time.IsZero() {
 			why = "is a revision the cluster has not reached, or that was not observed yet"
 		}
 	case at.Mark != "" || at.Before != "":
-		return l.named(at)
+		cut, why = l.marked(c, at)
 	default:
-		cut, err = l.j.CutAt(l.latest(now))
+		cut, err = l.cutAt(ctx, l.latest(now))
 	}
 	return cut, why, err
 }
 
-// latest is now, or the newest event's time when the clock has gone back behind it.
-func (l *Local) latest(now time.Time) time.Time {
-	if newest := l.j.Newest().Time; newest.After(now) {
-		return newest
-	}
-	return now
-}
-
-// named finds a mark; a backup's name may be given without its "backup/".
-func (l *Local) named(at At) (journal.Cut, string, error) {
+// marked finds a mark; a backup's name may be given without its "backup/".
+func (l *recorded) marked(c *Catalog, at At) (journal.Cut, string) {
 	for _, name := range []string{at.Mark + at.Before, "backup/" + at.Mark + at.Before} {
-		cut, err := l.j.MarkedCut(name)
-		if !errors.Is(err, journal.ErrNoMark) {
-			return cut, "", err
+		if i := slices.IndexFunc(c.Marks, func(m journal.Mark) bool { return m.Name == name }); i >= 0 {
+			return c.Marks[i].Cut, ""
 		}
 	}
-	marks, err := l.j.Marks()
-	if err != nil {
-		return journal.Cut{}, "", err
+	if cut, ok := l.named(at.Mark + at.Before); ok {
+		return cut, ""
 	}
-	if len(marks) == 0 {
-		return journal.Cut{}, "nothing has that name (no names were given yet: 'tidemark mark NAME' gives one to this moment)", nil
+	if len(c.Marks) == 0 {
+		return journal.Cut{}, "nothing has that name (no names were given yet: 'tidemark mark NAME' gives one to this moment)"
 	}
 	known := make([]string, 0, 5)
-	for _, m := range marks[:min(len(marks), cap(known))] {
+	for _, m := range c.Marks[:min(len(c.Marks), cap(known))] {
 		known = append(known, m.Name)
 	}
-	return journal.Cut{}, "nothing has that name (newest names: " + strings.Join(known, ", ") + ")", nil
+	return journal.Cut{}, "nothing has that name (newest names: " + strings.Join(known, ", ") + ")"
 }
 
 // Fold implements Source.
-func (l *Local) Fold(ctx context.Context, cut journal.Cut, scope Scope) iter.Seq2[journal.Event, error] {
+func (l *recorded) Fold(ctx context.Context, cut journal.Cut, scope Scope) iter.Seq2[journal.Event, error] {
 	return func(yield func(journal.Event, error) bool) {
+		c, err := l.catalog()
+		if err != nil {
+			yield(journal.Event{}, err)
+			return
+		}
 		own := map[schema.GroupResource]bool{}
-		for _, r := range l.j.Ledgers() {
+		for _, r := range c.Resources {
 			own[r.GroupResource()] = r.OwnCounter
 		}
-		v, err := l.j.View()
+		var near *string
+		if len(scope.Namespaces) > 0 {
+			first := slices.Min(scope.Namespaces)
+			near = &first
+		}
+		v, err := l.view(ctx, cut, near)
 		if err != nil {
 			yield(journal.Event{}, err)
 			return
@@ -154,6 +175,22 @@ func (l *Local) Fold(ctx context.Context, cut journal.Cut, scope Scope) iter.Seq
 		if err = errors.Join(err, cause, v.Close()); err != nil && !stopped {
 			yield(journal.Event{}, err)
 		}
+	}
+}
+
+// Changes implements Source.
+func (l *recorded) Changes(ctx context.Context, q ChangeQuery) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		c, err := l.catalog()
+		if err != nil {
+			yield(Change{}, err)
+			return
+		}
+		to := q.To
+		if to.IsZero() {
+			to = c.To.Time
+		}
+		l.changes(ctx, q.From, to, q, yield)
 	}
 }
 
@@ -185,8 +222,8 @@ func (l *Local) Changes(ctx context.Context, q ChangeQuery) iter.Seq2[Change, er
 }
 
 // changes yields one stretch; it returns false once yield did not want more or was told an error.
-func (l *Local) changes(ctx context.Context, from, to time.Time, q ChangeQuery, yield func(Change, error) bool) bool {
-	tail, err := l.j.Tail(from, to)
+func (l *recorded) changes(ctx context.Context, from, to time.Time, q ChangeQuery, yield func(Change, error) bool) bool {
+	tail, err := l.tail(ctx, from, to)
 	if err != nil {
 		yield(Change{}, err)
 		return false
@@ -247,3 +284,60 @@ func (l *Local) Mark(ctx context.Context, name string, cut journal.Cut) (journal
 	}
 	return cut, l.j.SetMark(ctx, name, cut)
 }
+
+// journalRecord is the record that a journal is.
+type journalRecord struct{ j *journal.Journal }
+
+func (r journalRecord) catalog() (*Catalog, error) {
+	s, err := r.j.State()
+	if err != nil {
+		return nil, err
+	}
+	c := &Catalog{ClusterID: r.j.ClusterID(), Resources: s.Ledgers, To: s.Position.Cut, From: s.Began, Outages: s.Outages, LeftOut: s.LeftOut, Marks: s.Marks}
+	if alive := r.j.LastAlive(); alive.After(c.To.Time) { // nothing has changed since c.To, and that is known
+		c.To.Time = alive
+	}
+	if s.Horizon.Time.After(c.From.Time) && !c.From.Time.IsZero() {
+		c.From = s.Horizon
+	}
+	return c, nil
+}
+
+func (r journalRecord) outside(c *Catalog, at At, cut journal.Cut) string {
+	switch {
+	case !cut.Time.IsZero() && (!at.Revision.IsZero() || !cut.Time.Before(c.From.Time)) && cut.Revision.Compare(c.From.Revision) >= 0:
+		return ""
+	case r.j.Horizon().Time.Equal(c.From.Time):
+		return "lies before the local history, which is kept for a limited time (see 'tidemark run --window')"
+	}
+	return "lies before recording began"
+}
+
+func (journalRecord) named(string) (journal.Cut, bool) { return journal.Cut{}, false }
+
+// latest is now, or the newest event's time when the clock has gone back behind it.
+func (r journalRecord) latest(now time.Time) time.Time {
+	if newest := r.j.Newest().Time; newest.After(now) {
+		return newest
+	}
+	return now
+}
+
+func (r journalRecord) cutAt(_ context.Context, t time.Time) (journal.Cut, error) {
+	return r.j.CutAt(t)
+}
+
+func (r journalRecord) cutOf(_ context.Context, v journal.Revision) (journal.Cut, error) {
+	return r.j.CutOf(v)
+}
+
+func (r journalRecord) view(context.Context, journal.Cut, *string) (*journal.View, error) {
+	return r.j.View()
+}
+
+func (r journalRecord) tail(_ context.Context, from, to time.Time) (*journal.Tail, error) {
+	return r.j.Tail(from, to)
+}
+
+// trimmed reports whether the journal's older history is gone from it.
+func (l *Local) trimmed() bool { return !l.j.Horizon().Time.IsZero() }

@@ -1,0 +1,623 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"filippo.io/age"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+var (
+	// ErrNoArchive is returned by Open when there is no archive under the URL.
+	ErrNoArchive = errors.New("there is no archive")
+	// ErrOtherCluster is returned for an archive, or a file in it, of another cluster.
+	ErrOtherCluster = errors.New("it belongs to another cluster")
+	// ErrFenced is returned to a writer whose journal is not the archive's any more: another
+	// daemon has taken over.
+	ErrFenced = errors.New("another daemon writes this archive now")
+	// ErrNoIdentity is returned when files are to be read without an identity that can.
+	ErrNoIdentity = errors.New("no identity that can decrypt the archive")
+)
+
+const (
+	// checkpointEvery is how many manifests a reader has to read at most, besides a checkpoint.
+	checkpointEvery = 64
+	// maxManifest bounds what a manifest or checkpoint may have, in bytes.
+	maxManifest = 256 << 20
+	// maxLeap is by how much the archive gets older between two looks at the clock, at most.
+	maxLeap = time.Hour
+)
+
+// Options say how an archive is opened. The zero Options read manifests, and no file.
+type Options struct {
+	// Cluster is the cluster's id. Empty: the only one under the URL.
+	Cluster string
+	// Identities decrypt files; Recipients are whom new files are encrypted for.
+	Identities []age.Identity
+	Recipients []age.Recipient
+	// Journal is the ID of the journal that is archived; empty: changes are made by hand.
+	Journal string
+	// Lock keeps new files from being removed for this long; zero: not locked. Compliance
+	// makes it a lock that nobody can lift.
+	Lock       time.Duration
+	Compliance bool
+	// CacheBytes bounds what of files is kept in memory. Zero: 32 MiB.
+	CacheBytes int64
+	// SpoolDir is where large files are made before they are uploaded. Default: the system's.
+	SpoolDir string
+	// Shared allows archives of other clusters under the same URL.
+	Shared bool
+	Clock  func() time.Time // default: time.Now
+	Logger *zap.Logger      // nil: none
+}
+
+// Archive is the archive of one cluster in one store. Its methods may be called from any goroutine.
+type Archive struct {
+	o     Options
+	store Store
+	dir   string // the cluster's directory, with a slash
+	cache *pages
+	log   *zap.Logger
+
+	committing sync.Mutex // held while a manifest is being written
+
+	mu     sync.Mutex // guards what follows
+	state  *State
+	check  *Link // newest checkpoint
+	age    time.Duration
+	looked time.Time // when age was counted
+	damage map[string]*DamageError
+}
+
+func newArchive(store Store, o Options) *Archive {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 32 << 20
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	return &Archive{o: o, store: store, cache: newPages(o.CacheBytes), log: o.Logger.Named("archive"), state: &State{Format: checkpointVersion}, damage: map[string]*DamageError{}}
+}
+
+// Open opens an archive to read it, or to change what is in it. It returns ErrNoArchive when
+// there is none, ErrOtherCluster, ErrFormat or a *DamageError.
+func Open(ctx context.Context, store Store, o Options) (*Archive, error) {
+	a := newArchive(store, o)
+	clusters, err := clustersIn(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(clusters) == 0:
+		return nil, fmt.Errorf("%w in %s: 'tidemark run --archive %s' makes one", ErrNoArchive, store, store)
+	case o.Cluster == "" && len(clusters) > 1:
+		return nil, fmt.Errorf("%s holds the archives of several clusters: choose one with --cluster: %s", store, strings.Join(clusters, ", "))
+	case o.Cluster == "":
+		a.o.Cluster = clusters[0]
+	case !slices.Contains(clusters, o.Cluster):
+		return nil, fmt.Errorf("%w of cluster %s in %s: it holds %s", ErrNoArchive, o.Cluster, store, strings.Join(clusters, ", "))
+	}
+	a.dir = a.o.Cluster + "/"
+	format, err := a.readFormat(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return a, a.load(ctx, format)
+}
+
+// Create opens the archive of the cluster o.Cluster, and makes it when there is none. A prefix
+// that another cluster's archive lies under is ErrOtherCluster, unless o.Shared.
+func Create(ctx context.Context, store Store, o Options) (*Archive, error) {
+	a := newArchive(store, o)
+	if o.Cluster == "" || strings.ContainsAny(o.Cluster, "/\x00") {
+		return nil, fmt.Errorf("%q cannot be a cluster's id", o.Cluster)
+	}
+	if len(o.Recipients) == 0 {
+		return nil, errors.New("an archive needs at least one recipient to encrypt for: make a key with 'tidemark key generate', and give its recipient with --recipient")
+	}
+	a.dir = o.Cluster + "/"
+	clusters, err := clustersIn(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	if i := slices.IndexFunc(clusters, func(c string) bool { return c != o.Cluster }); i >= 0 && !o.Shared {
+		return nil, fmt.Errorf("%s: %w, %s, and this one is %s: give each cluster a prefix of its own, or allow both under this one with --archive-shared",
+			store, ErrOtherCluster, clusters[i], o.Cluster)
+	}
+	if !slices.Contains(clusters, o.Cluster) {
+		if err := Probe(ctx, store, a.dir); err != nil {
+			return nil, err
+		}
+		b, err := wrap(formatFile{Format: formatVersion, Cluster: o.Cluster, Created: a.o.Clock().UTC()})
+		if err != nil {
+			return nil, err
+		}
+		if err := a.create(ctx, "format", b); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("make the archive in %s: %w", store, err)
+		}
+	}
+	format, err := a.readFormat(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return a, a.load(ctx, format)
+}
+
+// clustersIn are the clusters whose archives lie in the store.
+func clustersIn(ctx context.Context, store Store) ([]string, error) {
+	var all []string
+	for after := ""; ; {
+		found := ""
+		for f, err := range store.List(ctx, "", after) {
+			if err != nil {
+				return nil, fmt.Errorf("look into %s: %w", store, err)
+			}
+			found = f.Name
+			break
+		}
+		if found == "" {
+			return all, nil
+		}
+		cluster, rest, ok := strings.Cut(found, "/")
+		if !ok { // a file of somebody else's
+			after = found
+			continue
+		}
+		if !strings.HasPrefix(rest, "probe/") || cluster == "" {
+			all = append(all, cluster)
+		} else if _, err := store.Stat(ctx, cluster+"/format"); err == nil {
+			all = append(all, cluster)
+		}
+		after = cluster + "/\xff"
+	}
+}
+
+// Cluster is the id of the archive's cluster.
+func (a *Archive) Cluster() string { return a.o.Cluster }
+
+// Store is where the archive lies.
+func (a *Archive) Store() Store { return a.store }
+
+// State is the newest state that is known. It must not be changed.
+func (a *Archive) State() *State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state
+}
+
+// Traffic tells how many requests were made to read files, and how many bytes they asked for.
+func (a *Archive) Traffic() (requests, bytes int64) {
+	return a.cache.requests.Load(), a.cache.bytes.Load()
+}
+
+// Age is how old the archive is, counted so that a clock that jumps cannot make it older.
+// It must be asked for at least once an hour to count on.
+func (a *Archive) Age() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.o.Clock()
+	if !a.looked.IsZero() {
+		a.age += min(max(now.Sub(a.looked), 0), maxLeap)
+	}
+	a.looked = now
+	return a.age
+}
+
+// readFormat checks the file "format"; the hash is empty when it is damaged.
+func (a *Archive) readFormat(ctx context.Context) (hash string, err error) {
+	b, err := a.readAll(ctx, "format")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	var f formatFile
+	if bad := unwrap("format", b, &f); err != nil || bad != nil { // the directory's name tells the cluster as well
+		a.damaged("format", errors.Join(err, bad))
+		return "", nil
+	}
+	if f.Format != formatVersion {
+		return "", unknownFormat("format", f.Format)
+	}
+	if f.Cluster != a.o.Cluster {
+		return "", fmt.Errorf("%s%s: %w, %s", a.dir, "format", ErrOtherCluster, f.Cluster)
+	}
+	return hashOf(b), nil
+}
+
+// load reads the newest checkpoint and the manifests after it.
+func (a *Archive) load(ctx context.Context, format string) error {
+	s, check, err := a.newestCheckpoint(ctx)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		s = &State{Format: checkpointVersion, Cluster: a.o.Cluster, Hash: format, FormatHash: format, Broken: format == ""}
+	}
+	if format != "" && s.FormatHash != format {
+		a.damaged("format", errors.New("it is not the one that the archive began with"))
+	}
+	listed := s.Seq
+	for f, err := range a.store.List(ctx, a.dir+"manifests/", a.dir+manifestName(s.Seq)) {
+		if err != nil {
+			return fmt.Errorf("list manifests: %w", err)
+		}
+		if seq, err := seqOf(f.Name); err == nil {
+			listed = max(listed, seq)
+		}
+	}
+	if s, err = a.readOn(ctx, s, listed); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.state, a.check = s, check
+	a.age = s.Age
+	a.looked = a.o.Clock()
+	if !s.Time.IsZero() { // since then nobody has counted
+		a.age += min(max(a.looked.Sub(s.Time), 0), maxLeap)
+	}
+	return nil
+}
+
+// newestCheckpoint is the newest one that can be read; nil when there is none.
+func (a *Archive) newestCheckpoint(ctx context.Context) (*State, *Link, error) {
+	var names []string
+	for f, err := range a.store.List(ctx, a.dir+"checkpoints/", "") {
+		if err != nil {
+			return nil, nil, fmt.Errorf("list checkpoints: %w", err)
+		}
+		names = append(names, strings.TrimPrefix(f.Name, a.dir))
+	}
+	var first *DamageError
+	for _, name := range slices.Backward(names) {
+		s, link, err := a.readCheckpoint(ctx, name)
+		if err == nil {
+			return s, link, nil
+		}
+		damage, ok := errors.AsType[*DamageError](err)
+		if !ok {
+			return nil, nil, err
+		}
+		a.damaged(name, damage.Err)
+		first = damage
+	}
+	if first != nil {
+		if _, err := a.store.Stat(ctx, a.dir+manifestName(1)); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, first // the chain does not reach back to its beginning
+		}
+	}
+	return nil, nil, nil
+}
+
+func (a *Archive) readCheckpoint(ctx context.Context, name string) (*State, *Link, error) {
+	seq, err := seqOf(name)
+	if err != nil {
+		return nil, nil, &DamageError{File: name, Err: err}
+	}
+	b, err := a.readAll(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	link := &Link{Seq: seq, SHA256: hashOf(b)}
+	// The manifest after it vouches for it, if there is one.
+	next, err := a.readAll(ctx, manifestName(seq+1))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	if m, bad := parseManifest(manifestName(seq+1), next, a.o.Cluster); err == nil && bad == nil && m.Checkpoint != nil && m.Checkpoint.Seq == seq && *m.Checkpoint != *link {
+		return nil, nil, &DamageError{File: name, Err: errors.New("it is not the one that the chain names")}
+	}
+	var s State
+	if err := unwrap(name, b, &s); err != nil {
+		return nil, nil, err
+	}
+	if s.Format != checkpointVersion {
+		return nil, nil, unknownFormat(name, s.Format)
+	}
+	if s.Cluster != a.o.Cluster {
+		return nil, nil, fmt.Errorf("%s: %w", name, ErrOtherCluster)
+	}
+	if s.Seq != seq {
+		return nil, nil, &DamageError{File: name, Err: errors.New("it says that it is another one")}
+	}
+	return &s, link, nil
+}
+
+// readOn applies the manifests after s. Lists may lag, so after the last one listed the next
+// numbers are tried until there is none. A manifest that is damaged or missing is passed over:
+// what it brought is not there, and nothing else.
+func (a *Archive) readOn(ctx context.Context, s *State, listed uint64) (*State, error) {
+	const atOnce = 16
+	for {
+		n := 1
+		if listed > s.Seq {
+			n = int(min(listed-s.Seq, atOnce))
+		}
+		texts := make([][]byte, n)
+		g, ctx := errgroup.WithContext(ctx)
+		for i := range texts {
+			g.Go(func() error {
+				b, err := a.readAll(ctx, manifestName(s.Seq+1+uint64(i)))
+				if errors.Is(err, fs.ErrNotExist) {
+					return nil
+				}
+				texts[i] = b
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+		if listed <= s.Seq && texts[0] == nil {
+			return s, nil
+		}
+		for _, b := range texts {
+			var err error
+			if s, err = a.readOne(s, b); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// readOne applies the manifest after s, of which b is the text; nil: it is missing.
+func (a *Archive) readOne(s *State, b []byte) (*State, error) {
+	name := manifestName(s.Seq + 1)
+	m, err := parseManifest(name, b, a.o.Cluster)
+	if b == nil {
+		err = &DamageError{File: name, Err: errors.New("it is missing")}
+	}
+	if damage, ok := errors.AsType[*DamageError](err); ok {
+		a.damaged(name, damage.Err)
+		n := *s
+		n.Seq, n.Hash, n.Broken = s.Seq+1, hashOf(b), true
+		return &n, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.Prev != s.Hash && !s.Broken {
+		a.damaged(manifestName(s.Seq), errors.New("it is not the one that the next manifest follows"))
+	}
+	return s.apply(m, hashOf(b)), nil
+}
+
+// damaged notes that a file is not what it was.
+func (a *Archive) damaged(name string, why error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.damage[name] == nil {
+		a.damage[name] = &DamageError{File: name, Err: why}
+		a.log.Warn("a file of the archive is damaged", zap.String("file", name), zap.Error(why))
+	}
+}
+
+// Damage tells which files of the chain of manifests were found to be damaged or missing, by name.
+func (a *Archive) Damage() []*DamageError {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var all []*DamageError
+	for _, name := range slices.Sorted(maps.Keys(a.damage)) {
+		all = append(all, a.damage[name])
+	}
+	return all
+}
+
+// Refresh reads what was committed since by others.
+func (a *Archive) Refresh(ctx context.Context) error {
+	a.committing.Lock()
+	defer a.committing.Unlock()
+	return a.refresh(ctx)
+}
+
+func (a *Archive) refresh(ctx context.Context) error {
+	s, err := a.readOn(ctx, a.State(), 0)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.state = s
+	a.age = max(a.age, s.Age)
+	return nil
+}
+
+// Commit makes one step of the archive: change is asked what to do on top of the state, and the
+// manifest that says so is written. When another writer was faster, change is asked again on top
+// of what that one did; a nil change ends Commit without a step. It returns ErrFenced when the
+// archive takes the events of another journal by now.
+//
+// What the change names must have been uploaded before.
+func (a *Archive) Commit(ctx context.Context, change func(*State) (*Change, error)) error {
+	a.committing.Lock()
+	defer a.committing.Unlock()
+	for {
+		s := a.State()
+		c, err := change(s)
+		if err != nil || c == nil {
+			return err
+		}
+		if err := a.fenced(s, c); err != nil {
+			return err
+		}
+		done, err := a.commit(ctx, s, c)
+		if err != nil || done {
+			return err
+		}
+		if err := a.refresh(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// fenced refuses a change that only the archive's own journal may make.
+func (a *Archive) fenced(s *State, c *Change) error {
+	if a.o.Journal == "" || c.TakeOver || s.Journal == a.o.Journal {
+		return nil
+	}
+	return fmt.Errorf("%w: %s took over (archived up to %s)", ErrFenced, s.Writer, s.Known.Position.Cut)
+}
+
+// commit writes one manifest; done is false when the number was taken.
+func (a *Archive) commit(ctx context.Context, s *State, c *Change) (done bool, err error) {
+	m := &Manifest{
+		Format: manifestVersion, Cluster: a.o.Cluster, Seq: s.Seq + 1, Prev: s.Hash, Checkpoint: a.check, ID: randomHex(16),
+		Journal: a.o.Journal, Writer: writer(), Time: a.o.Clock().UTC(), Age: a.Age(), Change: *c,
+	}
+	b, err := wrap(m)
+	if err != nil {
+		return false, err
+	}
+	next := s.apply(m, hashOf(b))
+	name := manifestName(m.Seq)
+	if err := a.create(ctx, name, b); errors.Is(err, fs.ErrExist) {
+		// It may be our own: the answer to an earlier try can be lost.
+		there, err := a.readAll(ctx, name)
+		if err != nil {
+			return false, err
+		}
+		if !bytes.Equal(there, b) {
+			return false, nil
+		}
+	} else if err != nil {
+		return false, fmt.Errorf("commit to the archive: %w", err)
+	}
+	a.mu.Lock()
+	a.state = next
+	a.mu.Unlock()
+	if next.Seq%checkpointEvery == 0 {
+		a.checkpoint(ctx, next)
+	}
+	return true, nil
+}
+
+// checkpoint writes the state down, so that readers need not begin with the first manifest. The
+// archive works without, so trouble is only told.
+func (a *Archive) checkpoint(ctx context.Context, s *State) {
+	b, err := wrap(s)
+	if err == nil {
+		err = a.create(ctx, checkpointName(s.Seq), b)
+	}
+	if err != nil {
+		a.log.Warn("a checkpoint could not be written; reading takes longer until the next one", zap.Error(err))
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.check = &Link{Seq: s.Seq, SHA256: hashOf(b)}
+}
+
+// writer names this process for people.
+func writer() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s (process %d)", host, os.Getpid())
+}
+
+func (a *Archive) create(ctx context.Context, name string, b []byte) error {
+	return a.store.Create(ctx, a.dir+name, bytes.NewReader(b), int64(len(b)), a.createOptions())
+}
+
+func (a *Archive) createOptions() CreateOptions {
+	if a.o.Lock == 0 {
+		return CreateOptions{}
+	}
+	return CreateOptions{Lock: a.o.Clock().Add(a.o.Lock), Compliance: a.o.Compliance}
+}
+
+// upload stores a file whose name is new. A name that is taken is the file of an earlier try
+// whose answer was lost.
+func (a *Archive) upload(ctx context.Context, f File, body io.ReaderAt) error {
+	err := a.store.Create(ctx, a.dir+f.Name, body, f.Size, a.createOptions())
+	if errors.Is(err, fs.ErrExist) {
+		info, err := a.store.Stat(ctx, a.dir+f.Name)
+		if err == nil && info.Size != f.Size {
+			err = fmt.Errorf("upload %s: %w", f.Name, fs.ErrExist)
+		}
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("upload %s: %w", f.Name, err)
+	}
+	return nil
+}
+
+// readAll reads a small file.
+func (a *Archive) readAll(ctx context.Context, name string) ([]byte, error) {
+	info, err := a.store.Stat(ctx, a.dir+name)
+	if err != nil {
+		return nil, fmt.Errorf("read archive file %s: %w", name, err)
+	}
+	if info.Size > maxManifest {
+		return nil, &DamageError{File: name, Err: fmt.Errorf("%d bytes is more than such a file can have", info.Size)}
+	}
+	b := make([]byte, info.Size)
+	if len(b) == 0 {
+		return b, nil
+	}
+	if err := a.store.ReadAt(ctx, a.dir+name, b, 0); err != nil {
+		return nil, fmt.Errorf("read archive file %s: %w", name, err)
+	}
+	return b, nil
+}
+
+// Checkpoints are the numbers of the checkpoints, oldest first.
+func (a *Archive) Checkpoints(ctx context.Context) ([]uint64, error) {
+	var all []uint64
+	for f, err := range a.store.List(ctx, a.dir+"checkpoints/", "") {
+		if err != nil {
+			return nil, fmt.Errorf("list checkpoints: %w", err)
+		}
+		if seq, err := seqOf(f.Name); err == nil {
+			all = append(all, seq)
+		}
+	}
+	return all, nil
+}
+
+// CheckpointAge is the archive's age at a checkpoint.
+func (a *Archive) CheckpointAge(ctx context.Context, seq uint64) (time.Duration, error) {
+	s, _, err := a.readCheckpoint(ctx, checkpointName(seq))
+	if err != nil {
+		return 0, err
+	}
+	return s.Age, nil
+}
+
+// Superseded are the manifests and checkpoints that the checkpoint State.ChainFrom speaks for.
+func (a *Archive) Superseded(ctx context.Context) ([]string, error) {
+	from := a.State().ChainFrom
+	var all []string
+	for _, dir := range []string{"manifests/", "checkpoints/"} {
+		for f, err := range a.store.List(ctx, a.dir+dir, "") {
+			if err != nil {
+				return nil, fmt.Errorf("list %s: %w", dir, err)
+			}
+			seq, err := seqOf(f.Name)
+			if err != nil {
+				continue
+			}
+			if seq > from || seq == from && dir == "checkpoints/" {
+				break
+			}
+			all = append(all, strings.TrimPrefix(f.Name, a.dir))
+		}
+	}
+	return all, nil
+}

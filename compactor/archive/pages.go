@@ -1,0 +1,188 @@
+package archive
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+const (
+	pageSize = 64 << 10
+	// maxAhead bounds how much one request reads ahead, in pages. It is reached by doubling while
+	// the reader goes on in order, so that no more than about what is needed is read too much.
+	maxAhead = 32
+	// smallFile is the size below which a file is read as a whole.
+	smallFile = 4 * pageSize
+	// tailPages are what is read of the end of a file first: a table's index is there.
+	tailPages = 2
+)
+
+// pages caches pieces of an archive's files, as they are stored, which is encrypted. Files never change.
+type pages struct {
+	limit int64
+
+	mu     sync.Mutex // guards what follows
+	size   int64
+	byPage map[pageKey]*list.Element
+	recent list.List // of *page, most recently used first
+
+	requests, bytes atomic.Int64 // asked of the store
+}
+
+type pageKey struct {
+	file  string
+	index int64
+}
+
+type page struct {
+	pageKey
+	data []byte
+}
+
+func newPages(limit int64) *pages {
+	return &pages{limit: limit, byPage: map[pageKey]*list.Element{}}
+}
+
+func (c *pages) get(k pageKey) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byPage[k]
+	if e == nil {
+		return nil
+	}
+	c.recent.MoveToFront(e)
+	return e.Value.(*page).data
+}
+
+func (c *pages) put(k pageKey, data []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byPage[k] != nil {
+		return
+	}
+	c.byPage[k] = c.recent.PushFront(&page{k, data})
+	c.size += int64(len(data))
+	for c.size > c.limit && c.recent.Len() > 1 {
+		last := c.recent.Back()
+		old := c.recent.Remove(last).(*page)
+		delete(c.byPage, old.pageKey)
+		c.size -= int64(len(old.data))
+	}
+}
+
+// remoteFile reads one file of the store through the cache. Pebble and age read it in turn, in
+// pieces of any size; they are the reason for the read-ahead.
+type remoteFile struct {
+	ctx   context.Context // of whoever opened it: an io.ReaderAt has none of its own
+	store Store
+	path  string
+	size  int64
+	cache *pages
+
+	mu    sync.Mutex
+	next  int64 // page after the last one read
+	ahead int64 // pages to read with one request
+}
+
+// ReadAt implements io.ReaderAt.
+func (f *remoteFile) ReadAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		if off >= f.size {
+			return n, io.EOF
+		}
+		index := off / pageSize
+		data, err := f.page(index)
+		if err != nil {
+			return n, err
+		}
+		m := copy(p[n:], data[off-index*pageSize:])
+		n += m
+		off += int64(m)
+	}
+	return n, nil
+}
+
+func (f *remoteFile) page(index int64) ([]byte, error) {
+	if data := f.cache.get(pageKey{f.path, index}); data != nil {
+		return data, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if data := f.cache.get(pageKey{f.path, index}); data != nil { // somebody else was reading it
+		return data, nil
+	}
+	last := (f.size - 1) / pageSize
+	from, to := index, index
+	switch {
+	case f.size <= smallFile:
+		from, to = 0, last
+	case index == last:
+		from = max(0, last-tailPages+1)
+	case index == f.next:
+		f.ahead = min(max(f.ahead*2, 1), maxAhead)
+		to = min(index+f.ahead-1, last)
+	default:
+		f.ahead = 1
+	}
+	f.next = to + 1
+	return f.fetch(from, to, index)
+}
+
+// fetch reads pages from the store with one request and gives the wanted one.
+func (f *remoteFile) fetch(from, to, want int64) ([]byte, error) {
+	begin, end := from*pageSize, min((to+1)*pageSize, f.size)
+	b := make([]byte, end-begin)
+	f.cache.requests.Add(1)
+	f.cache.bytes.Add(int64(len(b)))
+	if err := f.store.ReadAt(f.ctx, f.path, b, begin); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, &DamageError{File: f.path, Err: errors.New("it is shorter than when it was written")}
+		}
+		return nil, &StoreError{File: f.path, Err: err}
+	}
+	var wanted []byte
+	for i := from; i <= to; i++ {
+		data := b[(i-from)*pageSize : min((i-from+1)*pageSize, int64(len(b)))]
+		data = data[:len(data):len(data)]
+		f.cache.put(pageKey{f.path, i}, data)
+		if i == want {
+			wanted = data
+		}
+	}
+	return wanted, nil
+}
+
+// tableFile gives Pebble a decrypted file. Pebble wants no io.EOF with a full read.
+type tableFile struct {
+	io.ReaderAt
+	name string
+	size int64
+}
+
+func (f *tableFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.ReaderAt.ReadAt(p, off)
+	if n == len(p) {
+		return n, nil
+	}
+	return n, fileTrouble(f.name, err)
+}
+
+func (f *tableFile) Close() error                { return nil }
+func (f *tableFile) Stat() (vfs.FileInfo, error) { return tableInfo{f}, nil }
+
+type tableInfo struct{ f *tableFile }
+
+func (i tableInfo) Name() string         { return i.f.name }
+func (i tableInfo) Size() int64          { return i.f.size }
+func (tableInfo) Mode() os.FileMode      { return 0o400 }
+func (tableInfo) ModTime() time.Time     { return time.Time{} }
+func (tableInfo) IsDir() bool            { return false }
+func (tableInfo) Sys() any               { return nil }
+func (tableInfo) DeviceID() vfs.DeviceID { return vfs.DeviceID{} }
