@@ -321,12 +321,16 @@ func (s *Shipper) Status() Status {
 	st, a := s.status, s.a
 	s.mu.Unlock()
 	if a == nil {
+		st.Waiting = s.o.Journal.Began().Time
 		st.PendingEvents = s.o.Journal.Position().Count
 		st.PendingBytes = int64(st.PendingEvents) * s.o.Journal.MeanSize()
 		return st
 	}
 	state := a.State()
 	st.ArchivedTo, st.PendingEvents, st.PendingBytes = state.Known.Position, events, bytes
+	if events > 0 {
+		st.Waiting, _ = s.o.Journal.FirstAfter(state.Known.Position.Time) // a journal that cannot be read has said so
+	}
 	st.Segments, st.Snapshots = len(state.Segments), len(state.Snapshots)
 	for _, f := range state.Files() {
 		st.Bytes += f.Size

@@ -9,6 +9,7 @@ import (
 	iofs "io/fs"
 	"iter"
 	"path/filepath"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/zap"
@@ -64,7 +65,7 @@ func (j *Journal) rebuild(ctx context.Context, dir, clusterID, id string, s Stat
 	if err := j.loadIdentity(dir); err != nil {
 		return err
 	}
-	r := &rebuilder{j: j, seal: map[schema.GroupResource]bool{}, batch: j.db.NewBatch()}
+	r := &rebuilder{j: j, seal: map[schema.GroupResource]bool{}, batch: j.db.NewBatch(), horizon: horizon.Time}
 	for _, gr := range j.opts.Seal {
 		r.seal[gr] = true
 	}
@@ -85,6 +86,9 @@ type rebuilder struct {
 	seal   map[schema.GroupResource]bool
 	batch  *pebble.Batch
 	object []byte // prefix of the object whose newest version was seen
+
+	horizon time.Time
+	under   bool // the object's state at the horizon was seen
 }
 
 func (r *rebuilder) add(k, v []byte) error {
@@ -92,8 +96,10 @@ func (r *rebuilder) add(k, v []byte) error {
 		if err := r.version(k, v); err != nil {
 			return err
 		}
-	} else if _, err := decodeTimeKey(k); err != nil {
+	} else if at, err := decodeTimeKey(k); err != nil {
 		return fmt.Errorf("key %q: %w", k, err)
+	} else if at.Before(r.horizon) {
+		return nil
 	} else if err := r.batch.Set(k, v, nil); err != nil {
 		return err
 	}
@@ -116,8 +122,18 @@ func (r *rebuilder) version(k, v []byte) error {
 	if err != nil {
 		return fmt.Errorf("value of %q: %w", k, err)
 	}
-	if !bytes.Equal(k[:n], r.object) {
-		r.object = append(r.object[:0], k[:n]...)
+	newest := !bytes.Equal(k[:n], r.object)
+	if newest {
+		r.object, r.under = append(r.object[:0], k[:n]...), false
+	}
+	if !m.observed.After(r.horizon) { // as Trim leaves it: the state at the horizon, and nothing older
+		if r.under || m.op == Deleted {
+			r.under = true
+			return nil
+		}
+		r.under = true
+	}
+	if newest {
 		head := appendHeadValue(nil, head{revision: revision, deleted: m.op == Deleted})
 		if err := r.batch.Set(appendHead(nil, prefixHead, o), head, nil); err != nil {
 			return err

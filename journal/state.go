@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -86,6 +87,23 @@ func (j *Journal) Beginning() (Position, error) {
 		e.count--
 	}
 	return Position{Cut: h, Count: e.count}, err
+}
+
+// FirstAfter is the time of the first entry after t; zero when there is none.
+func (j *Journal) FirstAfter(t time.Time) (time.Time, error) {
+	from := []byte{prefixTime}
+	if !t.IsZero() {
+		from = timeKey(t.Add(1))
+	}
+	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: []byte{prefixTime + 1}})
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer it.Close()
+	if !it.First() {
+		return time.Time{}, it.Error()
+	}
+	return decodeTimeKey(it.Key())
 }
 
 // Knows reports whether the position lies in this journal's history, as far as that is still there.

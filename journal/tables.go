@@ -122,3 +122,15 @@ func (t *Tables) All(put func(k, v []byte) error) (entries int, err error) {
 	}
 	return entries, errors.Join(err, it.Error(), it.Close())
 }
+
+// CheckEntry reports whether a key and its value can be read.
+func CheckEntry(k, v []byte) error {
+	if len(k) > 0 && k[0] == prefixTime {
+		_, errKey := decodeTimeKey(k)
+		_, errValue := decodeIndexEntry(v)
+		return errors.Join(errKey, errValue)
+	}
+	_, _, _, errKey := decodeVersion(k)
+	_, _, errValue := decodeVersionMeta(v)
+	return errors.Join(errKey, errValue)
+}

@@ -1,6 +1,12 @@
 package archive
 
+import "time"
 
-// SetPartAt makes an S3 store send files in parts from a smaller size on.
-func SetPartAt(s Store, size int64) { s.(*S3Store).partAt = size }
+// SetPartSize makes an S3 store send files in parts of another size, those that are larger.
+func SetPartSize(s Store, size int64) { s.(*S3Store).partAt, s.(*S3Store).partSize = size, size }
 
+// SetUploadLife makes Sweep take younger uploads for dead.
+func SetUploadLife(s Store, d time.Duration) { s.(*S3Store).uploadLife = d }
+
+// SetPatience makes an S3 store give up sooner or later.
+func SetPatience(s Store, d time.Duration) { s.(*S3Store).patience = d }

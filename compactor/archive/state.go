@@ -323,3 +323,27 @@ func sameLedger(a, b journal.Ledger) bool {
 }
 
 func sameCut(a, b journal.Cut) bool { return a.Revision == b.Revision && a.Time.Equal(b.Time) }
+
+// Recoverable tells what a new journal is made of: the files of the newest stretch of history, and
+// where in it to begin so that the window is covered (zero: all of it).
+func (s *State) Recoverable(window time.Duration) (from journal.Position, segments []Segment, under *Snapshot, err error) {
+	end := s.Known.Position
+	if end.Time.IsZero() {
+		return from, nil, nil, fmt.Errorf("%w: nothing was archived yet", ErrHole)
+	}
+	found := false
+	for _, b := range s.bases() { // newest first
+		chain, ok := s.follow(b.position, end.Time)
+		if !ok {
+			continue
+		}
+		found, from, segments, under = true, b.position, chain, b.snapshot
+		if window > 0 && end.Time.Sub(b.position.Time) >= window {
+			break
+		}
+	}
+	if !found {
+		return from, nil, nil, fmt.Errorf("%w: no full snapshot leads on to its end, %s: 'tidemark verify' tells what is damaged; single moments can be restored with --at", ErrHole, end.Cut)
+	}
+	return from, segments, under, nil
+}

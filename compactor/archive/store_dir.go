@@ -7,10 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -18,92 +20,157 @@ import (
 // tempDir holds files that are being written; a name in it is never listed.
 const tempDir = ".tmp"
 
-// DirStore keeps files in a directory of a file system with hard links: a disk, or NFS.
-type DirStore struct{ root string }
+// tempLife is how long a file may be in the making; an older one belongs to a process that died.
+const tempLife = 24 * time.Hour
 
-var _ Store = (*DirStore)(nil)
+// DirStore keeps files in a directory of a file system with hard links: a disk, or NFS. It has
+// neither locks nor holds.
+type DirStore struct {
+	root string
 
-// NewDirStore keeps files under the absolute path root, which is made when it is missing.
+	mu     sync.Mutex      // guards synced
+	synced map[string]bool // directories that are known to be durable, with all above them
+}
+
+var (
+	_ Store   = (*DirStore)(nil)
+	_ Sweeper = (*DirStore)(nil)
+)
+
+// NewDirStore keeps files under the absolute path root, which is made by the first Create when
+// it is missing. It removes what processes that died long ago were writing.
 func NewDirStore(root string) (*DirStore, error) {
 	if !filepath.IsAbs(root) {
-		return nil, fmt.Errorf("the directory of an archive must be given with its whole path, not as %q", root)
+		return nil, fmt.Errorf("the directory of an archive must be given with its whole path, not as %q: write dir:///PATH", root)
 	}
-	s := &DirStore{root: filepath.Clean(root)}
-	if err := s.makeDirs(filepath.Join(s.root, tempDir)); err != nil {
-		return nil, fmt.Errorf("make the archive's directory: %w", err)
+	if info, err := os.Stat(root); err == nil && !info.IsDir() {
+		return nil, fmt.Errorf("%s is a file, and an archive needs a directory: name another path", root)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, dirTrouble("open", root, err)
 	}
-	s.sweep()
+	s := &DirStore{root: filepath.Clean(root), synced: map[string]bool{}}
+	_ = s.Sweep(context.Background()) // who only reads may have no right to; who writes will be told
 	return s, nil
 }
 
-// sweep removes what was being written when a process died, long ago.
-func (s *DirStore) sweep() {
-	entries, _ := os.ReadDir(filepath.Join(s.root, tempDir))
+// Sweep removes files in the making that are older than a day: their process died.
+func (s *DirStore) Sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(filepath.Join(s.root, tempDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return dirTrouble("list", tempDir, err)
+	}
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
-			_ = os.Remove(filepath.Join(s.root, tempDir, e.Name()))
+		if err := context.Cause(ctx); err != nil {
+			return err
 		}
-	}
-}
-
-// String is the store's URL.
-func (s *DirStore) String() string { return "dir://" + s.root }
-
-func (s *DirStore) path(name string) (string, error) {
-	if err := checkFileName(name); err != nil {
-		return "", err
-	}
-	return filepath.Join(s.root, filepath.FromSlash(name)), nil
-}
-
-// checkFileName refuses names that could lead out of the store, or that stores disagree about.
-func checkFileName(name string) error {
-	if name == "" || len(name) > 900 || strings.HasPrefix(name, tempDir+"/") {
-		return fmt.Errorf("%q cannot be the name of a file in an archive", name)
-	}
-	for part := range strings.SplitSeq(name, "/") {
-		if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "\x00\\") {
-			return fmt.Errorf("%q cannot be the name of a file in an archive", name)
+		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < tempLife {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.root, tempDir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return dirTrouble("remove", e.Name(), err)
 		}
 	}
 	return nil
 }
 
+// String is the store's URL.
+func (s *DirStore) String() string { return (&url.URL{Scheme: "dir", Path: s.root}).String() }
+
+// path is where the file of a name is. It also ends a call whose context has ended.
+func (s *DirStore) path(ctx context.Context, name string) (string, error) {
+	if err := checkFileName(name); err != nil {
+		return "", err
+	}
+	return filepath.Join(s.root, filepath.FromSlash(name)), context.Cause(ctx)
+}
+
+// dirTrouble turns an error of the file system into those of Store.
+func dirTrouble(doing, name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s %s: %w: %w: give the user of this process the directory, or write elsewhere", doing, name, ErrDenied, err)
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EISDIR):
+		return fmt.Errorf("%s %s: %w (%w)", doing, name, fs.ErrNotExist, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%s %s: %w: free some space, or give the archive a larger disk", doing, name, err)
+	}
+	return fmt.Errorf("%s %s: %w", doing, name, err)
+}
+
+// checkFileName refuses names that could lead out of the store, or that stores disagree about.
+func checkFileName(name string) error {
+	odd := func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }
+	if !fs.ValidPath(name) || name == "." || len(name) > 900 || name == tempDir || strings.HasPrefix(name, tempDir+"/") || strings.ContainsFunc(name, odd) {
+		return fmt.Errorf("%.100q cannot be the name of a file in an archive", name)
+	}
+	return nil
+}
+
 // Create implements Store: the file is written and synced beside, then linked to its name, which
-// fails when the name is taken.
+// fails when the name is taken. When it returns, with fs.ErrExist too, the file that has the name
+// is durable.
 func (s *DirStore) Create(ctx context.Context, name string, body io.ReaderAt, size int64, o CreateOptions) error {
 	if !o.Lock.IsZero() || o.Hold {
-		return fmt.Errorf("lock %s: a directory has no object lock: %w", name, errors.ErrUnsupported)
+		return fmt.Errorf("lock %s: a directory has no object lock: %w: use a bucket with object lock", name, errors.ErrUnsupported)
 	}
-	path, err := s.path(name)
+	path, err := s.path(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := context.Cause(ctx); err != nil {
-		return err
+	if _, err := os.Lstat(path); err == nil { // spares writing it
+		return fmt.Errorf("create %s: %w", name, errors.Join(fs.ErrExist, s.makeDirs(filepath.Dir(path)), syncDir(filepath.Dir(path))))
 	}
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("create %s: %w", name, fs.ErrExist)
+	temp, err := s.writeTemp(ctx, body, size)
+	if err != nil {
+		return dirTrouble("write", name, err)
 	}
+	defer os.Remove(temp)
 	if err := s.makeDirs(filepath.Dir(path)); err != nil {
-		return err
+		return dirTrouble("make the directory of", name, err)
 	}
-	f, err := os.CreateTemp(filepath.Join(s.root, tempDir), "new-")
+	if err := os.Link(temp, path); err != nil && !sameFile(temp, path) {
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EPERM) {
+			return fmt.Errorf("create %s: %w: the file system has no hard links, which keep files from being replaced: use another one, or S3", name, err)
+		}
+		if errors.Is(err, fs.ErrExist) {
+			err = errors.Join(fs.ErrExist, syncDir(filepath.Dir(path)))
+		}
+		return dirTrouble("create", name, err)
+	}
+	return dirTrouble("sync the directory of", name, syncDir(filepath.Dir(path)))
+}
+
+// sameFile reports whether a link was made although an error says it was not, as when the answer
+// of an NFS server is lost and the client asks again.
+func sameFile(temp, path string) bool {
+	a, err := os.Lstat(temp)
 	if err != nil {
-		return err
+		return false
 	}
-	defer os.Remove(f.Name())
+	b, err := os.Lstat(path)
+	return err == nil && os.SameFile(a, b)
+}
+
+// writeTemp makes a durable file without a name in the archive.
+func (s *DirStore) writeTemp(ctx context.Context, body io.ReaderAt, size int64) (path string, err error) {
+	dir := filepath.Join(s.root, tempDir)
+	if err := s.makeDirs(dir); err != nil {
+		return "", err
+	}
+	f, err := os.CreateTemp(dir, "new-") // 0600
+	if err != nil {
+		return "", err
+	}
 	n, err := io.Copy(f, &contextReader{ctx, io.NewSectionReader(body, 0, size)})
 	if err == nil && n != size {
-		err = io.ErrUnexpectedEOF
+		err = fmt.Errorf("its content ends after %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
 	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return "", errors.Join(err, os.Remove(f.Name()))
 	}
-	if err := os.Link(f.Name(), path); err != nil {
-		return fmt.Errorf("create %s: %w", name, err)
-	}
-	return syncDir(filepath.Dir(path))
+	return f.Name(), nil
 }
 
 // contextReader ends a copy with its context.
@@ -119,21 +186,37 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// makeDirs makes a directory and those above it, durably.
+// makeDirs makes a directory and those above it, durably. What another process made a moment ago
+// may not be durable yet, so each one is synced once by us as well.
 func (s *DirStore) makeDirs(dir string) error {
-	if _, err := os.Stat(dir); err == nil {
+	s.mu.Lock()
+	known := s.synced[dir]
+	s.mu.Unlock()
+	if known {
 		return nil
 	}
 	parent := filepath.Dir(dir)
-	if parent != dir {
+	if dir == s.root {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return err
+			}
+		}
+	} else {
 		if err := s.makeDirs(parent); err != nil {
 			return err
 		}
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := syncDir(parent); err != nil {
 		return err
 	}
-	return syncDir(parent)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced[dir] = true
+	return nil
 }
 
 func syncDir(dir string) error {
@@ -153,39 +236,35 @@ func syncDir(dir string) error {
 
 // ReadAt implements Store.
 func (s *DirStore) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	path, err := s.path(name)
-	if err != nil {
+	if _, err := s.Stat(ctx, name); err != nil { // it is no directory
 		return err
 	}
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	f, err := os.Open(path)
+	f, err := os.Open(filepath.Join(s.root, filepath.FromSlash(name)))
 	if err != nil {
-		return err
+		return dirTrouble("read", name, err)
 	}
 	defer f.Close()
 	if n, err := f.ReadAt(p, off); n < len(p) {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return fmt.Errorf("read %s: %w", name, err)
+		return dirTrouble("read", name, err)
 	}
 	return nil
 }
 
 // Stat implements Store.
-func (s *DirStore) Stat(_ context.Context, name string) (FileInfo, error) {
-	path, err := s.path(name)
+func (s *DirStore) Stat(ctx context.Context, name string) (FileInfo, error) {
+	path, err := s.path(ctx, name)
 	if err != nil {
 		return FileInfo{}, err
 	}
 	info, err := os.Lstat(path)
-	if err != nil {
-		return FileInfo{}, err
+	if err == nil && !info.Mode().IsRegular() {
+		err = fs.ErrNotExist
 	}
-	if !info.Mode().IsRegular() {
-		return FileInfo{}, fmt.Errorf("stat %s: %w", name, fs.ErrNotExist)
+	if err != nil {
+		return FileInfo{}, dirTrouble("stat", name, err)
 	}
 	return FileInfo{Name: name, Size: info.Size(), Time: info.ModTime()}, nil
 }
@@ -196,6 +275,10 @@ func (s *DirStore) List(ctx context.Context, prefix, after string) iter.Seq2[Fil
 		dir := "" // the deepest directory that the prefix names
 		if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 			dir = prefix[:i+1]
+		}
+		if dir != "" && checkFileName(strings.TrimSuffix(dir, "/")) != nil {
+			yield(FileInfo{}, fmt.Errorf("list %q: %w", prefix, fs.ErrInvalid))
+			return
 		}
 		s.walk(ctx, dir, prefix, after, yield)
 	}
@@ -209,11 +292,11 @@ func (s *DirStore) walk(ctx context.Context, dir, prefix, after string, yield fu
 		return false
 	}
 	entries, err := os.ReadDir(filepath.Join(s.root, filepath.FromSlash(dir)))
-	if errors.Is(err, fs.ErrNotExist) {
+	if err = dirTrouble("list", dir, err); errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
 	if err != nil {
-		yield(FileInfo{}, fmt.Errorf("list %s: %w", s, err))
+		yield(FileInfo{}, err)
 		return false
 	}
 	names := make([]string, 0, len(entries))
@@ -250,19 +333,22 @@ func (s *DirStore) walk(ctx context.Context, dir, prefix, after string, yield fu
 	return true
 }
 
-// Remove implements Store.
-func (s *DirStore) Remove(_ context.Context, name string) error {
-	path, err := s.path(name)
-	if err != nil {
+// Remove implements Store. Directories that become empty stay: another process may be about to
+// use them.
+func (s *DirStore) Remove(ctx context.Context, name string) error {
+	if _, err := s.Stat(ctx, name); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		return err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err := os.Remove(filepath.Join(s.root, filepath.FromSlash(name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return dirTrouble("remove", name, err)
 	}
 	return nil
 }
 
 // Hold implements Store: a directory has no such thing.
 func (s *DirStore) Hold(_ context.Context, name string, _ bool) error {
-	return fmt.Errorf("hold %s: a directory has no legal hold: %w", name, errors.ErrUnsupported)
+	return fmt.Errorf("hold %s: a directory has no legal hold: %w: use a bucket with object lock", name, errors.ErrUnsupported)
 }

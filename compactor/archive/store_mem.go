@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// MemStore keeps files in memory, for tests. It has locks and holds.
+// MemStore keeps files in memory, for tests. It has locks and holds. The zero MemStore is empty.
 type MemStore struct {
 	// Clock tells the time for locks. Default: time.Now.
 	Clock func() time.Time
@@ -31,14 +31,14 @@ type memFile struct {
 var _ Store = (*MemStore)(nil)
 
 // NewMemStore makes an empty one.
-func NewMemStore() *MemStore { return &MemStore{Clock: time.Now, files: map[string]*memFile{}} }
+func NewMemStore() *MemStore { return &MemStore{Clock: time.Now} }
 
 // String implements Store.
 func (s *MemStore) String() string { return "mem://" }
 
 // Create implements Store.
 func (s *MemStore) Create(ctx context.Context, name string, body io.ReaderAt, size int64, o CreateOptions) error {
-	if err := checkFileName(name); err != nil {
+	if err := s.check(ctx, name); err != nil {
 		return err
 	}
 	b, err := io.ReadAll(&contextReader{ctx, io.NewSectionReader(body, 0, size)})
@@ -46,19 +46,38 @@ func (s *MemStore) Create(ctx context.Context, name string, body io.ReaderAt, si
 		return err
 	}
 	if int64(len(b)) != size {
-		return io.ErrUnexpectedEOF
+		return fmt.Errorf("create %s: its content ends after %d of %d bytes: %w", name, len(b), size, io.ErrUnexpectedEOF)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.files == nil {
+		s.files = map[string]*memFile{}
+	}
 	if s.files[name] != nil {
 		return fmt.Errorf("create %s: %w", name, fs.ErrExist)
 	}
-	s.files[name] = &memFile{data: b, time: s.Clock(), lock: o.Lock, held: o.Hold}
+	s.files[name] = &memFile{data: b, time: s.now(), lock: o.Lock, held: o.Hold}
 	return nil
 }
 
+// check is what every call begins with.
+func (s *MemStore) check(ctx context.Context, name string) error {
+	if err := checkFileName(name); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+func (s *MemStore) now() time.Time {
+	if s.Clock == nil {
+		return time.Now()
+	}
+	return s.Clock()
+}
+
+// file finds a file. The caller holds mu.
 func (s *MemStore) file(ctx context.Context, name string) (*memFile, error) {
-	if err := context.Cause(ctx); err != nil {
+	if err := s.check(ctx, name); err != nil {
 		return nil, err
 	}
 	if f := s.files[name]; f != nil {
@@ -75,7 +94,10 @@ func (s *MemStore) ReadAt(ctx context.Context, name string, p []byte, off int64)
 	if err != nil {
 		return err
 	}
-	if off < 0 || off+int64(len(p)) > int64(len(f.data)) {
+	if off < 0 {
+		return fmt.Errorf("read %s: offset %d: %w", name, off, fs.ErrInvalid)
+	}
+	if off+int64(len(p)) > int64(len(f.data)) {
 		return fmt.Errorf("read %s: %w", name, io.ErrUnexpectedEOF)
 	}
 	copy(p, f.data[off:])
@@ -96,6 +118,10 @@ func (s *MemStore) Stat(ctx context.Context, name string) (FileInfo, error) {
 // List implements Store.
 func (s *MemStore) List(ctx context.Context, prefix, after string) iter.Seq2[FileInfo, error] {
 	return func(yield func(FileInfo, error) bool) {
+		if err := context.Cause(ctx); err != nil {
+			yield(FileInfo{}, err)
+			return
+		}
 		s.mu.Lock()
 		var all []FileInfo
 		for name, f := range s.files {
@@ -119,12 +145,12 @@ func (s *MemStore) List(ctx context.Context, prefix, after string) iter.Seq2[Fil
 
 // Remove implements Store.
 func (s *MemStore) Remove(ctx context.Context, name string) error {
-	if err := context.Cause(ctx); err != nil {
+	if err := s.check(ctx, name); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.files[name]; f != nil && (f.held || f.lock.After(s.Clock())) {
+	if f := s.files[name]; f != nil && (f.held || f.lock.After(s.now())) {
 		return fmt.Errorf("remove %s: %w", name, ErrHeld)
 	}
 	delete(s.files, name)
@@ -147,10 +173,16 @@ func (s *MemStore) Corrupt(name string, change func([]byte) []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.files[name]
+	if f == nil {
+		f = &memFile{time: s.now()}
+	}
 	b := change(slices.Clone(f.data))
 	if b == nil {
 		delete(s.files, name)
 		return
+	}
+	if s.files == nil {
+		s.files = map[string]*memFile{}
 	}
 	s.files[name] = &memFile{data: b, time: f.time}
 }

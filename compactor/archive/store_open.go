@@ -7,8 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"path"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
+
+	"go.uber.org/zap"
 )
 
 // StoreOptions are what a URL does not tell. The zero StoreOptions are usable.
@@ -18,6 +22,15 @@ type StoreOptions struct {
 	CredentialsFile, Profile string
 	// CAFile holds certificates (PEM) to trust besides the system's.
 	CAFile string
+	// Logger hears of requests that are made again, at the level debug. Default: none.
+	Logger *zap.Logger
+}
+
+// Sweeper is a Store in which a process that dies leaves something behind that nobody sees but
+// that takes space.
+type Sweeper interface {
+	// Sweep removes what was left more than a day ago.
+	Sweep(ctx context.Context) error
 }
 
 // OpenStore opens the store of a URL:
@@ -25,22 +38,26 @@ type StoreOptions struct {
 //	s3://BUCKET/PREFIX[?endpoint=https://HOST:PORT&region=REGION&path-style=true]
 //	dir:///PATH
 //
-// Nothing is asked of the store yet.
-func OpenStore(rawURL string, o StoreOptions) (Store, error) {
+// Endpoint and region default to AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, and AWS_REGION.
+// Nothing is asked of the server yet.
+func OpenStore(ctx context.Context, rawURL string, o StoreOptions) (Store, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
 	u, err := url.Parse(rawURL)
-	if err != nil {
-		return nil, fmt.Errorf("%q is not the URL of an archive: want s3://BUCKET/PREFIX or dir:///PATH", rawURL)
+	if err != nil || u.Opaque != "" || u.Fragment != "" { // the text may hold a secret in the wrong place
+		return nil, errors.New("what should be the URL of an archive is none: write s3://BUCKET/PREFIX or dir:///PATH")
 	}
 	switch u.Scheme {
 	case "dir":
-		if u.Host != "" || u.RawQuery != "" {
-			return nil, fmt.Errorf("%q: want dir:///PATH, with the whole path and nothing after it", rawURL)
+		if u.Host != "" || u.User != nil || u.RawQuery != "" || !path.IsAbs(u.Path) || path.Clean(u.Path) == "/" {
+			return nil, fmt.Errorf("%q is not the URL of a directory: write dir:///PATH, with the whole path and nothing after it", u.Redacted())
 		}
-		return NewDirStore(u.Path)
+		return NewDirStore(filepath.FromSlash(u.Path))
 	case "s3":
 		return newS3Store(u, o)
 	}
-	return nil, fmt.Errorf("%q is not the URL of an archive: want s3://BUCKET/PREFIX or dir:///PATH", rawURL)
+	return nil, fmt.Errorf("archives are not kept at %q: write s3://BUCKET/PREFIX or dir:///PATH", u.Redacted())
 }
 
 // Probe finds out whether the store keeps a file from being replaced, which is what keeps two

@@ -23,7 +23,7 @@ func TestS3StoreConforms(t *testing.T) {
 		t.Run(bucket+" bucket", func(t *testing.T) {
 			storetest.Conformance(t, func(t *testing.T) archive.Store {
 				s := openStore(t, server.URL(bucket, "some/prefix"), archive.StoreOptions{CredentialsFile: server.CredentialsFile()})
-				archive.SetPartAt(s, 5<<20)
+				archive.SetPartSize(s, 5<<20)
 				return s
 			})
 		})
@@ -32,7 +32,7 @@ func TestS3StoreConforms(t *testing.T) {
 
 func openStore(t *testing.T, url string, o archive.StoreOptions) archive.Store {
 	t.Helper()
-	s, err := archive.OpenStore(url, o)
+	s, err := archive.OpenStore(t.Context(), url, o)
 	if err != nil {
 		t.Fatal(err)
 	}

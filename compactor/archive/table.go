@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -51,13 +50,12 @@ type tableWriter struct {
 	sealed  io.WriteCloser // age
 	copy    *copyWriter    // nil: no copy is kept
 	spool   spool
-	content hash.Hash // of all keys and values, each after its length
+	content *ContentHash
 	keys    int
-	buf     []byte
 }
 
 func newTableWriter(dir string, recipients []age.Recipient, c *copyWriter) (*tableWriter, error) {
-	t := &tableWriter{spool: spool{dir: dir, sum: sha256.New()}, content: sha256.New(), copy: c}
+	t := &tableWriter{spool: spool{dir: dir, sum: sha256.New()}, content: NewContentHash(), copy: c}
 	var err error
 	if t.sealed, err = age.Encrypt(&t.spool, recipients...); err != nil {
 		return nil, fmt.Errorf("encrypt for the archive's recipients: %w", err)
@@ -77,11 +75,7 @@ func newTableWriter(dir string, recipients []age.Recipient, c *copyWriter) (*tab
 
 // put adds a key, which must come after the one before.
 func (t *tableWriter) put(k, v []byte) error {
-	t.buf = binary.AppendUvarint(t.buf[:0], uint64(len(k)))
-	t.buf = append(t.buf, k...)
-	t.buf = binary.AppendUvarint(t.buf, uint64(len(v)))
-	t.content.Write(t.buf)
-	t.content.Write(v)
+	t.content.Add(k, v)
 	t.keys++
 	return t.w.Set(k, v)
 }
@@ -177,7 +171,7 @@ func (a *Archive) write(ctx context.Context, name string, keep *Copies, fill fun
 	if w.File, err = t.finish(); err != nil {
 		return w, errors.Join(err, c.abort())
 	}
-	w.Name, w.Content, w.Keys = name, hex.EncodeToString(t.content.Sum(nil)), t.keys
+	w.Name, w.Content, w.Keys = name, t.content.String(), t.keys
 	if err := a.upload(ctx, w.File, &t.spool); err != nil {
 		return w, errors.Join(err, c.abort())
 	}

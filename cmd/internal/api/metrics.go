@@ -18,6 +18,16 @@ var (
 	descBytes     = prometheus.NewDesc("tidemark_journal_size_bytes", "Size of the journal on disk.", nil, nil)
 	descOldest    = prometheus.NewDesc("tidemark_restorable_range_seconds", "Length of the restorable range.", nil, nil)
 
+	// The second: how much would be lost with this machine and its disk.
+	descArchiveAge      = prometheus.NewDesc("tidemark_archive_lag_seconds", "How long the oldest change waits that an archive does not have; 0 when it has all.", []string{"archive"}, nil)
+	descArchivedTo      = prometheus.NewDesc("tidemark_archived_to_timestamp_seconds", "The moment up to which changes are archived.", []string{"archive"}, nil)
+	descArchivePending  = prometheus.NewDesc("tidemark_archive_pending_bytes", "Size of the changes that wait to be archived, about.", []string{"archive"}, nil)
+	descArchiveEvents   = prometheus.NewDesc("tidemark_archive_pending_events", "Changes that wait to be archived.", []string{"archive"}, nil)
+	descArchiveFailing  = prometheus.NewDesc("tidemark_archive_failing_bool", "1 while archiving fails.", []string{"archive"}, nil)
+	descArchiveBytes    = prometheus.NewDesc("tidemark_archive_size_bytes", "Size of the files of an archive.", []string{"archive"}, nil)
+	descArchiveSegments = prometheus.NewDesc("tidemark_archive_segments_count", "Segments of an archive.", []string{"archive"}, nil)
+	descArchiveShots    = prometheus.NewDesc("tidemark_archive_snapshots_count", "Snapshots of an archive.", []string{"archive"}, nil)
+
 	descWatermark = prometheus.NewDesc("tidemark_watermark_age_seconds", "Age of the watermark of a resource.", []string{"resource"}, nil)
 	descGaps      = prometheus.NewDesc("tidemark_gaps_count", "Gaps in the history of a resource.", []string{"resource"}, nil)
 	descInferred  = prometheus.NewDesc("tidemark_inferred_events_count", "Events inferred by comparisons that closed gaps.", []string{"resource"}, nil)
@@ -42,6 +52,7 @@ type statusCollector struct {
 func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descNewest, descConnected, descPaused, descEvents, descBytes, descOldest,
+		descArchiveAge, descArchivedTo, descArchivePending, descArchiveEvents, descArchiveFailing, descArchiveBytes, descArchiveSegments, descArchiveShots,
 		descWatermark, descGaps, descInferred, descLag, descWatching,
 	} {
 		ch <- d
@@ -70,6 +81,23 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descPaused, bit(st.Condition != ""))
 	gauge(descEvents, float64(st.Totals.Events))
 	gauge(descBytes, float64(st.Totals.DiskBytes))
+	for i := range st.Archives {
+		a := &st.Archives[i]
+		lag := 0.0
+		if !a.Waiting.IsZero() {
+			lag = max(0, st.Now.Sub(a.Waiting).Seconds())
+		}
+		gauge(descArchiveAge, lag, a.Name)
+		if to := a.ArchivedTo.Time; !to.IsZero() {
+			gauge(descArchivedTo, float64(to.UnixMilli())/1000, a.Name)
+		}
+		gauge(descArchivePending, float64(a.PendingBytes), a.Name)
+		gauge(descArchiveEvents, float64(a.PendingEvents), a.Name)
+		gauge(descArchiveFailing, bit(a.Error != ""), a.Name)
+		gauge(descArchiveBytes, float64(a.Bytes), a.Name)
+		gauge(descArchiveSegments, float64(a.Segments), a.Name)
+		gauge(descArchiveShots, float64(a.Snapshots), a.Name)
+	}
 	for i := range st.Catalog.Resources {
 		l := &st.Catalog.Resources[i]
 		name := l.GroupResource().String()

@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 )
@@ -17,6 +18,10 @@ type Status struct {
 	Capture   CaptureStatus  `json:"capture"`
 	Totals    journal.Totals `json:"totals"`
 	Catalog   replay.Catalog `json:"catalog"`
+	// Archives tell how each location fares.
+	Archives []compactor.Status `json:"archives,omitempty"`
+	// Warnings are what an operator should do something about while all goes well.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // CaptureStatus says how the recording goes right now.

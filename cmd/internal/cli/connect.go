@@ -1,20 +1,31 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/replay"
 )
 
-// serverFlags say where the daemon is.
+// serverFlags say where history is read from: a daemon, or an archive without one.
 type serverFlags struct {
 	server, tokenFile, ca string
+	archive               readArchiveFlags
+}
+
+// source is where commands read history.
+type source interface {
+	replay.Source
+	Close()
 }
 
 func (f *serverFlags) add(cmd *cobra.Command) {
@@ -22,6 +33,68 @@ func (f *serverFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.server, "server", "", "the daemon: unix:///DIR/tidemark.sock or https://HOST:PORT (default: $TIDEMARK_SERVER, else the socket in the default data directory)")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file with the token for an https daemon (default: $TIDEMARK_TOKEN)")
 	fs.StringVar(&f.ca, "server-ca", "", "PEM file of the CA that signed the https daemon's certificate")
+	f.archive.add(fs)
+}
+
+// open is the daemon, or the archive when one is named.
+func (f *serverFlags) open(ctx context.Context) (source, error) {
+	if f.archive.url == "" {
+		return f.connect()
+	}
+	if f.server != "" {
+		return nil, usage("--server and --archive are two places to read from: give one")
+	}
+	a, err := f.archive.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return closable{replay.NewArchived(a.History())}, nil
+}
+
+// closable is a source that holds nothing open.
+type closable struct{ replay.Source }
+
+// Close does nothing.
+func (closable) Close() {}
+
+// readArchiveFlags say which archive is read, and with which key.
+type readArchiveFlags struct {
+	url, identity, cluster string
+	store                  archive.StoreOptions
+}
+
+func (f *readArchiveFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.url, "archive", "", "read this archive instead of asking a daemon: s3://BUCKET/PREFIX or dir:///PATH")
+	fs.StringVar(&f.identity, "identity", "", "key file to read the archive with (default: $TIDEMARK_IDENTITY)")
+	fs.StringVar(&f.cluster, "cluster", "", "id of the archive's cluster, when several are under the URL")
+	addStoreFlags(fs, &f.store)
+}
+
+// open opens the archive to read it. What is damaged is told, and the rest is read.
+func (f *readArchiveFlags) open(ctx context.Context) (*archive.Archive, error) {
+	o := archive.Options{Cluster: f.cluster}
+	path := f.identity
+	if path == "" {
+		path = os.Getenv("TIDEMARK_IDENTITY")
+	}
+	if path != "" {
+		var err error
+		if o.Identities, err = archive.LoadIdentities(path); err != nil {
+			return nil, usage("--identity: %v", err)
+		}
+	}
+	store, err := archive.OpenStore(ctx, f.url, f.store)
+	if err != nil {
+		return nil, usage("--archive: %v", err)
+	}
+	a, err := archive.Open(ctx, store, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range a.Damage() {
+		fmt.Fprintf(os.Stderr, "# warning: %v\n", d)
+	}
+	return a, nil
 }
 
 // connect makes a client. No connection is made before the first question.

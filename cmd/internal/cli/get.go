@@ -127,15 +127,15 @@ func (f *historyFlags) complete(cmd *cobra.Command, args []string, _ string) ([]
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	src, err := f.server.connect()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer src.Close()
 	ctx := cmd.Context()
 	if ctx == nil {
 		ctx = context.Background()
 	}
+	src, err := f.server.open(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer src.Close()
 	catalog, err := src.Ledgers(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp

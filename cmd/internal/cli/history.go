@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 )
@@ -36,7 +35,7 @@ func (f *historyFlags) addSelector(cmd *cobra.Command) {
 
 // history is an open source with what a command line says about it.
 type history struct {
-	src       *api.Client
+	src       source
 	catalog   *replay.Catalog
 	kinds     *kinds
 	namespace string // empty: all
@@ -56,7 +55,7 @@ func (f *historyFlags) open(ctx context.Context, args []string) (*history, error
 	if h.namespace, err = f.namespace.resolve(); err != nil {
 		return nil, err
 	}
-	if h.src, err = f.server.connect(); err != nil {
+	if h.src, err = f.server.open(ctx); err != nil {
 		return nil, err
 	}
 	if h.catalog, err = h.src.Ledgers(ctx); err != nil {

@@ -175,7 +175,11 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	if err := f.confirm(cmd, plan); err != nil {
 		return err
 	}
-	if _, err := h.src.Mark(ctx, "restore/"+plan.ID, journal.Cut{}); err != nil {
+	back := f.undo(cmd, h, plan)
+	_, err = h.src.Mark(ctx, "restore/"+plan.ID, journal.Cut{})
+	if errors.Is(err, replay.ErrReadOnly) {
+		back = &undo{Stays: []string{"there is no command that undoes it: the archive was read without a daemon, so nothing recorded the moment before"}}
+	} else if err != nil {
 		return fmt.Errorf("mark the moment before the restore: %w; nothing was written", err)
 	}
 	bar := newProgress(cmd.ErrOrStderr())
@@ -184,7 +188,7 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 		bar.update(at)
 	}})
 	bar.finish()
-	return report.applied(result, err, f.undo(cmd, h, plan))
+	return report.applied(result, err, back)
 }
 
 // picksFew reports whether single objects are named, rather than whole types.

@@ -24,6 +24,7 @@ type runFlags struct {
 	minFree, memory, window  string
 	logLevel, logFormat      string
 	include, exclude, spaces []string
+	archive                  archiveFlags
 }
 
 func newRun(env Env) *cobra.Command {
@@ -35,10 +36,13 @@ func newRun(env Env) *cobra.Command {
 		Long: `Run the daemon: record every change of a cluster until stopped (SIGTERM, SIGINT: a clean stop).
 
 The journal, its key and the socket of the API live in the data directory; one daemon at a
-time can use it. Keep the key file safe and apart: without it, recorded Secrets cannot be read.
+time can use it. Every few seconds what is new goes to the archive, encrypted: give --archive a bucket, and
+losing the machine loses seconds. Without --archive it is a directory in the data directory. Keep the
+archive's key safe and apart: without it the archive cannot be read by anybody.
 When the API server cannot be reached the daemon keeps trying and answers from what it has;
 when the disk is full it pauses recording and 'tidemark status' says so.`,
 		Example: `  tidemark run --kubeconfig ~/.kube/config --data-dir /var/lib/tidemark
+  tidemark run --archive s3://backups/prod --recipient age1...
   tidemark run --exclude events,leases.coordination.k8s.io,'*.metrics.k8s.io'
   tidemark run --listen https://0.0.0.0:8443 --tls-cert tls.crt --tls-key tls.key --token-file token`,
 		Args: noArgs,
@@ -62,6 +66,7 @@ when the disk is full it pauses recording and 'tidemark status' says so.`,
 	fs.StringSliceVar(&f.exclude, "exclude", nil, "do not record these resources (default: events and leases)")
 	fs.StringSliceVar(&f.spaces, "namespaces", nil, "record only these namespaces (default: all)")
 	fs.StringVarP(&f.Selector, "selector", "l", "", "record only objects with these labels (default: all)")
+	f.archive.add(fs)
 	fs.StringVar(&f.memory, "memory-limit", "80Mi", "memory that the garbage collector aims to stay below; 0: no limit")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "console", "console or json")
@@ -88,6 +93,9 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	if err := f.limitMemory(); err != nil {
+		return err
+	}
+	if f.Archives, err = f.archive.locations(f.DataDir); err != nil {
 		return err
 	}
 	f.Kubeconfig, f.Context = f.kube.kubeconfig, f.kube.context

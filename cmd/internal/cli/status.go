@@ -28,14 +28,24 @@ func newStatus() *cobra.Command {
 
 Troubles come first. Then, per resource: since when its history is continuous, how old the
 watermark is (the journal is complete up to there; of a resource that does not change it moves
-about once a minute), how long an event takes from the wire to the disk, and the gaps.`,
+about once a minute), how long an event takes from the wire to the disk, and the gaps. Then, per
+archive, up to where it has everything and what waits. With --archive it tells what an archive
+holds, without a daemon.`,
 		Example: `  tidemark status
   tidemark status --server unix:///var/lib/tidemark/tidemark.sock
+  tidemark status --archive s3://backups/prod
   tidemark status -o json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != "json" {
 				return usage("-o %s: want json", output)
+			}
+			if server.archive.url != "" {
+				a, err := server.archive.open(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return archiveStatus(cmd.OutOrStdout(), a, output == "json")
 			}
 			c, err := server.connect()
 			if err != nil {
@@ -78,6 +88,7 @@ func writeStatus(out io.Writer, st *api.Status) error {
 		fmt.Fprintf(&b, ", newest change %s ago", ago(st.Now.Sub(st.Totals.Newest)))
 	}
 	b.WriteString("\n")
+	writeArchives(&b, st)
 	b.WriteString(restorable(st) + "\n")
 	_, err := io.WriteString(out, b.String())
 	return err
@@ -119,6 +130,7 @@ func troubles(st *api.Status) []string {
 	} else if st.Capture.Error != "" {
 		out = append(out, st.Capture.Error)
 	}
+	out = append(out, archiveTroubles(st)...)
 	for _, p := range st.Capture.Unmatched {
 		out = append(out, fmt.Sprintf("--include %s matches nothing that can be recorded in this cluster: 'kubectl api-resources' lists what there is", p))
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
 	"github.com/tidemark-backup/tidemark/replay"
@@ -75,8 +76,15 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return errors.Join(err, j.Close())
 	}
-	d := &daemon{o: o, journal: j, capture: c, source: replay.NewLocal(j), server: cfg.Host, started: o.Clock()}
-	err = d.run(ctx, tlsConf, token)
+	local := replay.NewLocal(j)
+	d := &daemon{o: o, journal: j, capture: c, local: local, source: local, server: cfg.Host, started: o.Clock(), retainNow: make(chan struct{}, 1)}
+	if len(o.Archives) > 0 {
+		j.KeepAfter(time.Time{})
+		err = d.openArchives()
+	}
+	if err == nil {
+		err = d.run(ctx, tlsConf, token)
+	}
 	return errors.Join(err, d.close())
 }
 
@@ -85,9 +93,14 @@ type daemon struct {
 	o       Options
 	journal *journal.Journal
 	capture *capture.Capture
-	source  *replay.Local
-	server  string // the API server's address
+	local   *replay.Local
+	source  replay.Source // local, with the archive behind it
+	server  string        // the API server's address
 	started time.Time
+
+	shippers  []*compactor.Shipper
+	ownKeys   []string      // identities that were made in the data directory
+	retainNow chan struct{} // asks for a round of retention
 }
 
 func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) error {
@@ -107,6 +120,9 @@ func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) err
 		return nil
 	})
 	g.Go(func() error { return d.trim(ctx) })
+	for _, s := range d.shippers {
+		g.Go(func() error { return d.ship(ctx, s) })
+	}
 	g.Go(func() error {
 		select {
 		case <-d.journal.Failed():
@@ -149,6 +165,7 @@ func (d *daemon) trim(ctx context.Context) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
+		d.keepUnarchived()
 		if _, err := d.journal.Trim(ctx); err != nil && ctx.Err() == nil {
 			d.o.Logger.Warn("trimming the journal failed; it will be tried again", zap.Error(err), zap.Duration("in", every))
 		}

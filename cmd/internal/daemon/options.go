@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/tidemark-backup/tidemark/compactor/retention"
 )
 
 // Options configure a daemon. DataDir must be set.
@@ -34,6 +36,10 @@ type Options struct {
 	Namespaces []string
 	// Selector limits recording to objects with these labels. Empty: all.
 	Selector string
+	// Archives are where history is archived.
+	Archives []Archive
+	// Retention says what archives keep. The zero Policy keeps everything.
+	Retention retention.Policy
 	// Version is told in the status.
 	Version string
 	Logger  *zap.Logger // nil: none

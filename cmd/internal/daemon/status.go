@@ -23,6 +23,10 @@ func (d *daemon) status(ctx context.Context, totals bool) (*api.Status, error) {
 			return nil, err
 		}
 	}
+	for _, sh := range d.shippers {
+		s.Archives = append(s.Archives, sh.Status())
+	}
+	s.Warnings = d.keyWarnings()
 	c := d.capture.Status()
 	s.Capture = api.CaptureStatus{Connected: c.Connected, Error: c.Error, Server: d.server, LeftOut: c.LeftOut}
 	for _, r := range c.Resources {

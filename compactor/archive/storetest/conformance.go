@@ -206,8 +206,17 @@ func testRanges(t *testing.T, s archive.Store, dir string) {
 		length int
 		short  bool
 	}{
-		{0, 1, false}, {size - 1, 1, false}, {0, size, false}, {12345, 54321, false}, {size - 10, 10, false},
-		{size - 10, 11, true}, {size, 1, true}, {size + 1000, 5, true}, {0, size + 1, true}, {0, 0, false}, {size, 0, false},
+		{0, 1, false},
+		{size - 1, 1, false},
+		{0, size, false},
+		{12345, 54321, false},
+		{size - 10, 10, false},
+		{size - 10, 11, true},
+		{size, 1, true},
+		{size + 1000, 5, true},
+		{0, size + 1, true},
+		{0, 0, false},
+		{size, 0, false},
 	} {
 		p := make([]byte, r.length)
 		err := s.ReadAt(t.Context(), name, p, r.off)
@@ -281,9 +290,32 @@ func testListOrder(t *testing.T, s archive.Store, dir string) {
 	}
 	slices.Sort(all) // the order of the bytes of whole names: "a-b" before "a/b" before "a0"
 	for _, c := range []struct{ prefix, after string }{
-		{"", ""}, {"a", ""}, {"a/", ""}, {"a/b", ""}, {"z/", ""}, {"z/1", ""}, {"q", ""}, {"a/b-", ""}, {"c", ""}, {"c/", ""},
-		{"", "a"}, {"", "a-b"}, {"", "a/"}, {"", "a/b"}, {"", "a/b-c"}, {"", "a/zzz"}, {"", "a0"}, {"", "zz"}, {"z/", "z/9"},
-		{"z/", "a"}, {"z/", "zzz"}, {"a/", "a/b.d/c"}, {"a/", "a/b.d/"}, {"a/", "a/b.d/b"}, {"b/", "b/a"}, {"z/", "z/a b+c%20&d=e"},
+		{"", ""},
+		{"a", ""},
+		{"a/", ""},
+		{"a/b", ""},
+		{"z/", ""},
+		{"z/1", ""},
+		{"q", ""},
+		{"a/b-", ""},
+		{"c", ""},
+		{"c/", ""},
+		{"", "a"},
+		{"", "a-b"},
+		{"", "a/"},
+		{"", "a/b"},
+		{"", "a/b-c"},
+		{"", "a/zzz"},
+		{"", "a0"},
+		{"", "zz"},
+		{"z/", "z/9"},
+		{"z/", "a"},
+		{"z/", "zzz"},
+		{"a/", "a/b.d/c"},
+		{"a/", "a/b.d/"},
+		{"a/", "a/b.d/b"},
+		{"b/", "b/a"},
+		{"z/", "z/a b+c%20&d=e"},
 	} {
 		var want []string
 		for _, name := range all {

@@ -1,0 +1,180 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"filippo.io/age"
+	"go.uber.org/zap"
+
+	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+const (
+	// ArchiveKeyName is the name of the identity that is made in the data directory when a daemon
+	// is given none.
+	ArchiveKeyName = "archive.key"
+	// savedSuffix ends the name of the file which says that a key was copied to a safe place.
+	savedSuffix = ".saved"
+	// retainEvery is how often retention looks.
+	retainEvery = time.Hour
+)
+
+// Archive is a location that the daemon archives to.
+type Archive struct {
+	Name string // default: "main"
+	URL  string
+	// Recipients are whom files are encrypted for (age1...), RecipientFiles hold some.
+	Recipients, RecipientFiles []string
+	// IdentityFile lets the daemon read what it archives. Without recipients, files are encrypted for
+	// it alone. Without either, DATA-DIR/archive.key is made.
+	IdentityFile string
+	Store        archive.StoreOptions
+	SealInterval time.Duration // zero: 5 s
+	SealBytes    int64         // zero: 8 MiB
+	Lock         time.Duration // object lock; zero: none
+	Compliance   bool
+	Shared       bool
+}
+
+// keys reads the location's keys, and makes one when there is none.
+func (l *Archive) keys(dataDir string) (recipients []age.Recipient, identities []age.Identity, own string, err error) {
+	if recipients, err = archive.ParseRecipients(l.Recipients, l.RecipientFiles); err != nil {
+		return nil, nil, "", err
+	}
+	path := l.IdentityFile
+	if path == "" && len(recipients) == 0 {
+		path = filepath.Join(dataDir, ArchiveKeyName)
+		own = path
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			if _, err := archive.GenerateIdentity(path, false, time.Now()); err != nil {
+				return nil, nil, "", err
+			}
+		}
+	}
+	if path == "" {
+		return recipients, nil, "", nil
+	}
+	if identities, err = archive.LoadIdentities(path); err != nil {
+		return nil, nil, "", err
+	}
+	if len(recipients) == 0 {
+		if recipients, _ = archive.RecipientsOf(identities); len(recipients) == 0 {
+			return nil, nil, "", fmt.Errorf("the identity in %s does not tell its recipient: give it with --recipient", path)
+		}
+	}
+	return recipients, identities, own, nil
+}
+
+// openArchives makes a shipper for each location.
+func (d *daemon) openArchives() error {
+	names := map[string]bool{}
+	for _, l := range d.o.Archives {
+		if l.Name == "" {
+			l.Name = "main"
+		}
+		if names[l.Name] {
+			return fmt.Errorf("two archives are called %q: give each a name of its own", l.Name)
+		}
+		names[l.Name] = true
+		recipients, identities, own, err := l.keys(d.o.DataDir)
+		if err != nil {
+			return fmt.Errorf("archive %s: %w", l.Name, err)
+		}
+		if _, err := archive.OpenStore(context.Background(), l.URL, l.Store); err != nil {
+			return fmt.Errorf("archive %s: %w", l.Name, err)
+		}
+		s, err := compactor.NewShipper(compactor.Options{
+			Name: l.Name, Journal: d.journal, Dir: filepath.Join(d.o.DataDir, "spool"),
+			Open: func(ctx context.Context) (archive.Store, error) { return archive.OpenStore(ctx, l.URL, l.Store) },
+			Archive: archive.Options{
+				Recipients: recipients, Identities: identities, Lock: l.Lock, Compliance: l.Compliance, Shared: l.Shared, CacheBytes: 8 << 20,
+			},
+			SealInterval: l.SealInterval, SealBytes: l.SealBytes, Retention: d.o.Retention, Clock: d.o.Clock, Logger: d.o.Logger,
+		})
+		if err != nil {
+			return fmt.Errorf("archive %s: %w", l.Name, err)
+		}
+		d.shippers = append(d.shippers, s)
+		if own != "" {
+			d.ownKeys = append(d.ownKeys, own)
+		}
+	}
+	d.source = replay.NewTiered(d.local, d.older)
+	d.keepUnarchived()
+	return nil
+}
+
+// older is the archive to read what the journal has trimmed from.
+func (d *daemon) older(ctx context.Context) (*replay.Archived, error) {
+	for _, s := range d.shippers {
+		if a := s.Archive(); a != nil && a.CanRead() {
+			return replay.NewArchived(a.History()), nil
+		}
+	}
+	return nil, nil
+}
+
+// keepUnarchived keeps the journal from trimming what some location does not have yet.
+func (d *daemon) keepUnarchived() {
+	if len(d.shippers) == 0 {
+		return
+	}
+	oldest := time.Now().Add(1 << 62)
+	for _, s := range d.shippers {
+		if t := s.Keep(); t.Before(oldest) {
+			oldest = t
+		}
+	}
+	d.journal.KeepAfter(oldest)
+}
+
+// ship runs one location until the context ends.
+func (d *daemon) ship(ctx context.Context, s *compactor.Shipper) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.retain(ctx, s)
+	}()
+	err := s.Run(ctx)
+	<-done
+	return err
+}
+
+// retain takes rounds of retention.
+func (d *daemon) retain(ctx context.Context, s *compactor.Shipper) {
+	tick := time.NewTicker(retainEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-d.retainNow:
+		case <-ctx.Done():
+			return
+		}
+		if s.Archive() == nil || s.Status().Stopped {
+			continue
+		}
+		if _, err := s.Retain(ctx, false); err != nil && ctx.Err() == nil {
+			d.o.Logger.Warn("retention failed; it will be tried again", zap.String("location", s.Name()), zap.Error(err))
+		}
+	}
+}
+
+// keyWarnings tell of keys whose loss would lose an archive.
+func (d *daemon) keyWarnings() []string {
+	var all []string
+	for _, path := range slices.Compact(slices.Sorted(slices.Values(d.ownKeys))) {
+		if _, err := os.Stat(path + savedSuffix); err != nil {
+			all = append(all, fmt.Sprintf("the only key of the archive is %s, on this machine: whoever loses it loses every backup; copy it to a safe place apart, then say so with 'tidemark key saved %s'", path, path))
+		}
+	}
+	return all
+}

@@ -1,0 +1,328 @@
+package compactor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+// Level says how much Verify reads.
+type Level struct {
+	// Checksum reads files and compares their hashes; Percent of them, chosen at random.
+	Checksum bool
+	Percent  int
+	// Full decrypts every file, reads every key, and makes every full snapshot again out of what
+	// came before it.
+	Full bool
+}
+
+// ParseLevel reads "list", "checksum", "sample N%" or "full".
+func ParseLevel(text string) (Level, error) {
+	switch text {
+	case "list":
+		return Level{}, nil
+	case "checksum":
+		return Level{Checksum: true, Percent: 100}, nil
+	case "full":
+		return Level{Checksum: true, Percent: 100, Full: true}, nil
+	}
+	if n, ok := strings.CutPrefix(text, "sample"); ok {
+		p, err := strconv.Atoi(strings.TrimSuffix(strings.Trim(n, " =:"), "%"))
+		if err == nil && p > 0 && p <= 100 {
+			return Level{Checksum: true, Percent: p}, nil
+		}
+	}
+	return Level{}, fmt.Errorf("level %q: want list, checksum, \"sample N%%\" or full", text)
+}
+
+// Problem is something that is not as it should be.
+type Problem struct {
+	File string `json:"file,omitempty"`
+	What string `json:"what"`
+	// Cost says what is lost by it; empty: nothing.
+	Cost string `json:"cost,omitempty"`
+	// From and To bound the history that is lost, for all recorded resources.
+	From time.Time `json:"from,omitzero"`
+	To   time.Time `json:"to,omitzero"`
+	// Bad are the names (segments) or IDs (snapshots) that cannot be used.
+	Bad []string `json:"-"`
+}
+
+// Report is what Verify found.
+type Report struct {
+	Archive  string    `json:"archive"`
+	Cluster  string    `json:"cluster"`
+	Chain    int       `json:"manifests"` // read
+	Files    int       `json:"files"`     // of them, so many bytes were read
+	Read     int64     `json:"bytesRead"`
+	Proven   int       `json:"snapshotsProven"` // made again out of history, and equal
+	Problems []Problem `json:"problems"`
+	// Restorable is what can be restored, given the problems; oldest first.
+	Restorable []archive.Range `json:"restorable"`
+	// Unknown files are in the archive's directory, and nothing refers to them: what a step that
+	// was cut off left behind. 'tidemark repair' removes them.
+	Unknown []string      `json:"unknownFiles,omitempty"`
+	Took    time.Duration `json:"tookNanoseconds"`
+}
+
+// Damaged reports whether anything is lost.
+func (r *Report) Damaged() bool { return len(r.Problems) > 0 }
+
+// Verify checks an archive as far as the level says. It changes nothing. Without an identity it can
+// check hashes, and not decrypt.
+func Verify(ctx context.Context, a *archive.Archive, level Level) (*Report, error) {
+	began := time.Now()
+	v := &verifier{a: a, s: a.State(), level: level, bad: map[string]bool{}}
+	v.r = Report{Archive: a.Store().String(), Cluster: a.Cluster(), Problems: []Problem{}}
+	if level.Full && !a.CanRead() {
+		return nil, fmt.Errorf("%w: --level full decrypts everything, give a key with --identity FILE, or use --level checksum", archive.ErrNoIdentity)
+	}
+	for _, step := range []func(context.Context) error{v.chain, v.list, v.files, v.states} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	v.holes()
+	v.r.Restorable = v.without().Ranges()
+	slices.SortStableFunc(v.r.Problems, func(a, b Problem) int { return a.From.Compare(b.From) })
+	v.r.Took = time.Since(began)
+	return &v.r, nil
+}
+
+type verifier struct {
+	a     *archive.Archive
+	s     *archive.State
+	level Level
+
+	mu  sync.Mutex // guards what follows
+	r   Report
+	bad map[string]bool // names of files that cannot be used
+}
+
+func (v *verifier) problem(p Problem) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.r.Problems = append(v.r.Problems, p)
+}
+
+// lost notes a file that cannot be used, and what that costs.
+func (v *verifier) lost(file, what string) {
+	v.mu.Lock()
+	v.bad[file] = true
+	v.mu.Unlock()
+	p := Problem{File: file, What: what}
+	for _, g := range v.s.Segments {
+		if g.Name == file {
+			p.From, p.To, p.Bad = g.From.Time, g.To.Time, append(p.Bad, g.Name)
+			p.Cost = fmt.Sprintf("changes of all recorded resources from %s to %s, and the state at any moment after that up to the next full snapshot", clock(g.From.Time), clock(g.To.Time))
+		}
+	}
+	for _, q := range v.s.Snapshots {
+		if q.Name == file {
+			p.From, p.To, p.Bad = q.Position.Time, q.Position.Time, append(p.Bad, q.ID)
+			p.Cost = "snapshot " + q.ID + "; moments after it are built on an older one where there is one"
+			if q.Scope != nil {
+				p.Cost = "snapshot " + q.ID + ", of a part of the cluster"
+			}
+		}
+	}
+	v.problem(p)
+}
+
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "the beginning"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// chain reads every manifest and checkpoint again, and checks that each follows the one before.
+func (v *verifier) chain(ctx context.Context) error {
+	n, problems, err := v.a.CheckChain(ctx)
+	v.r.Chain = n
+	for _, d := range problems {
+		v.problem(Problem{File: d.File, What: d.Err.Error(), Cost: "what that one step brought, if no checkpoint tells of it"})
+	}
+	return err
+}
+
+// list compares the files that are there with those that should be.
+func (v *verifier) list(ctx context.Context) error {
+	there, err := v.a.List(ctx)
+	if err != nil {
+		return err
+	}
+	known := v.s.Files()
+	for _, f := range known {
+		info, ok := there[f.Name]
+		if !ok { // lists may lag
+			info, err = v.a.Stat(ctx, f.Name)
+			if errors.Is(err, fs.ErrNotExist) {
+				v.lost(f.Name, "it is missing")
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if info.Size != f.Size {
+			v.lost(f.Name, fmt.Sprintf("it has %d bytes, and had %d when it was written", info.Size, f.Size))
+		}
+		v.r.Files++
+	}
+	for _, g := range v.s.Garbage {
+		known[g.Name] = g.File
+	}
+	for name := range there {
+		if _, ok := known[name]; !ok && (strings.HasPrefix(name, "segments/") || strings.HasPrefix(name, "snapshots/")) {
+			v.r.Unknown = append(v.r.Unknown, name)
+		}
+	}
+	slices.Sort(v.r.Unknown)
+	return nil
+}
+
+// files reads files, as far as the level says.
+func (v *verifier) files(ctx context.Context) error {
+	if !v.level.Checksum {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	entries := map[string]int{}
+	for _, s := range v.s.Segments {
+		entries[s.Name] = s.Entries
+	}
+	states := map[string]string{}
+	for _, p := range v.s.Snapshots {
+		states[p.Name] = p.State
+	}
+	for _, f := range v.s.Files() {
+		if v.bad[f.Name] || v.level.Percent < 100 && rand.IntN(100) >= v.level.Percent {
+			continue
+		}
+		g.Go(func() error {
+			b, err := v.a.ReadFile(ctx, f)
+			if d, ok := errors.AsType[*archive.DamageError](err); ok {
+				v.lost(f.Name, d.Err.Error())
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			v.mu.Lock()
+			v.r.Read += f.Size
+			v.mu.Unlock()
+			if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != f.SHA256 {
+				v.lost(f.Name, "its hash is wrong")
+				return nil
+			}
+			if !v.level.Full {
+				return nil
+			}
+			return v.content(ctx, f, b, entries, states)
+		})
+	}
+	return g.Wait()
+}
+
+// content decrypts a file and reads every key of it.
+func (v *verifier) content(ctx context.Context, f archive.File, b []byte, entries map[string]int, states map[string]string) error {
+	t, err := v.a.TablesOf(f, b)
+	if errors.Is(err, archive.ErrNoIdentity) {
+		v.lost(f.Name, "no identity given can decrypt it")
+		return nil
+	}
+	sum := archive.NewContentHash()
+	n := 0
+	if err == nil {
+		n, err = t.All(func(k, val []byte) error {
+			if states[f.Name] != "" {
+				sum.Add(k, val)
+			}
+			return errors.Join(context.Cause(ctx), journal.CheckEntry(k, val))
+		})
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	want, segment := entries[f.Name]
+	switch {
+	case err != nil:
+		v.lost(f.Name, err.Error())
+	case segment && n != want:
+		v.lost(f.Name, fmt.Sprintf("it has %d entries, and had %d when it was written", n, want))
+	case !segment && sum.String() != states[f.Name]:
+		v.lost(f.Name, "the state in it is not the one that was recorded")
+	}
+	return nil
+}
+
+// states makes every full snapshot again out of an earlier one and what happened since, and compares.
+func (v *verifier) states(ctx context.Context) error {
+	if !v.level.Full {
+		return nil
+	}
+	s := v.without()
+	for i := range s.Snapshots {
+		p := &s.Snapshots[i]
+		if p.Scope != nil {
+			continue
+		}
+		segments, under, ok := s.Before(p)
+		if !ok {
+			continue
+		}
+		t, err := v.a.Tables(ctx, segments, under)
+		if err != nil {
+			return err
+		}
+		sum := archive.NewContentHash()
+		if err := t.ExportState(ctx, p.Position, nil, func(k, val []byte) error {
+			sum.Add(k, val)
+			return nil
+		}); err != nil {
+			return err
+		}
+		if sum.String() != p.State {
+			v.problem(Problem{File: p.Name, What: fmt.Sprintf("snapshot %s is not what its past says it must be", p.ID), From: p.Position.Time, To: p.Position.Time,
+				Cost: "either the snapshot or the history before it is wrong; nothing tells which"})
+			continue
+		}
+		v.r.Proven++
+	}
+	return nil
+}
+
+// without is the state without what cannot be used.
+func (v *verifier) without() *archive.State {
+	n := *v.s
+	n.Segments = slices.DeleteFunc(slices.Clone(v.s.Segments), func(g archive.Segment) bool { return v.bad[g.Name] })
+	n.Snapshots = slices.DeleteFunc(slices.Clone(v.s.Snapshots), func(p archive.Snapshot) bool { return v.bad[p.Name] })
+	return &n
+}
+
+// holes tells of stretches between segments that no file covers.
+func (v *verifier) holes() {
+	for i := 1; i < len(v.s.Segments); i++ {
+		a, b := v.s.Segments[i-1], v.s.Segments[i]
+		if b.From.Time.After(a.To.Time) {
+			v.problem(Problem{What: "no segment covers this stretch", From: a.To.Time, To: b.From.Time,
+				Cost: fmt.Sprintf("changes of all recorded resources from %s to %s", clock(a.To.Time), clock(b.From.Time))})
+		}
+	}
+}
