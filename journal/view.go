@@ -41,6 +41,9 @@ func (v *View) Seek(namespace string, gr schema.GroupResource, name string) bool
 	return v.take(v.it.SeekGE(v.seek))
 }
 
+// First goes to the newest version of the first object.
+func (v *View) First() bool { return v.Seek("", schema.GroupResource{}, "") }
+
 // NextObject goes to the newest version of the next object.
 func (v *View) NextObject() bool {
 	v.seek = append(v.seek[:0], v.prefix...)

@@ -47,6 +47,8 @@ func exitCode(err error) int {
 		return 0
 	case errors.As(err, &outside), errors.Is(err, cli.ErrNotInHistory):
 		return 4
+	case errors.Is(err, cli.ErrDamaged):
+		return 5
 	case errors.Is(err, cli.ErrPartly):
 		return 3
 	case errors.Is(err, cli.ErrUsage), errors.Is(err, cli.ErrTrouble):

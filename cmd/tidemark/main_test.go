@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/cmd/internal/cli"
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
@@ -30,9 +32,11 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"story": tellStory,
-			"await": await,
-			"code":  code,
+			"story":    tellStory,
+			"await":    await,
+			"archived": archived,
+			"stopped":  stopped,
+			"code":     code,
 			"sigterm": func(ts *testscript.TestScript, _ bool, _ []string) {
 				for _, c := range ts.BackgroundCmds() {
 					ts.Check(c.Process.Signal(syscall.SIGTERM))
@@ -58,6 +62,36 @@ func setup(env *testscript.Env) error {
 	return os.WriteFile(path, []byte(`{"apiVersion":"v1","kind":"Config","current-context":"c",
 "clusters":[{"name":"c","cluster":{"server":"https://127.0.0.1:1"}}],"users":[{"name":"u","user":{"token":"t"}}],
 "contexts":[{"name":"c","context":{"cluster":"c","user":"u","namespace":"shop"}}]}`), 0o600)
+}
+
+// archived waits until every archive has everything that the journal has.
+func archived(ts *testscript.TestScript, _ bool, _ []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := api.NewClient(api.ClientOptions{Server: ts.Getenv("TIDEMARK_SERVER")})
+	ts.Check(err)
+	defer c.Close()
+	poll(ctx, ts, func() bool {
+		st, err := c.Status(ctx)
+		ts.Check(err)
+		return len(st.Archives) > 0 && !slices.ContainsFunc(st.Archives, func(a compactor.Status) bool {
+			return a.PendingEvents > 0 || a.ArchivedTo.Time.IsZero()
+		})
+	})
+}
+
+// stopped waits until an archive is not written any more.
+func stopped(ts *testscript.TestScript, _ bool, _ []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := api.NewClient(api.ClientOptions{Server: ts.Getenv("TIDEMARK_SERVER")})
+	ts.Check(err)
+	defer c.Close()
+	poll(ctx, ts, func() bool {
+		st, err := c.Status(ctx)
+		ts.Check(err)
+		return slices.ContainsFunc(st.Archives, func(a compactor.Status) bool { return a.Stopped })
+	})
 }
 
 // code runs a command that must end with that exit code: "code 4 tidemark get cm".

@@ -301,3 +301,8 @@ func (a *Archive) CanRead() bool { return len(a.o.Identities) > 0 }
 func (a *Archive) Remove(ctx context.Context, name string) error {
 	return a.store.Remove(ctx, a.dir+name)
 }
+
+// Hold sets a legal hold on a file, or lifts it.
+func (a *Archive) Hold(ctx context.Context, name string, on bool) error {
+	return a.store.Hold(ctx, a.dir+name, on)
+}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 	"go.uber.org/zap"
 )
 
@@ -78,6 +79,9 @@ func newS3Store(u *url.URL, o StoreOptions) (*S3Store, error) {
 	}
 	if s.bucket == "" {
 		return nil, fmt.Errorf("%q names no bucket: write s3://BUCKET/PREFIX", s.url)
+	}
+	if err := s3utils.CheckValidBucketName(s.bucket); err != nil {
+		return nil, fmt.Errorf("%q cannot be the name of a bucket: %w: correct the archive's URL", s.bucket, err)
 	}
 	if s.prefix != "" {
 		if err := checkFileName(s.prefix); err != nil {

@@ -160,7 +160,7 @@ func passing(r minio.ErrorResponse) bool {
 // networkTrouble tells of errors that are no answer of the server.
 func (s *S3Store) networkTrouble(say func(error, string) error, err error) (told error, again bool) {
 	var (
-		unknown *x509.UnknownAuthorityError
+		unknown x509.UnknownAuthorityError
 		host    x509.HostnameError
 		invalid x509.CertificateInvalidError
 		record  tls.RecordHeaderError
@@ -168,11 +168,11 @@ func (s *S3Store) networkTrouble(say func(error, string) error, err error) (told
 	switch {
 	case errors.Is(err, ErrDenied):
 		return say(err, ""), false
-	case errors.As(err, &unknown), errors.As(err, new(x509.UnknownAuthorityError)):
+	case errors.As(err, &unknown):
 		return say(err, "give the certificate of its authority as the CA file"), false
 	case errors.As(err, &host), errors.As(err, &invalid):
 		return say(err, "correct the endpoint of the archive's URL, or the server's certificate"), false
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return say(err, "the server does not speak TLS: write http:// into the endpoint of the archive's URL"), false
 	}
 	return say(err, ""), true

@@ -158,16 +158,7 @@ func (c *Client) Changes(ctx context.Context, q replay.ChangeQuery) iter.Seq2[re
 
 // Mark implements replay.Source.
 func (c *Client) Mark(ctx context.Context, name string, cut journal.Cut) (marked journal.Cut, err error) {
-	body, err := json.Marshal(markRequest{Name: name, Cut: cut})
-	if err != nil {
-		return marked, err
-	}
-	resp, err := c.do(ctx, http.MethodPost, "/v1/marks", nil, body)
-	if err != nil {
-		return marked, err
-	}
-	defer resp.Body.Close()
-	return marked, decode(resp.Body, &marked)
+	return marked, c.post(ctx, "/v1/marks", nil, markRequest{Name: name, Cut: cut}, &marked)
 }
 
 func (c *Client) get(ctx context.Context, path string, v url.Values, into any) error {

@@ -29,6 +29,8 @@ type ServerOptions struct {
 	Source replay.Source
 	// Status answers /v1/status; with totals false it may leave out Totals, which cost reading.
 	Status func(ctx context.Context, totals bool) (*Status, error)
+	// Archives are the daemon's archives; nil when it has none.
+	Archives Archives
 	// Registry is served at /metrics; nil serves an empty one.
 	Registry *prometheus.Registry
 	Logger   *zap.Logger // nil: none
@@ -96,6 +98,7 @@ func (s *Server) addAPI(mux *http.ServeMux, guard func(http.HandlerFunc) http.Ha
 	mux.HandleFunc("GET /v1/fold", guard(s.fold))
 	mux.HandleFunc("GET /v1/changes", guard(s.changes))
 	mux.HandleFunc("POST /v1/marks", guard(s.mark))
+	s.addArchives(mux, guard)
 }
 
 // requireToken compares in constant time; hashing first makes the lengths equal.

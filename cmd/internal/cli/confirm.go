@@ -17,12 +17,22 @@ func (f *restoreFlags) confirm(cmd *cobra.Command, plan *replay.Plan) error {
 	if f.yes {
 		return nil
 	}
-	in, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) || f.output == "json" {
-		return usage("nothing was written: there is nobody to ask; read the plan with --dry-run, then say --yes")
+	if f.output == "json" {
+		return errNobody
 	}
-	question := question(plan)
-	fmt.Fprintf(cmd.ErrOrStderr(), "\n%s? [y/N] ", question)
+	return confirm(cmd, "\n"+question(plan)+"?")
+}
+
+// errNobody is returned when there is nobody to ask.
+var errNobody = usage("nothing was written: there is nobody to ask; read the plan with --dry-run, then say --yes")
+
+// confirm asks on a terminal whether to go on.
+func confirm(cmd *cobra.Command, question string) error {
+	in, ok := cmd.InOrStdin().(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return errNobody
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	go func() { // reading a terminal cannot be interrupted; the process ends soon after
 		line, _ := bufio.NewReader(in).ReadString('\n')

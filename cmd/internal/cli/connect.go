@@ -70,8 +70,8 @@ func (f *readArchiveFlags) add(fs *pflag.FlagSet) {
 	addStoreFlags(fs, &f.store)
 }
 
-// open opens the archive to read it. What is damaged is told, and the rest is read.
-func (f *readArchiveFlags) open(ctx context.Context) (*archive.Archive, error) {
+// options are the archive's options, and its store.
+func (f *readArchiveFlags) options(ctx context.Context) (archive.Options, archive.Store, error) {
 	o := archive.Options{Cluster: f.cluster}
 	path := f.identity
 	if path == "" {
@@ -80,12 +80,21 @@ func (f *readArchiveFlags) open(ctx context.Context) (*archive.Archive, error) {
 	if path != "" {
 		var err error
 		if o.Identities, err = archive.LoadIdentities(path); err != nil {
-			return nil, usage("--identity: %v", err)
+			return o, nil, usage("--identity: %v", err)
 		}
 	}
 	store, err := archive.OpenStore(ctx, f.url, f.store)
 	if err != nil {
-		return nil, usage("--archive: %v", err)
+		return o, nil, usage("--archive: %v", err)
+	}
+	return o, store, nil
+}
+
+// open opens the archive to read it. What is damaged is told, and the rest is read.
+func (f *readArchiveFlags) open(ctx context.Context) (*archive.Archive, error) {
+	o, store, err := f.options(ctx)
+	if err != nil {
+		return nil, err
 	}
 	a, err := archive.Open(ctx, store, o)
 	if err != nil {

@@ -17,6 +17,8 @@ var (
 	ErrPartly = errors.New("partly restored")
 	// ErrNotFound is returned for an object that was not there at the moment asked for.
 	ErrNotFound = errors.New("not found")
+	// ErrDamaged is returned by verify when it found damage.
+	ErrDamaged = errors.New("damaged")
 	// ErrNotInHistory is returned for an object that the journal never saw.
 	ErrNotInHistory = errors.New("not in history")
 )
@@ -46,4 +48,5 @@ const exitCodes = `Exit codes of all commands:
   2  wrong usage, or refused (no answer to the question asked); for diff: could not compare
   3  restored partly: the report says what is missing; running the same command again continues
   4  the moment, the namespace or the object is not in the recorded history; the error says what is
+  5  verify found damage: the report says what it costs and what is still restorable
 `

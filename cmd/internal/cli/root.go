@@ -29,6 +29,7 @@ How was it then?            tidemark get all -n shop --at 15m
 What would change?          tidemark diff -n shop --at 15m
 Put it back:                tidemark restore -n shop --at 15m
 What can be asked for?      tidemark status
+The machine is gone?        tidemark recover --archive s3://backups/prod --identity key.txt --data-dir DIR
 
 A moment (--at) is a time (2026-11-22T10:30:00Z), a duration (15m: ago), a revision
 (rv:123456), the name of a mark, before:restore/ID, or now.`
@@ -78,7 +79,7 @@ func New(env Env) *cobra.Command {
 	root.AddCommand(
 		newStatus(), newLog(), newGet(), newDiff(),
 		newRestore(), newUndelete(), newMark(),
-		newRun(env), newVersion(env),
+		newRun(env), newSnapshot(), newRetain(), newVerify(), newRepair(), newRecover(), newKey(), newVersion(env),
 		&cobra.Command{Use: "exit-codes", Args: noArgs, Short: "The exit codes of all commands", Long: exitCodes},
 	)
 	return root

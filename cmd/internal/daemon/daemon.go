@@ -194,7 +194,11 @@ func (d *daemon) listen(tlsConf *tls.Config, token string) (out []listener, err 
 			out = nil
 		}
 	}()
-	server := api.NewServer(api.ServerOptions{Source: d.source, Status: d.status, Registry: api.NewRegistry(d.status), Logger: d.o.Logger.Named("api")})
+	so := api.ServerOptions{Source: d.source, Status: d.status, Registry: api.NewRegistry(d.status), Logger: d.o.Logger.Named("api")}
+	if len(d.shippers) > 0 {
+		so.Archives = archives{d}
+	}
+	server := api.NewServer(so)
 	open := func(l net.Listener, err error, h http.Handler, t *tls.Config) error {
 		if err == nil {
 			out = append(out, listener{l, h, t})

@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+)
+
+func newKey() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "key",
+		GroupID: "operate",
+		Short:   "Keys of archives: make, show and rotate them",
+		Long: `Keys of archives. Archives are encrypted with age (age-encryption.org): with recipients, which may be
+known to all and are all that the daemon needs, and read with an identity, which is the secret.
+
+The identity file belongs apart from the cluster: whoever has it can read every backup made for it,
+and whoever loses it has lost them all. Keys in a KMS, on a YubiKey and the like are used through
+age's plug-ins: give their recipient (age1NAME1...) and their identity file (AGE-PLUGIN-NAME-1...).`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newKeyGenerate(), newKeyShow(), newKeySaved(), newKeyRotate())
+	return cmd
+}
+
+func newKeyGenerate() *cobra.Command {
+	var out string
+	var pq bool
+	cmd := &cobra.Command{
+		Use:     "generate -o FILE",
+		Short:   "Make a new key",
+		Example: "  tidemark key generate -o tidemark-key.txt",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if out == "" {
+				return usage("say where to with -o FILE")
+			}
+			recipient, err := archive.GenerateIdentity(out, pq, time.Now())
+			if errors.Is(err, archive.ErrKey) {
+				return usage("%v", err)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), recipient)
+			fmt.Fprintf(cmd.ErrOrStderr(), `The identity is in %s. Keep it apart from the cluster, in two places: whoever loses it loses every
+backup made for it, and nobody can help. The daemon needs only the recipient:
+  tidemark run --archive URL --recipient %s
+To read the archive: tidemark get ... --archive URL --identity %s
+`, out, shorten(recipient), out)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "", "file for the identity; it must not be there yet")
+	cmd.Flags().BoolVar(&pq, "post-quantum", false, "a hybrid key (ML-KEM-768 with X25519), safe from quantum computers of the future; its recipient is long")
+	return cmd
+}
+
+// shorten keeps a line readable; post-quantum recipients have 2,000 characters.
+func shorten(recipient string) string {
+	if len(recipient) > 100 {
+		return recipient[:20] + "..."
+	}
+	return recipient
+}
+
+func newKeyShow() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show FILE",
+		Short: "Print the recipients of the identities in a file; never the secret",
+		Args:  someArgs(1, 1, "an identity file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ids, err := archive.LoadIdentities(args[0])
+			if err != nil {
+				return usage("%v", err)
+			}
+			_, texts := archive.RecipientsOf(ids)
+			if len(texts) == 0 {
+				return usage("the identities in %s do not tell their recipients", args[0])
+			}
+			for _, t := range texts {
+				fmt.Fprintln(cmd.OutOrStdout(), t)
+			}
+			return nil
+		},
+	}
+}
+
+func newKeySaved() *cobra.Command {
+	return &cobra.Command{
+		Use:   "saved FILE",
+		Short: "Say that a copy of a key that the daemon made is in a safe place",
+		Long: `Say that a copy of a key that the daemon made for itself is in a safe place apart from this machine.
+Until then 'tidemark status' warns: with the machine the key, and with the key the archive would be lost.`,
+		Example: "  tidemark key saved /var/lib/tidemark/archive.key",
+		Args:    someArgs(1, 1, "an identity file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := archive.LoadIdentities(args[0]); err != nil {
+				return usage("%v", err)
+			}
+			f, err := os.OpenFile(args[0]+".saved", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+			if errors.Is(err, fs.ErrExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(f, "said to be in a safe place at %s\n", time.Now().UTC().Format(time.RFC3339))
+			return errors.Join(err, f.Close())
+		},
+	}
+}
+
+func newKeyRotate() *cobra.Command {
+	var f readArchiveFlags
+	var recipients, files []string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "rotate --archive URL --identity OLD --recipient NEW",
+		Short: "Encrypt an archive anew, for other recipients",
+		Long: `Encrypt every file of an archive anew, for the recipients given and nobody else, so that the old key is
+not needed any more. Every file is read, encrypted and written once; the old ones are removed a quarter of
+an hour later. Cut off, run it again: it begins anew, and nothing is lost.
+
+First give the daemon the new recipients, or what it archives from now on is still for the old ones.`,
+		Example: `  tidemark key generate -o new.txt
+  tidemark key rotate --archive s3://backups/prod --identity old.txt --recipient age1...`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.url == "" || len(recipients)+len(files) == 0 {
+				return usage("rotate wants --archive URL, --identity FILE and --recipient or --recipients-file")
+			}
+			o, store, err := f.options(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if o.Recipients, err = archive.ParseRecipients(recipients, files); err != nil {
+				return usage("%v", err)
+			}
+			a, err := archive.Open(cmd.Context(), store, o)
+			if err != nil {
+				return err
+			}
+			if !yes {
+				if err := confirm(cmd, fmt.Sprintf("Encrypt %d files anew? Afterwards only the new recipients can read them.", len(a.State().Files()))); err != nil {
+					return err
+				}
+			}
+			n := 0
+			err = compactor.Rotate(cmd.Context(), a, nil, func(archive.File, int) { n++ })
+			fmt.Fprintf(cmd.OutOrStdout(), "%d files encrypted anew\n", n)
+			return err
+		},
+	}
+	f.add(cmd.Flags())
+	cmd.Flags().StringArrayVar(&recipients, "recipient", nil, "encrypt for this recipient (age1...); repeatable")
+	cmd.Flags().StringArrayVar(&files, "recipients-file", nil, "file with recipients, one on a line; repeatable")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
+}
