@@ -215,7 +215,7 @@ func (s *Shipper) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		err := s.round(ctx)
+		err := s.Round(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -239,8 +239,8 @@ func (s *Shipper) Run(ctx context.Context) error {
 	}
 }
 
-// round does what is due.
-func (s *Shipper) round(ctx context.Context) error {
+// Round does what is due: it connects, seals, merges, and takes a snapshot when restores want one.
+func (s *Shipper) Round(ctx context.Context) error {
 	if _, err := s.Connect(ctx); err != nil {
 		return err
 	}

@@ -1,12 +1,14 @@
 package archive
 
 import (
-	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +16,10 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
+	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
+	"filippo.io/age/tag"
+	"golang.org/x/crypto/ssh"
 )
 
 // ErrKey is returned for a key or a key file that cannot be used.
@@ -33,6 +38,12 @@ func ParseRecipient(text string) (age.Recipient, error) {
 		return nil, keyError("that is an identity, the secret half: keep it away from the cluster, and give the recipient that 'tidemark key show FILE' prints")
 	case strings.HasPrefix(text, "age1pq1"):
 		r, err := age.ParseHybridRecipient(text)
+		if err != nil {
+			return nil, keyError("recipient %s: %w", text, err)
+		}
+		return r, nil
+	case strings.HasPrefix(text, "age1tag1"), strings.HasPrefix(text, "age1tagpq1"): // hardware keys; encrypting needs no plug-in
+		r, err := tag.ParseRecipient(text)
 		if err != nil {
 			return nil, keyError("recipient %s: %w", text, err)
 		}
@@ -79,76 +90,151 @@ func silentUI() *plugin.ClientUI {
 }
 
 // ParseRecipients reads recipients, and files that hold one on each line; # begins a comment.
-// Post-quantum recipients cannot be mixed with others: the weaker kind would decide.
+// Post-quantum recipients cannot be mixed with others: the weaker kind would decide. Plug-ins are run
+// once, so that one that is missing or wants to be touched is found here and not when a backup is due.
+// Without texts and files there are no recipients. What is wrong with a line of a file is told
+// without the line, which might be a secret.
 func ParseRecipients(texts, files []string) ([]age.Recipient, error) {
-	var lines []string
-	lines = append(lines, texts...)
+	var all []age.Recipient
+	for _, text := range texts {
+		r, err := ParseRecipient(text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
 	for _, path := range files {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("read recipients: %w", err)
 		}
-		n := len(lines)
-		for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-			if line := strings.TrimSpace(s.Text()); line != "" && !strings.HasPrefix(line, "#") {
-				lines = append(lines, line)
+		before := len(all)
+		for n, line := range keyLines(b) {
+			r, err := ParseRecipient(line)
+			if err != nil && strings.HasPrefix(line, "AGE-") {
+				return nil, keyError("%s, line %d: that is an identity, the secret half: want the recipient that 'tidemark key show' prints", path, n)
 			}
+			if err != nil {
+				return nil, keyError("%s, line %d is not a recipient: want age1..., as 'tidemark key generate' and 'tidemark key show' print it", path, n)
+			}
+			all = append(all, r)
 		}
-		if len(lines) == n {
+		if len(all) == before {
 			return nil, keyError("%s holds no recipient", path)
 		}
 	}
-	var all []age.Recipient
-	hybrid := 0
-	for _, line := range lines {
-		r, err := ParseRecipient(line)
-		if err != nil {
-			return nil, err
-		}
-		if _, ok := r.(*age.HybridRecipient); ok {
-			hybrid++
-		}
-		all = append(all, r)
-	}
-	if hybrid > 0 && hybrid < len(all) {
-		return nil, keyError("post-quantum recipients (age1pq...) and others cannot be mixed, because the others would be the weak spot: use one kind")
-	}
-	return all, nil
+	return all, compatible(all)
 }
 
-// LoadIdentities reads an identity file: native identities, of both kinds, and those of plug-ins.
-// A file that others can read is refused.
+// keyLines are the lines with their numbers, from 1, without comments and empty ones.
+func keyLines(b []byte) iter.Seq2[int, string] {
+	return func(yield func(int, string) bool) {
+		n := 0
+		for line := range strings.Lines(string(b)) {
+			n++
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") && !yield(n, line) {
+				return
+			}
+		}
+	}
+}
+
+// compatible refuses what age would refuse for the first file.
+func compatible(all []age.Recipient) error {
+	hybrid, classic, plugins := 0, 0, 0
+	for _, r := range all {
+		switch r := r.(type) {
+		case *age.HybridRecipient:
+			hybrid++
+		case *tag.Recipient:
+			if r.Hybrid() {
+				hybrid++
+			} else {
+				classic++
+			}
+		case *plugin.Recipient: // which kind it is, only the plug-in knows
+			plugins++
+		default:
+			classic++
+		}
+	}
+	if hybrid > 0 && classic > 0 {
+		return keyError("post-quantum recipients (age1pq...) and others cannot be mixed, because the others would be the weak spot: use one kind")
+	}
+	if plugins == 0 {
+		return nil
+	}
+	_, err := age.Encrypt(io.Discard, all...)
+	if missing, ok := errors.AsType[*plugin.NotFoundError](err); ok {
+		return keyError("age-plugin-%s is not installed: put it into a directory of $PATH", missing.Name)
+	}
+	if err != nil {
+		return keyError("encrypt for the recipients: %w", err)
+	}
+	return nil
+}
+
+// Fingerprint is a short text by which people tell recipients apart: the kind and 64 bits of a hash. It
+// says nothing about the secret, and is too short to trust a key by. What comes after an SSH key does
+// not count.
+func Fingerprint(recipient string) string {
+	text := strings.TrimSpace(recipient)
+	kind := text
+	if i := strings.LastIndexByte(text, '1'); strings.HasPrefix(text, "age1") {
+		kind = text[:i] // bech32: the last 1 ends the prefix
+	} else if fields := strings.Fields(text); len(fields) >= 2 {
+		kind, text = fields[0], fields[0]+" "+fields[1]
+	} else {
+		kind = "key"
+	}
+	sum := sha256.Sum256([]byte(text))
+	return kind + ":" + hex.EncodeToString(sum[:8])
+}
+
+// maxKeyFile bounds an identity file, in bytes.
+const maxKeyFile = 1 << 20
+
+// LoadIdentities reads an identity file: native identities, of both kinds, those of plug-ins, or one SSH
+// private key. A file that others can read, and one with a passphrase, is ErrKey.
 func LoadIdentities(path string) ([]age.Identity, error) {
-	info, err := os.Stat(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
 	}
-	if info.Mode().Perm()&0o007 != 0 {
-		return nil, keyError("%s can be read by everybody on this machine: chmod 600 %s", path, path)
-	}
-	b, err := os.ReadFile(path)
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
 	}
-	if bytes.HasPrefix(b, []byte("age-encryption.org/")) || bytes.HasPrefix(b, []byte("-----BEGIN AGE ENCRYPTED FILE")) {
-		return nil, keyError("%s is encrypted with a passphrase: decrypt it first with 'age -d %s'", path, path)
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, keyError("%s can be read by others (mode %04o): chmod 600 %s", path, info.Mode().Perm(), path)
 	}
-	if bytes.HasPrefix(b, []byte("-----BEGIN")) {
+	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read identity: %w", err)
+	}
+	if len(b) > maxKeyFile {
+		return nil, keyError("%s is no identity file: it has more than %d bytes", path, maxKeyFile)
+	}
+	start := bytes.TrimSpace(b)
+	switch {
+	case bytes.HasPrefix(start, []byte("age-encryption.org/")), bytes.HasPrefix(start, []byte(armor.Header)):
+		return nil, keyError("%s is encrypted with a passphrase, and nobody is there to give it: decrypt it first with 'age -d -o FILE %s'", path, path)
+	case bytes.HasPrefix(start, []byte("-----BEGIN")):
 		id, err := agessh.ParseIdentity(b)
+		if errors.As(err, new(*ssh.PassphraseMissingError)) {
+			return nil, keyError("%s has a passphrase, and nobody is there to give it: use a key without one, or an age identity", path)
+		}
 		if err != nil {
 			return nil, keyError("%s: %w", path, err)
 		}
 		return []age.Identity{id}, nil
 	}
 	var all []age.Identity
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		line := strings.TrimSpace(s.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
+	for n, line := range keyLines(b) {
 		id, err := parseIdentity(line)
 		if err != nil {
-			return nil, keyError("%s: %w", path, err)
+			return nil, keyError("%s, line %d: %w", path, n, err)
 		}
 		all = append(all, id)
 	}
@@ -160,6 +246,9 @@ func LoadIdentities(path string) ([]age.Identity, error) {
 
 // parseIdentity never repeats the line, which is a secret.
 func parseIdentity(line string) (age.Identity, error) {
+	if strings.HasPrefix(line, "age1") || strings.HasPrefix(line, "ssh-") {
+		return nil, errors.New("that is a recipient, and reading needs the identity that belongs to it")
+	}
 	if strings.HasPrefix(line, "AGE-PLUGIN-") {
 		id, err := plugin.NewIdentity(line, silentUI())
 		if err != nil {
@@ -184,6 +273,10 @@ func RecipientsOf(identities []age.Identity) ([]age.Recipient, []string) {
 			all, texts = append(all, id.Recipient()), append(texts, id.Recipient().String())
 		case *age.HybridIdentity:
 			all, texts = append(all, id.Recipient()), append(texts, id.Recipient().String())
+		case *agessh.Ed25519Identity:
+			all, texts = append(all, id.Recipient()), append(texts, "(an SSH key's: it is the public key, in its .pub file)")
+		case *agessh.RSAIdentity:
+			all, texts = append(all, id.Recipient()), append(texts, "(an SSH key's: it is the public key, in its .pub file)")
 		case *plugin.Identity:
 			all, texts = append(all, id.Recipient()), append(texts, "(a plug-in's: it tells its recipient)")
 		}
@@ -217,6 +310,7 @@ func GenerateIdentity(path string, postQuantum bool, now time.Time) (recipient s
 	}
 	_, err = io.WriteString(f, fmt.Sprintf("# created: %s\n# public key: %s\n%s\n", now.UTC().Format(time.RFC3339), recipient, secret))
 	if err = errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path))); err != nil {
+		_ = os.Remove(path) // nobody has its recipient, and the next attempt wants the name
 		return "", fmt.Errorf("write key %s: %w", path, err)
 	}
 	return recipient, nil

@@ -8,6 +8,7 @@ package retention
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -56,6 +57,9 @@ type Item struct {
 	Full bool
 	// Manual snapshots were asked for by a person.
 	Manual bool
+	// Group is what the counts count apart among snapshots that are not full, such as the schedule
+	// that took them: the last of a day of one namespace must not take the place of another's.
+	Group string
 }
 
 // Verdict says what becomes of an item, and why.
@@ -91,9 +95,16 @@ func (p Policy) rules() []rule {
 //
 // A TTL is a promise that ends: when it is over the item goes. What a person asked for without a
 // TTL stays until a person deletes it. The rest goes when neither the window nor a count keeps
-// it, and never before it is as old as the window and as what the counts cover. Whatever else is said, the
-// newest full snapshot stays, the one that the window is built on, what is pinned, and what a
-// legal hold keeps.
+// it, and never before it is as old as the window. The last of an hour, a day and so on stays until
+// it is as old as its count covers, however many newer ones a clock that was ahead has made up. Whatever
+// else is said, the newest full snapshot stays, the one that the window is built on, what is pinned, and
+// what a legal hold keeps.
+//
+// Counts see only what they decide about. If the last snapshot of a day were one with a TTL,
+// the day would have none once that is over; so such a one takes nobody's place, nor does one
+// taken by hand.
+//
+// Deciding again about what was kept keeps it.
 func Decide(items []Item, p Policy) []Verdict {
 	all := make([]Verdict, len(items))
 	for i, it := range items {
@@ -119,7 +130,10 @@ func Decide(items []Item, p Policy) []Verdict {
 		case i == last:
 			v.Reason = "the newest full snapshot"
 		case i == base:
-			v.Reason = "the restorable window of " + text(p.Window) + " is built on it"
+			v.Reason = "the restorable window, which has no end, is built on it"
+			if p.Window > 0 {
+				v.Reason = "the restorable window of " + text(p.Window) + " is built on it"
+			}
 		case v.TTL > 0 && v.Age <= v.TTL:
 			v.Reason = "its TTL of " + text(v.TTL) + " has " + text(v.TTL-v.Age) + " to go"
 		case v.TTL > 0:
@@ -142,7 +156,8 @@ func Decide(items []Item, p Policy) []Verdict {
 }
 
 // Base is the index of the full snapshot that the window is built on: the newest one that is as
-// old as the window, or else the oldest. It is -1 when there is none, or the window has no end.
+// old as the window, or else, and for a window without an end, the oldest. It is -1 when there is none. The
+// verdicts must be in the order of Decide.
 func Base(all []Verdict, window time.Duration) int {
 	base := -1
 	for i := range all {
@@ -162,33 +177,52 @@ func (p Policy) counted(all []Verdict) map[int]string {
 	if loc == nil {
 		loc = time.UTC
 	}
+	groups := map[string][]int{} // newest first
+	for i := range slices.Backward(all) {
+		switch v := &all[i]; {
+		case v.TTL > 0 || v.Manual:
+		case v.Full:
+			groups[""] = append(groups[""], i)
+		default:
+			groups["/"+v.Group] = append(groups["/"+v.Group], i)
+		}
+	}
 	out := map[int]string{}
 	for _, r := range p.rules() {
-		if r.count == 0 {
-			continue
-		}
-		n, before := 0, ""
-		for i := len(all) - 1; i >= 0; i-- {
-			if !all[i].Full {
-				continue
-			}
-			period := r.period(all[i].Time.In(loc))
-			newPeriod := period != before
-			before = period
-			if newPeriod {
-				n++
-			}
-			switch {
-			case out[i] != "":
-			case newPeriod && n <= r.count:
-				out[i] = fmt.Sprintf("the last of %s (%d of %d %s)", period, n, r.count, r.name)
-			case all[i].Age < time.Duration(r.count)*r.length && newPeriod:
-				// The wall clock may have made up the newer periods.
-				out[i] = fmt.Sprintf("the last of %s, and not older than %d %s", period, r.count, r.name)
-			}
+		for _, group := range groups {
+			r.mark(all, group, loc, out)
 		}
 	}
 	return out
+}
+
+// mark notes which of a group, newest first, the rule keeps.
+func (r rule) mark(all []Verdict, group []int, loc *time.Location, out map[int]string) {
+	n, before := 0, ""
+	for _, i := range group {
+		period := r.period(all[i].Time.In(loc))
+		if r.count == 0 || period == before {
+			continue
+		}
+		before = period
+		n++
+		switch {
+		case out[i] != "":
+		case n <= r.count:
+			out[i] = fmt.Sprintf("the last of %s (%d of %d %s)", period, n, r.count, r.name)
+		case all[i].Age <= r.covers():
+			// The wall clock may have made up the newer periods.
+			out[i] = fmt.Sprintf("the last of %s, and not older than %d %s", period, r.count, r.name)
+		}
+	}
+}
+
+// covers is how long ago the rule's last period began, at most.
+func (r rule) covers() time.Duration {
+	if r.count > int(math.MaxInt64/r.length) {
+		return math.MaxInt64
+	}
+	return time.Duration(r.count) * r.length
 }
 
 // text writes a duration for people.
