@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"syscall"
@@ -32,11 +33,17 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"story":    tellStory,
-			"await":    await,
-			"archived": archived,
-			"stopped":  stopped,
-			"code":     code,
+			"story":     tellStory,
+			"await":     await,
+			"archived":  archived,
+			"stopped":   stopped,
+			"scheduled": scheduled, "until-retain": untilRetain,
+			"hangup": func(ts *testscript.TestScript, _ bool, _ []string) {
+				for _, c := range ts.BackgroundCmds() {
+					ts.Check(c.Process.Signal(syscall.SIGHUP))
+				}
+			},
+			"code": code,
 			"sigterm": func(ts *testscript.TestScript, _ bool, _ []string) {
 				for _, c := range ts.BackgroundCmds() {
 					ts.Check(c.Process.Signal(syscall.SIGTERM))
@@ -92,6 +99,34 @@ func stopped(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Check(err)
 		return slices.ContainsFunc(st.Archives, func(a compactor.Status) bool { return a.Stopped })
 	})
+}
+
+// scheduled waits until a schedule has taken a snapshot.
+func scheduled(ts *testscript.TestScript, _ bool, _ []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	c, err := api.NewClient(api.ClientOptions{Server: ts.Getenv("TIDEMARK_SERVER")})
+	ts.Check(err)
+	defer c.Close()
+	poll(ctx, ts, func() bool {
+		all, err := c.Snapshots(ctx)
+		ts.Check(err)
+		return len(all[0].Snapshots) > 0
+	})
+}
+
+// untilRetain waits until a dry run of retention says what is wanted.
+func untilRetain(ts *testscript.TestScript, _ bool, args []string) {
+	re := regexp.MustCompile(args[0])
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		ts.Check(ts.Exec("tidemark", "retain", "--dry-run"))
+		if re.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("retention does not say %q", args[0])
+		}
+	}
 }
 
 // code runs a command that must end with that exit code: "code 4 tidemark get cm".

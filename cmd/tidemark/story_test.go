@@ -77,6 +77,8 @@ func tell(dataDir, objectDir string) error {
 	ctx := context.Background()
 	s.keep(s.j.SetLeftOut(ctx, []journal.LeftOut{{Resource: schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}, Why: "excluded"}}))
 	s.keep(s.j.SetMark(ctx, "restore/shop-1", journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 103}, Time: time.Date(2025, 1, 2, 10, 3, 0, 0, time.UTC)}))
+	// The schedule "often" ran last when the story began: its next run is long due.
+	s.keep(s.j.SetNote(ctx, "schedule/often", []byte("2025-01-02T10:00:00Z")))
 	return errors.Join(s.err, s.j.Close())
 }
 

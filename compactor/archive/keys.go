@@ -18,7 +18,6 @@ import (
 	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
-	"filippo.io/age/tag"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -26,7 +25,7 @@ import (
 var ErrKey = errors.New("cannot use the key")
 
 func keyError(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrKey, fmt.Errorf(format, args...))
+	return fmt.Errorf("%w: %w", ErrKey, fmt.Errorf(format, args...))
 }
 
 // ParseRecipient reads a recipient: age1..., the hybrid post-quantum age1pq..., one of a plug-in
@@ -38,12 +37,6 @@ func ParseRecipient(text string) (age.Recipient, error) {
 		return nil, keyError("that is an identity, the secret half: keep it away from the cluster, and give the recipient that 'tidemark key show FILE' prints")
 	case strings.HasPrefix(text, "age1pq1"):
 		r, err := age.ParseHybridRecipient(text)
-		if err != nil {
-			return nil, keyError("recipient %s: %w", text, err)
-		}
-		return r, nil
-	case strings.HasPrefix(text, "age1tag1"), strings.HasPrefix(text, "age1tagpq1"): // hardware keys; encrypting needs no plug-in
-		r, err := tag.ParseRecipient(text)
 		if err != nil {
 			return nil, keyError("recipient %s: %w", text, err)
 		}
@@ -143,15 +136,9 @@ func keyLines(b []byte) iter.Seq2[int, string] {
 func compatible(all []age.Recipient) error {
 	hybrid, classic, plugins := 0, 0, 0
 	for _, r := range all {
-		switch r := r.(type) {
+		switch r.(type) {
 		case *age.HybridRecipient:
 			hybrid++
-		case *tag.Recipient:
-			if r.Hybrid() {
-				hybrid++
-			} else {
-				classic++
-			}
 		case *plugin.Recipient: // which kind it is, only the plug-in knows
 			plugins++
 		default:

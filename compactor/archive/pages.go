@@ -15,8 +15,8 @@ import (
 
 const (
 	pageSize = 64 << 10
-	// maxAhead bounds how much one request reads ahead, in pages. It is reached by doubling while
-	// the reader goes on in order, so that no more than about what is needed is read too much.
+	// maxAhead bounds how much one request reads ahead, in pages. A reader that goes on in order gets
+	// half of what it has read so far, so that at most about that half is read in vain.
 	maxAhead = 32
 	// smallFile is the size below which a file is read as a whole.
 	smallFile = 4 * pageSize
@@ -87,8 +87,8 @@ type remoteFile struct {
 	cache *pages
 
 	mu    sync.Mutex
-	next  int64 // page after the last one read
-	ahead int64 // pages to read with one request
+	next int64 // page after the last one read
+	run  int64 // pages read in order
 }
 
 // ReadAt implements io.ReaderAt.
@@ -126,11 +126,11 @@ func (f *remoteFile) page(index int64) ([]byte, error) {
 	case index == last:
 		from = max(0, last-tailPages+1)
 	case index == f.next:
-		f.ahead = min(max(f.ahead*2, 1), maxAhead)
-		to = min(index+f.ahead-1, last)
+		to = min(index+min(max(f.run/2, 1), maxAhead)-1, last)
 	default:
-		f.ahead = 1
+		f.run = 0
 	}
+	f.run += to - from + 1
 	f.next = to + 1
 	return f.fetch(from, to, index)
 }

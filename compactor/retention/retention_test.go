@@ -102,8 +102,10 @@ func TestDecide(t *testing.T) {
 			"keep 2h0m0s: the restorable window of 1h0m0s is built on it", "keep 30m0s: the newest full snapshot",
 		}},
 		{"schedules of parts are counted apart", retention.Policy{Window: hour, Daily: 9}, []retention.Item{
-			{ID: "a1", Time: now.Add(-9 * hour), Age: 9 * hour, Group: "a"}, {ID: "a2", Time: now.Add(-8 * hour), Age: 8 * hour, Group: "a"},
-			{ID: "b", Time: now.Add(-7 * hour), Age: 7 * hour, Group: "b"}, full(6 * hour),
+			{ID: "a1", Time: now.Add(-9 * hour), Age: 9 * hour, Group: "a"},
+			{ID: "a2", Time: now.Add(-8 * hour), Age: 8 * hour, Group: "a"},
+			{ID: "b", Time: now.Add(-7 * hour), Age: 7 * hour, Group: "b"},
+			full(6 * hour),
 		}, []string{
 			"go a1: older than the window of 1h0m0s, and no count keeps it", "keep a2: the last of 2026-11-25 (1 of 9 daily)",
 			"keep b: the last of 2026-11-25 (1 of 9 daily)", "keep 6h0m0s: the newest full snapshot",

@@ -53,9 +53,9 @@ func newKeyGenerate() *cobra.Command {
 			fmt.Fprintln(cmd.OutOrStdout(), recipient)
 			fmt.Fprintf(cmd.ErrOrStderr(), `The identity is in %s. Keep it apart from the cluster, in two places: whoever loses it loses every
 backup made for it, and nobody can help. The daemon needs only the recipient:
-  tidemark run --archive URL --recipient %s
+  tidemark run --archive URL %s
 To read the archive: tidemark get ... --archive URL --identity %s
-`, out, shorten(recipient), out)
+`, out, howToEncrypt(recipient), out)
 			return nil
 		},
 	}
@@ -64,12 +64,13 @@ To read the archive: tidemark get ... --archive URL --identity %s
 	return cmd
 }
 
-// shorten keeps a line readable; post-quantum recipients have 2,000 characters.
-func shorten(recipient string) string {
+// howToEncrypt is the flag for run. Post-quantum recipients have 2,000 characters, which nobody wants
+// in a command line.
+func howToEncrypt(recipient string) string {
 	if len(recipient) > 100 {
-		return recipient[:20] + "..."
+		return "--recipients-file FILE   (with the long line above in it)"
 	}
-	return recipient
+	return "--recipient " + recipient
 }
 
 func newKeyShow() *cobra.Command {

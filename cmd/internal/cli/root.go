@@ -79,7 +79,7 @@ func New(env Env) *cobra.Command {
 	root.AddCommand(
 		newStatus(), newLog(), newGet(), newDiff(),
 		newRestore(), newUndelete(), newMark(),
-		newRun(env), newSnapshot(), newRetain(), newVerify(), newRepair(), newRecover(), newKey(), newVersion(env),
+		newRun(env), newSnapshot(), newRetain(), newVerify(), newRepair(), newRecover(), newKey(), newConfig(env), newVersion(env),
 		&cobra.Command{Use: "exit-codes", Args: noArgs, Short: "The exit codes of all commands", Long: exitCodes},
 	)
 	return root

@@ -25,10 +25,19 @@ type runFlags struct {
 	logLevel, logFormat      string
 	include, exclude, spaces []string
 	archive                  archiveFlags
+	retention                retentionFlags
+	config                   string
 }
 
 func newRun(env Env) *cobra.Command {
-	var f runFlags
+	var f *runFlags
+	return newRunWith(env, &f)
+}
+
+// newRunWith also gives the flags, for those who look at them without running anything.
+func newRunWith(env Env, flags **runFlags) *cobra.Command {
+	f := &runFlags{}
+	*flags = f
 	cmd := &cobra.Command{
 		Use:     "run",
 		GroupID: "operate",
@@ -67,6 +76,8 @@ when the disk is full it pauses recording and 'tidemark status' says so.`,
 	fs.StringSliceVar(&f.spaces, "namespaces", nil, "record only these namespaces (default: all)")
 	fs.StringVarP(&f.Selector, "selector", "l", "", "record only objects with these labels (default: all)")
 	f.archive.add(fs)
+	f.retention.add(fs)
+	fs.StringVar(&f.config, "config", "", "configuration file (YAML); flags on the command line go first. SIGHUP has it read again: 'tidemark config --help'")
 	fs.StringVar(&f.memory, "memory-limit", "80Mi", "memory that the garbage collector aims to stay below; 0: no limit")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&f.logFormat, "log-format", "console", "console or json")
@@ -74,6 +85,10 @@ when the disk is full it pauses recording and 'tidemark status' says so.`,
 }
 
 func (f *runFlags) run(cmd *cobra.Command) error {
+	file, err := f.readConfig(cmd.Flags(), f.config)
+	if err != nil {
+		return usage("%v", err)
+	}
 	logger, err := f.logger()
 	if err != nil {
 		return err
@@ -95,8 +110,13 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if err := f.limitMemory(); err != nil {
 		return err
 	}
-	if f.Archives, err = f.archive.locations(f.DataDir); err != nil {
+	if err := f.fromFile(cmd.Flags(), file); err != nil {
 		return err
+	}
+	if f.config != "" {
+		reloads := make(chan daemon.Reloadable)
+		f.Reload = reloads
+		go f.onHangup(cmd, logger, reloads)
 	}
 	f.Kubeconfig, f.Context = f.kube.kubeconfig, f.kube.context
 	f.Include, f.Exclude, f.Namespaces = f.include, f.exclude, f.spaces

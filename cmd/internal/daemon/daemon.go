@@ -78,6 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	local := replay.NewLocal(j)
 	d := &daemon{o: o, journal: j, capture: c, local: local, source: local, server: cfg.Host, started: o.Clock(), retainNow: make(chan struct{}, 1)}
+	d.schedules = newSchedules(d, o.Schedules)
 	if len(o.Archives) > 0 {
 		j.KeepAfter(time.Time{})
 		err = d.openArchives()
@@ -101,6 +102,7 @@ type daemon struct {
 	shippers  []*compactor.Shipper
 	ownKeys   []string      // identities that were made in the data directory
 	retainNow chan struct{} // asks for a round of retention
+	schedules *schedules
 }
 
 func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) error {
@@ -123,6 +125,10 @@ func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) err
 	for _, s := range d.shippers {
 		g.Go(func() error { return d.ship(ctx, s) })
 	}
+	if len(d.shippers) > 0 {
+		g.Go(func() error { return d.schedules.run(ctx) })
+	}
+	g.Go(func() error { return d.reload(ctx) })
 	g.Go(func() error {
 		select {
 		case <-d.journal.Failed():

@@ -40,6 +40,10 @@ type Options struct {
 	Archives []Archive
 	// Retention says what archives keep. The zero Policy keeps everything.
 	Retention retention.Policy
+	// Schedules are snapshots that are taken at times.
+	Schedules []Schedule
+	// Reload brings what is to be different from now on. Nil: nothing ever.
+	Reload <-chan Reloadable
 	// Version is told in the status.
 	Version string
 	Logger  *zap.Logger // nil: none

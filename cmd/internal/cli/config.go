@@ -1,0 +1,335 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/config"
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/compactor/retention"
+)
+
+// notInFile are flags that say where the file is, or help.
+var notInFile = []string{"config", "help"}
+
+// readConfig reads the configuration file, and gives the flags that were not typed its values.
+func (f *runFlags) readConfig(fs *pflag.FlagSet, path string) (*config.File, error) {
+	if path == "" {
+		return &config.File{}, nil
+	}
+	file, err := config.Read(path, func(name string) bool { return fs.Lookup(name) != nil && !slices.Contains(notInFile, name) })
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range file.Flags {
+		flag := fs.Lookup(v.Name)
+		if flag.Changed {
+			continue
+		}
+		for _, text := range v.Values {
+			if err := fs.Set(v.Name, text); err != nil {
+				return nil, fmt.Errorf("%s: line %d: %s: %w", path, v.Line, config.Key(v.Name), err)
+			}
+		}
+	}
+	return file, nil
+}
+
+// fromFile makes the options that flags or the file can say: archives, schedules and retention.
+func (f *runFlags) fromFile(fs *pflag.FlagSet, file *config.File) (err error) {
+	if len(file.Archives) > 0 && fs.Changed("archive") {
+		return usage("archives are given with --archive and under archives in the configuration: use one")
+	}
+	if len(file.Archives) > 0 {
+		f.Archives, err = locationsOf(file.Archives)
+	} else {
+		f.Archives, err = f.archive.locations(f.DataDir)
+	}
+	if err != nil {
+		return err
+	}
+	r, err := f.reloadable(file)
+	f.Retention, f.Schedules = r.Retention, r.Schedules
+	return err
+}
+
+// reloadable is what a running daemon can take over.
+func (f *runFlags) reloadable(file *config.File) (r daemon.Reloadable, err error) {
+	if r.Retention, err = f.retention.read(); err != nil {
+		return r, err
+	}
+	if file.Retention != nil {
+		if !reflect.DeepEqual(r.Retention, retention.Policy{Location: time.UTC}) {
+			return r, usage("retention is given with flags and under retention in the configuration: use one")
+		}
+		if r.Retention, err = file.Retention.Policy(); err != nil {
+			return r, usage("%v", err)
+		}
+	}
+	names := map[string]bool{}
+	for _, s := range file.Schedules {
+		spec, err := s.Spec()
+		if err != nil {
+			return r, usage("%v", err)
+		}
+		if names[s.Name] {
+			return r, usage("two schedules are called %q: give each a name of its own", s.Name)
+		}
+		names[s.Name] = true
+		sc := daemon.Schedule{Spec: spec, TTL: time.Duration(s.TTL), Archives: s.Archives}
+		if len(s.Namespaces)+len(s.Resources) > 0 || s.Selector != "" {
+			sc.Scope = &archive.SnapshotScope{Namespaces: s.Namespaces, Resources: s.Resources, Selector: s.Selector}
+		}
+		for _, name := range s.Archives {
+			if !slices.ContainsFunc(f.Archives, func(a daemon.Archive) bool { return a.Name == name }) {
+				return r, usage("schedule %q: there is no archive %q", s.Name, name)
+			}
+		}
+		r.Schedules = append(r.Schedules, sc)
+	}
+	if len(r.Schedules) > 0 && len(f.Archives) == 0 {
+		return r, usage("there are schedules, and no archive for their snapshots")
+	}
+	return r, nil
+}
+
+// locationsOf are the archives of the file.
+func locationsOf(all []config.Archive) ([]daemon.Archive, error) {
+	var out []daemon.Archive
+	for _, a := range all {
+		if a.URL == "" {
+			return nil, usage("archive %q: there is no url", a.Name)
+		}
+		lock, compliance, err := objectLock(a.ObjectLock)
+		if err != nil {
+			return nil, err
+		}
+		l := daemon.Archive{
+			Name: a.Name, URL: a.URL, Recipients: a.Recipients, RecipientFiles: a.RecipientFiles, IdentityFile: a.Identity,
+			Store:        archive.StoreOptions{CredentialsFile: a.Credentials, Profile: a.Profile, CAFile: a.CA},
+			SealInterval: time.Duration(a.SealInterval), Lock: lock, Compliance: compliance, Shared: a.Shared,
+		}
+		if l.Name == "" {
+			l.Name = "main"
+		}
+		if a.SealSize != "" {
+			bytes, err := size("sealSize", a.SealSize)
+			if err != nil {
+				return nil, err
+			}
+			l.SealBytes = int64(bytes)
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// onHangup reads the configuration again at each SIGHUP. One that is wrong changes nothing.
+func (f *runFlags) onHangup(cmd *cobra.Command, log *zap.Logger, reloads chan<- daemon.Reloadable) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-hangup:
+		case <-cmd.Context().Done():
+			return
+		}
+		fresh := runFlags{}
+		fs := pflag.NewFlagSet("run", pflag.ContinueOnError)
+		fresh.retention.add(fs)
+		typed := cmd.Flags()
+		file, err := config.Read(f.config, func(name string) bool { return typed.Lookup(name) != nil })
+		if err == nil {
+			fresh.retention, fresh.Archives = f.retention, f.Archives
+			var r daemon.Reloadable
+			if r, err = fresh.reloadable(file); err == nil {
+				f.tellUnchanged(typed, file, log)
+				select {
+				case reloads <- r:
+				case <-cmd.Context().Done():
+					return
+				}
+				continue
+			}
+		}
+		log.Error("the configuration cannot be read again; the daemon goes on with what it has", zap.Error(err))
+	}
+}
+
+// tellUnchanged names settings of the file that need a restart.
+func (f *runFlags) tellUnchanged(fs *pflag.FlagSet, file *config.File, log *zap.Logger) {
+	for _, v := range file.Flags {
+		now := fs.Lookup(v.Name).Value.String()
+		if want := strings.Join(v.Values, ","); now != want && now != "["+want+"]" {
+			log.Warn("this setting was changed, or goes behind a flag; it takes a restart", zap.String("setting", config.Key(v.Name)))
+		}
+	}
+}
+
+func newConfig(env Env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "config",
+		GroupID: "operate",
+		Short:   "The daemon's configuration file: check and show it",
+		Long: `The daemon's configuration file, for 'tidemark run --config FILE': one YAML, in which every flag of
+run has its place (dataDir for --data-dir), and archives, schedules and retention besides:
+
+  dataDir: /var/lib/tidemark
+  window: 7d
+  archives:
+  - name: main
+    url: s3://backups/prod?region=eu-central-1
+    recipients: [age1...]
+    objectLock: governance:30d
+  - name: second
+    url: dir:///mnt/nas/tidemark
+    recipients: [age1...]
+  schedules:
+  - name: nightly
+    cron: "0 3 * * *"
+    timeZone: Europe/Berlin
+    ttl: 30d
+    startingDeadline: 1h
+    concurrencyPolicy: Forbid
+    namespaces: [shop]
+    archives: [main]
+  retention:
+    window: 30d
+    daily: 30
+    monthly: 12
+    timeZone: Europe/Berlin
+
+What it does not know is refused, with the line. SIGHUP has the daemon read it again: schedules and
+retention change at once, the rest takes a restart, and the log says so.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newConfigCheck(env), newConfigShow(env))
+	return cmd
+}
+
+// loadConfig reads a file as run would.
+func loadConfig(env Env, path string) (*runFlags, *pflag.FlagSet, *config.File, error) {
+	var f *runFlags
+	run := newRunWith(env, &f)
+	file, err := f.readConfig(run.Flags(), path)
+	if err != nil {
+		return nil, nil, nil, usage("%v", err)
+	}
+	if f.DataDir == "" {
+		if f.DataDir, err = defaultDataDir(); err != nil {
+			return nil, nil, nil, usage("%v; give one with dataDir", err)
+		}
+	}
+	return f, run.Flags(), file, f.fromFile(run.Flags(), file)
+}
+
+func newConfigCheck(env Env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE",
+		Short: "Check a configuration file, and the keys and URLs that it names; nothing is started",
+		Args:  someArgs(1, 1, "a configuration file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, _, _, err := loadConfig(env, args[0])
+			if err != nil {
+				return err
+			}
+			if _, err := f.logger(); err != nil {
+				return err
+			}
+			if _, err := size("minFree", f.minFree); err != nil {
+				return err
+			}
+			if _, err := window(f.window); err != nil {
+				return err
+			}
+			for _, a := range f.Archives {
+				if _, err := archive.OpenStore(cmd.Context(), a.URL, a.Store); err != nil {
+					return usage("archive %s: %v", a.Name, err)
+				}
+				if _, err := archive.ParseRecipients(a.Recipients, a.RecipientFiles); err != nil {
+					return usage("archive %s: %v", a.Name, err)
+				}
+				if a.IdentityFile != "" {
+					if _, err := archive.LoadIdentities(a.IdentityFile); err != nil {
+						return usage("archive %s: %v", a.Name, err)
+					}
+				}
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: good; %d archives, %d schedules\n", filepath.Base(args[0]), len(f.Archives), len(f.Schedules))
+			return err
+		},
+	}
+}
+
+func newConfigShow(env Env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show [FILE]",
+		Short: "Show every setting, as a configuration file: those of FILE, and the defaults of the others",
+		Args:  someArgs(0, 1, "at most one configuration file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := ""
+			if len(args) > 0 {
+				path = args[0]
+			}
+			f, fs, file, err := loadConfig(env, path)
+			if err != nil {
+				return err
+			}
+			out := map[string]any{}
+			fs.VisitAll(func(flag *pflag.Flag) {
+				if !slices.Contains(notInFile, flag.Name) {
+					out[config.Key(flag.Name)] = valueOf(flag)
+				}
+			})
+			out["dataDir"] = f.DataDir
+			if len(file.Archives) > 0 {
+				out["archives"] = file.Archives
+				delete(out, "archive")
+			}
+			if len(file.Schedules) > 0 {
+				out["schedules"] = file.Schedules
+			}
+			if file.Retention != nil {
+				out["retention"] = file.Retention
+			}
+			b, err := yaml.Marshal(out)
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(b)
+			return err
+		},
+	}
+}
+
+// valueOf is a flag's value as YAML has it.
+func valueOf(flag *pflag.Flag) any {
+	if list, ok := flag.Value.(pflag.SliceValue); ok {
+		return list.GetSlice()
+	}
+	switch flag.Value.Type() {
+	case "bool":
+		return flag.Value.String() == "true"
+	case "int":
+		var n int
+		if _, err := fmt.Sscan(flag.Value.String(), &n); err == nil {
+			return n
+		}
+	}
+	return flag.Value.String()
+}
