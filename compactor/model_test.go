@@ -67,7 +67,6 @@ type model struct {
 	events    []modelEvent
 	seen      time.Time // up to where events has the journal's
 	cuts      []journal.Cut
-	floor     time.Time // the archive need not hold what is older
 }
 
 type modelResource struct {
@@ -114,8 +113,8 @@ func TestArchiveEqualsTheModel(t *testing.T) {
 			"snapshot": m.snapshot, "trim": m.trim, "retain": m.retain,
 			"wait": m.wait, "wait2": m.wait,
 			"restart": func(*rapid.T) { m.ok(m.j.Close()); m.open() },
-			"crash":   m.crash,
-			"":        m.check,
+			"join":    m.join, "crash": m.crash,
+			"": m.check,
 		})
 		m.ok(m.s.Seal(context.Background()))
 		m.compare(m.cuts)

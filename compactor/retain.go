@@ -88,11 +88,10 @@ func decide(state *archive.State, p retention.Policy, age time.Duration) *Retain
 	for _, q := range state.Snapshots {
 		items = append(items, retention.Item{
 			ID: q.ID, Name: q.Label, Time: q.Position.Time, Age: age - q.Age, TTL: q.TTL, Pinned: q.Pinned, Held: q.Held,
-			Full: q.Scope == nil, Manual: !strings.HasPrefix(q.Origin, "schedule/") && q.Origin != "compactor" && q.Origin != "begin",
+			Full: q.Scope == nil, Group: q.Origin, Manual: !strings.HasPrefix(q.Origin, "schedule/") && q.Origin != "compactor" && q.Origin != "begin",
 		})
 	}
 	res := &Retained{Snapshots: retention.Decide(items, p)}
-	base := retention.Base(res.Snapshots, p.Window)
 	went := map[string]bool{}
 	for _, v := range res.Snapshots {
 		went[v.ID] = !v.Keep
@@ -107,22 +106,16 @@ func decide(state *archive.State, p retention.Policy, age time.Duration) *Retain
 			kept[q.Name] = true // counted
 		}
 	}
-	for _, g := range state.Segments {
-		v := SegmentVerdict{Name: g.Name, From: g.From.Time, To: g.To.Time, Size: g.Size, Keep: true}
-		switch {
-		case p.Window == 0:
-			v.Reason = "the restorable window has no end"
-		case base < 0:
-			v.Reason = "there is no full snapshot after it yet"
-		case age-g.Age <= p.Window:
-			v.Reason = "within the window"
-		case g.To.Time.After(res.Snapshots[base].Time):
-			v.Reason = "the window is built on it"
-		default:
-			v.Keep, v.Reason = false, "older than the snapshot that the window is built on"
-			res.Freed += g.Size
+	spans := make([]retention.Span, len(state.Segments))
+	for i, g := range state.Segments {
+		spans[i] = retention.Span{ID: g.Name, From: g.From.Time, To: g.To.Time, Age: age - g.Age}
+	}
+	for i, v := range retention.Segments(spans, res.Snapshots, p) {
+		size := state.Segments[i].Size
+		if !v.Keep {
+			res.Freed += size
 		}
-		res.Segments = append(res.Segments, v)
+		res.Segments = append(res.Segments, SegmentVerdict{Name: v.ID, From: v.From, To: v.To, Size: size, Keep: v.Keep, Reason: v.Reason})
 	}
 	return res
 }

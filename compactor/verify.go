@@ -299,8 +299,10 @@ func (v *verifier) states(ctx context.Context) error {
 			return err
 		}
 		if sum.String() != p.State {
-			v.problem(Problem{File: p.Name, What: fmt.Sprintf("snapshot %s is not what its past says it must be", p.ID), From: p.Position.Time, To: p.Position.Time,
-				Cost: "either the snapshot or the history before it is wrong; nothing tells which"})
+			v.problem(Problem{
+				File: p.Name, What: fmt.Sprintf("snapshot %s is not what its past says it must be", p.ID), From: p.Position.Time, To: p.Position.Time,
+				Cost: "either the snapshot or the history before it is wrong; nothing tells which",
+			})
 			continue
 		}
 		v.r.Proven++
@@ -321,8 +323,10 @@ func (v *verifier) holes() {
 	for i := 1; i < len(v.s.Segments); i++ {
 		a, b := v.s.Segments[i-1], v.s.Segments[i]
 		if b.From.Time.After(a.To.Time) {
-			v.problem(Problem{What: "no segment covers this stretch", From: a.To.Time, To: b.From.Time,
-				Cost: fmt.Sprintf("changes of all recorded resources from %s to %s", clock(a.To.Time), clock(b.From.Time))})
+			v.problem(Problem{
+				What: "no segment covers this stretch", From: a.To.Time, To: b.From.Time,
+				Cost: fmt.Sprintf("changes of all recorded resources from %s to %s", clock(a.To.Time), clock(b.From.Time)),
+			})
 		}
 	}
 }

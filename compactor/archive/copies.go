@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"filippo.io/age"
@@ -127,8 +128,8 @@ func (c *Copies) Tables(segments []Segment) (t *journal.Tables, close func(), ok
 			_ = f.Close()
 		}
 	}
-	for i := len(segments) - 1; i >= 0; i-- { // the newest first
-		k, found := c.kept[segments[i].Name]
+	for _, g := range slices.Backward(segments) { // the newest first
+		k, found := c.kept[g.Name]
 		f, err := os.Open(k.path)
 		if !found || err != nil {
 			closeAll()

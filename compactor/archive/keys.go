@@ -2,8 +2,6 @@ package archive
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -161,24 +159,7 @@ func compatible(all []age.Recipient) error {
 	return nil
 }
 
-// Fingerprint is a short text by which people tell recipients apart: the kind and 64 bits of a hash. It
-// says nothing about the secret, and is too short to trust a key by. What comes after an SSH key does
-// not count.
-func Fingerprint(recipient string) string {
-	text := strings.TrimSpace(recipient)
-	kind := text
-	if i := strings.LastIndexByte(text, '1'); strings.HasPrefix(text, "age1") {
-		kind = text[:i] // bech32: the last 1 ends the prefix
-	} else if fields := strings.Fields(text); len(fields) >= 2 {
-		kind, text = fields[0], fields[0]+" "+fields[1]
-	} else {
-		kind = "key"
-	}
-	sum := sha256.Sum256([]byte(text))
-	return kind + ":" + hex.EncodeToString(sum[:8])
-}
-
-// maxKeyFile bounds an identity file, in bytes.
+// maxKeyFile bounds what is read of a key file, in bytes.
 const maxKeyFile = 1 << 20
 
 // LoadIdentities reads an identity file: native identities, of both kinds, those of plug-ins, or one SSH
@@ -193,7 +174,7 @@ func LoadIdentities(path string) ([]age.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if info.Mode().Perm()&0o007 != 0 {
 		return nil, keyError("%s can be read by others (mode %04o): chmod 600 %s", path, info.Mode().Perm(), path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))

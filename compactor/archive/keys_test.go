@@ -20,7 +20,6 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
-	"pgregory.net/rapid"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
@@ -217,7 +216,7 @@ func TestParseRecipients(t *testing.T) {
 func TestLoadIdentitiesRefuses(t *testing.T) {
 	classic, _ := keys(t)
 	secret := classic.String()
-	for _, mode := range []fs.FileMode{0o644, 0o640, 0o620, 0o601} {
+	for _, mode := range []fs.FileMode{0o644, 0o604, 0o602, 0o601} {
 		path := put(t, secret, mode)
 		_, err := archive.LoadIdentities(path)
 		refused(t, err, "chmod 600 "+path, fmt.Sprintf("%04o", mode))
@@ -243,29 +242,6 @@ func TestLoadIdentitiesRefuses(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestFingerprint(t *testing.T) {
-	classic, hybrid := keys(t)
-	public, _ := sshKey(t, "")
-	bare := strings.TrimSuffix(public, " me@home")
-	if archive.Fingerprint(public) != archive.Fingerprint(bare+" other") {
-		t.Error("the comment counts")
-	}
-	for text, kind := range map[string]string{
-		classic.Recipient().String(): "age:", hybrid.Recipient().String(): "age1pq:", public: "ssh-ed25519:",
-		plugin.EncodeRecipient("test", []byte("x")): "age1test:",
-	} {
-		if got := archive.Fingerprint(text); !strings.HasPrefix(got, kind) || len(got) != len(kind)+16 {
-			t.Errorf("%.30s: %s", text, got)
-		}
-	}
-	rapid.Check(t, func(t *rapid.T) { // it takes anything
-		a := rapid.String().Draw(t, "text")
-		if archive.Fingerprint(a) != archive.Fingerprint(" "+a+"\n") || archive.Fingerprint(a) == archive.Fingerprint(a+"x") && len(strings.Fields(a)) < 2 {
-			t.Fatal(archive.Fingerprint(a))
-		}
-	})
 }
 
 // pluginSource is a plug-in whose key is the identity of its data; "ask..." wants a PIN first.

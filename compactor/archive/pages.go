@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,7 @@ type remoteFile struct {
 	size  int64
 	cache *pages
 
-	mu    sync.Mutex
+	mu   sync.Mutex
 	next int64 // page after the last one read
 	run  int64 // pages read in order
 }
@@ -150,7 +151,7 @@ func (f *remoteFile) fetch(from, to, want int64) ([]byte, error) {
 	var wanted []byte
 	for i := from; i <= to; i++ {
 		data := b[(i-from)*pageSize : min((i-from+1)*pageSize, int64(len(b)))]
-		data = data[:len(data):len(data)]
+		data = slices.Clip(data)
 		f.cache.put(pageKey{f.path, i}, data)
 		if i == want {
 			wanted = data

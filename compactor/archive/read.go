@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -285,8 +286,8 @@ func (h *History) CutOf(ctx context.Context, r journal.Revision) (journal.Cut, e
 // Tables makes one history of some segments, the oldest first, and a snapshot under them, if any.
 func (a *Archive) Tables(ctx context.Context, segments []Segment, under *Snapshot) (*journal.Tables, error) {
 	files := make([]File, 0, len(segments)+1)
-	for i := len(segments) - 1; i >= 0; i-- {
-		files = append(files, segments[i].File)
+	for _, g := range slices.Backward(segments) {
+		files = append(files, g.File)
 	}
 	if under != nil {
 		files = append(files, under.File)

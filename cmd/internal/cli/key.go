@@ -103,7 +103,7 @@ func newKeySaved() *cobra.Command {
 Until then 'tidemark status' warns: with the machine the key, and with the key the archive would be lost.`,
 		Example: "  tidemark key saved /var/lib/tidemark/archive.key",
 		Args:    someArgs(1, 1, "an identity file"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) error {
 			if _, err := archive.LoadIdentities(args[0]); err != nil {
 				return usage("%v", err)
 			}

@@ -249,11 +249,19 @@ func newSnapshotDescribe() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 6, 4, 2, ' ', 0)
 			for _, row := range [][2]string{
-				{"ID", p.ID}, {"Name", firstOf(p.Label, "-")}, {"Archive", l.URL}, {"File", p.Name},
-				{"Size", fmt.Sprintf("%s (%d bytes)", humanize.IBytes(uint64(p.Size)), p.Size)}, {"SHA-256", p.SHA256},
+				{"ID", p.ID},
+				{"Name", firstOf(p.Label, "-")},
+				{"Archive", l.URL},
+				{"File", p.Name},
+				{"Size", fmt.Sprintf("%s (%d bytes)", humanize.IBytes(uint64(p.Size)), p.Size)},
+				{"SHA-256", p.SHA256},
 				{"Moment", fmt.Sprintf("%s (rv:%s)", p.Position.Time.UTC().Format(time.RFC3339Nano), p.Position.Revision)},
-				{"Objects", fmt.Sprint(p.Objects)}, {"State hash", p.State}, {"Scope", scopeText(p.Scope)}, {"Origin", p.Origin},
-				{"Created", p.Created.UTC().Format(time.RFC3339)}, {"Kept", keptText(p)},
+				{"Objects", fmt.Sprint(p.Objects)},
+				{"State hash", p.State},
+				{"Scope", scopeText(p.Scope)},
+				{"Origin", p.Origin},
+				{"Created", p.Created.UTC().Format(time.RFC3339)},
+				{"Kept", keptText(p)},
 			} {
 				fmt.Fprintf(w, "%s:\t%s\n", row[0], row[1])
 			}

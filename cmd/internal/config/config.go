@@ -223,8 +223,8 @@ func knows(n *yaml.Node, t reflect.Type) error {
 		}
 	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
 		var names []string
-		for i := range t.NumField() {
-			name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		for field := range t.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 			names = append(names, name)
 		}
 		for i := 0; i+1 < len(n.Content); i += 2 {

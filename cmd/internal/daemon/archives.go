@@ -113,7 +113,7 @@ func (d *daemon) openArchives() error {
 }
 
 // older is the archive to read what the journal has trimmed from.
-func (d *daemon) older(ctx context.Context) (*replay.Archived, error) {
+func (d *daemon) older(context.Context) (*replay.Archived, error) {
 	for _, s := range d.shippers {
 		if a := s.Archive(); a != nil && a.CanRead() {
 			return replay.NewArchived(a.History()), nil
