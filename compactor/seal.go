@@ -71,11 +71,15 @@ func (s *Shipper) seal(ctx context.Context) (more bool, err error) {
 // sealIdle says how far the watermarks are while nothing happens.
 func (s *Shipper) sealIdle(ctx context.Context, state *archive.State, now journal.State) error {
 	k := state.Learn(now)
-	if k.Began == nil && len(k.Ledgers) == 0 && k.LeftOut == nil && len(k.Outages)+len(k.Marks) == 0 &&
-		(len(k.Watermarks) == 0 || s.o.Clock().Sub(state.Time) < idleSeal) {
+	if !told(k) && (len(k.Watermarks) == 0 || s.o.Clock().Sub(state.Time) < idleSeal) {
 		return nil
 	}
 	return s.a.Commit(ctx, func(state *archive.State) (*archive.Change, error) {
 		return &archive.Change{Step: "seal", Known: state.Learn(now)}, nil
 	})
+}
+
+// told reports whether there is more to tell than how far the watermarks are.
+func told(k *archive.Known) bool {
+	return k.Began != nil || len(k.Ledgers) > 0 || k.LeftOut != nil || len(k.Outages)+len(k.Marks) > 0
 }

@@ -257,6 +257,8 @@ func (s *Shipper) Round(ctx context.Context) error {
 // less when they are many.
 func (s *Shipper) await(ctx context.Context) bool {
 	idle := time.After(time.Minute) // watermarks move without events
+	learn := time.NewTicker(s.o.SealInterval)
+	defer learn.Stop()
 	for {
 		advanced := s.o.Journal.Advanced()
 		if s.pending() > 0 {
@@ -264,6 +266,10 @@ func (s *Shipper) await(ctx context.Context) bool {
 		}
 		select {
 		case <-advanced:
+		case <-learn.C: // a name that was given to a moment, a gap that was noted
+			if now, err := s.o.Journal.State(); err == nil && told(s.Archive().State().Learn(now)) {
+				return true
+			}
 		case <-idle:
 			return true
 		case <-ctx.Done():

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/cmd/internal/cli"
 	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/deploy/locals3"
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
@@ -33,6 +35,9 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"s3":        objectStore(t),
+			"failing":   func(ts *testscript.TestScript, _ bool, args []string) { untilFailing(ts, args[0], true) },
+			"working":   func(ts *testscript.TestScript, _ bool, args []string) { untilFailing(ts, args[0], false) },
 			"story":     tellStory,
 			"await":     await,
 			"archived":  archived,
@@ -83,6 +88,59 @@ func archived(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Check(err)
 		return len(st.Archives) > 0 && !slices.ContainsFunc(st.Archives, func(a compactor.Status) bool {
 			return a.PendingEvents > 0 || a.ArchivedTo.Time.IsZero()
+		})
+	})
+}
+
+// objectStore is "s3 BUCKET", which starts a real S3 server with that bucket, gives the script its
+// credentials and puts an archive's URL into $S3; and "s3 down" and "s3 up".
+func objectStore(t *testing.T) func(*testscript.TestScript, bool, []string) {
+	var mu sync.Mutex
+	var server *locals3.Server
+	t.Cleanup(func() {
+		if server != nil {
+			if err := server.Stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+		defer cancel()
+		var err error
+		switch args[0] {
+		case "down":
+			server.Kill()
+		case "up":
+			ts.Check(server.Restart(ctx))
+		default:
+			if server == nil {
+				server, err = locals3.Start(ctx, locals3.Options{})
+				ts.Check(err)
+			}
+			ts.Check(server.MakeBucket(ctx, args[0], false))
+			access, secret := server.Credentials()
+			ts.Setenv("AWS_ACCESS_KEY_ID", access)
+			ts.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+			ts.Setenv("S3", server.URL(args[0], "prod"))
+		}
+	}
+}
+
+// untilFailing waits until a location fails, or does not any more.
+func untilFailing(ts *testscript.TestScript, name string, want bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	c, err := api.NewClient(api.ClientOptions{Server: ts.Getenv("TIDEMARK_SERVER")})
+	ts.Check(err)
+	defer c.Close()
+	poll(ctx, ts, func() bool {
+		st, err := c.Status(ctx)
+		ts.Check(err)
+		return slices.ContainsFunc(st.Archives, func(a compactor.Status) bool {
+			return a.Name == name && (a.Error != "") == want && (want || a.PendingEvents == 0)
 		})
 	})
 }
