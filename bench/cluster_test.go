@@ -68,7 +68,7 @@ type recording struct {
 	dir     string
 	journal *journal.Journal
 	capture *capture.Capture
-	source  *replay.Local
+	source  replay.Source
 	stop    func()
 }
 
