@@ -23,7 +23,6 @@ import (
 
 // small is a small archive with something of everything, and what it must answer.
 type small struct {
-	store    *archive.MemStore
 	identity *age.X25519Identity
 	clock    *clock
 	j        *journal.Journal
