@@ -191,12 +191,18 @@ func (j *Journal) ExportState(ctx context.Context, at Position, keep func(*Event
 // ExportState is the twin of Journal.ExportState for tables of which the caller knows that they
 // reach back far enough.
 func (t *Tables) ExportState(ctx context.Context, at Position, keep func(*Event) bool, put func(k, v []byte) error) error {
+	return t.ExportStates(ctx, []Position{at}, keep, func(_ int, k, v []byte) error { return put(k, v) })
+}
+
+// ExportStates gives the states at several positions, the oldest first, in one pass; put is told
+// which of them a version belongs to.
+func (t *Tables) ExportStates(ctx context.Context, at []Position, keep func(*Event) bool, put func(which int, k, v []byte) error) error {
 	v, err := t.View()
 	if err != nil {
 		return err
 	}
 	var plain []byte
-	for ok := v.Seek("", schema.GroupResource{}, ""); ok && err == nil; ok = err == nil && v.NextObject() {
+	for ok := v.First(); ok && err == nil; ok = err == nil && v.NextObject() {
 		if err = context.Cause(ctx); err == nil {
 			plain, err = v.exportObject(at, keep, plain[:0], put)
 		}
@@ -204,9 +210,10 @@ func (t *Tables) ExportState(ctx context.Context, at Position, keep func(*Event)
 	return errors.Join(err, v.Close())
 }
 
-// exportObject gives the current object's version of that position, if there is one.
-func (v *View) exportObject(at Position, keep func(*Event) bool, plain []byte, put func(k, v []byte) error) ([]byte, error) {
-	for ok := true; ok; ok = v.NextVersion() {
+// exportObject gives the current object's version of each position, where there is one.
+func (v *View) exportObject(at []Position, keep func(*Event) bool, plain []byte, put func(int, []byte, []byte) error) ([]byte, error) {
+	which := len(at) - 1
+	for ok := true; ok && which >= 0; ok = v.NextVersion() {
 		value, err := v.it.ValueAndErr()
 		if err != nil {
 			return plain, err
@@ -215,22 +222,30 @@ func (v *View) exportObject(at Position, keep func(*Event) bool, plain []byte, p
 		if err != nil {
 			return plain, fmt.Errorf("journal value of %q: %w", v.it.Key(), err)
 		}
-		if m.observed.After(at.Time) {
-			continue
+		first := which
+		for which >= 0 && !m.observed.After(at[which].Time) {
+			which--
 		}
-		if m.op == Deleted {
-			return plain, nil
+		if first == which || m.op == Deleted {
+			continue
 		}
 		if keep != nil {
 			e, err := v.Event()
-			if err != nil || !keep(&e) {
+			if err != nil {
+				return plain, err
+			}
+			if !keep(&e) {
+				continue
+			}
+		}
+		if plain, err = v.cipher.unseal(plain[:0], v.it.Key(), value); err != nil {
+			return plain, err
+		}
+		for i := first; i > which; i-- {
+			if err := put(i, v.it.Key(), plain); err != nil {
 				return plain, err
 			}
 		}
-		if plain, err = v.cipher.unseal(plain, v.it.Key(), value); err != nil {
-			return plain, err
-		}
-		return plain, put(v.it.Key(), plain)
 	}
 	return plain, nil
 }

@@ -156,12 +156,3 @@ func (j *Journal) SetNote(ctx context.Context, name string, text []byte) error {
 
 // Note is what SetNote kept; nil when there is none.
 func (j *Journal) Note(name string) ([]byte, error) { return j.meta(metaNote + name) }
-
-// Notes are the names of all notes.
-func (j *Journal) Notes() (names []string, err error) {
-	prefix := nameKey(prefixMeta, metaNote)
-	return names, j.scan(prefix, func(k, _ []byte) error {
-		names = append(names, string(k[len(prefix):]))
-		return nil
-	})
-}

@@ -99,6 +99,36 @@ func NamespaceKey(namespace string) []byte {
 	return append(append([]byte{prefixVersion}, namespace...), 0)
 }
 
+// Entries counts the entries of the time index, and checks that they can be read and number the
+// events without a jump.
+func (t *Tables) Entries() (n int, err error) {
+	it, err := t.prefixed(prefixTime)
+	if err != nil {
+		return 0, err
+	}
+	last := uint64(0)
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		var v []byte
+		if v, err = it.ValueAndErr(); err == nil {
+			err = CheckEntry(it.Key(), v)
+		}
+		if err != nil {
+			break
+		}
+		e, _ := decodeIndexEntry(v) // checked
+		want := last
+		if e.op != 0 {
+			want++
+		}
+		if n > 0 && e.count != want {
+			err = fmt.Errorf("events %d to %d are missing", want, e.count-1)
+		}
+		last = e.count
+		n++
+	}
+	return n, errors.Join(err, it.Error(), it.Close())
+}
+
 // All gives every key and value, in order: the time index, then the versions. put must not keep k and v.
 // It returns how many keys were of the time index.
 func (t *Tables) All(put func(k, v []byte) error) (entries int, err error) {

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"github.com/cockroachdb/pebble/v2"
@@ -145,19 +146,32 @@ func (a *Archive) TablesOf(f File, b []byte) (*journal.Tables, error) {
 	}), nil
 }
 
-// Before tells what a full snapshot can be made of again without itself: segments, oldest first,
-// and an older snapshot under them, if any.
-func (s *State) Before(p *Snapshot) (segments []Segment, under *Snapshot, ok bool) {
-	for _, b := range s.bases() {
-		if b.snapshot != nil && (b.snapshot.Name == p.Name || !b.position.Time.Before(p.Position.Time)) {
+// Chain is a stretch of history without a hole: what it begins with, the segments that lead on, and the full
+// snapshots over it, which the rest must make again.
+type Chain struct {
+	Under    *Snapshot // nil: the beginning
+	Segments []Segment // oldest first
+	Over     []Snapshot
+}
+
+// Chains are the stretches of history, oldest first.
+func (s *State) Chains() []Chain {
+	var all []Chain
+	var reach time.Time
+	for _, b := range slices.Backward(s.bases()) { // oldest first
+		if n := len(all); n > 0 && !b.position.Time.After(reach) {
+			all[n-1].Over = append(all[n-1].Over, *b.snapshot)
 			continue
 		}
-		if segments, ok = s.follow(b.position, p.Position.Time); ok {
-			segments = slices.DeleteFunc(segments, func(g Segment) bool { return !g.From.Time.Before(p.Position.Time) })
-			return segments, b.snapshot, true
+		c := Chain{Under: b.snapshot}
+		c.Segments, _ = s.follow(b.position, b.position.Time)
+		reach = b.position.Time
+		if n := len(c.Segments); n > 0 {
+			reach = c.Segments[n-1].To.Time
 		}
+		all = append(all, c)
 	}
-	return nil, nil, false
+	return all
 }
 
 // ContentHash is the hash of keys and values in their order, each after its length.

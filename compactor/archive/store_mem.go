@@ -167,22 +167,3 @@ func (s *MemStore) Hold(ctx context.Context, name string, on bool) error {
 	}
 	return err
 }
-
-// Corrupt lets a test change the bytes of a file; a result of nil removes it.
-func (s *MemStore) Corrupt(name string, change func([]byte) []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f := s.files[name]
-	if f == nil {
-		f = &memFile{time: s.now()}
-	}
-	b := change(slices.Clone(f.data))
-	if b == nil {
-		delete(s.files, name)
-		return
-	}
-	if s.files == nil {
-		s.files = map[string]*memFile{}
-	}
-	s.files[name] = &memFile{data: b, time: f.time}
-}
