@@ -67,7 +67,7 @@ func (k *keySource) Retrieve() (credentials.Value, error) { return k.RetrieveWit
 // RetrieveWithCredContext implements credentials.Provider.
 func (k *keySource) RetrieveWithCredContext(c *credentials.CredContext) (credentials.Value, error) {
 	k.current, k.changed = nil, k.fileTime()
-	why := ""
+	var why strings.Builder
 	for _, p := range k.from {
 		v, err := p.RetrieveWithCredContext(c)
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
@@ -78,15 +78,15 @@ func (k *keySource) RetrieveWithCredContext(c *credentials.CredContext) (credent
 		var request *url.Error
 		switch {
 		case errors.As(err, &file):
-			why += fmt.Sprintf("; %s: %v", p.name, file)
+			fmt.Fprintf(&why, "; %s: %v", p.name, file)
 		case errors.As(err, &request): // its URL may hold a token
-			why += fmt.Sprintf("; %s: %v", p.name, request.Err)
+			fmt.Fprintf(&why, "; %s: %v", p.name, request.Err)
 		}
 	}
 	if k.file != "" {
-		return credentials.Value{}, fmt.Errorf("%w: no credentials in the file %s%s: it needs [default], or the profile you named, with aws_access_key_id and aws_secret_access_key", ErrDenied, k.file, why)
+		return credentials.Value{}, fmt.Errorf("%w: no credentials in the file %s%s: it needs [default], or the profile you named, with aws_access_key_id and aws_secret_access_key", ErrDenied, k.file, why.String())
 	}
-	return credentials.Value{}, fmt.Errorf("%w: no credentials found%s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a credentials file, or give the pod a role", ErrDenied, why)
+	return credentials.Value{}, fmt.Errorf("%w: no credentials found%s: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a credentials file, or give the pod a role", ErrDenied, why.String())
 }
 
 // IsExpired implements credentials.Provider. A file that was changed is read again, so that keys

@@ -156,7 +156,7 @@ func (s *S3Store) Hold(ctx context.Context, name string, on bool) error {
 func (s *S3Store) Sweep(ctx context.Context) error {
 	for u := range s.core.ListIncompleteUploads(ctx, s.bucket, s.prefix, true) {
 		if u.Err != nil {
-			err, _ := s.trouble("list unfinished uploads under", s.prefix, u.Err)
+			_, err := s.trouble("list unfinished uploads under", s.prefix, u.Err)
 			return err
 		}
 		if time.Since(u.Initiated) < s.uploadLife {

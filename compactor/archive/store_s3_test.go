@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -251,9 +252,7 @@ func TestS3ReadsAreWholeOrErrors(t *testing.T) {
 		}
 		rec := httptest.NewRecorder()
 		pass.ServeHTTP(rec, r)
-		for k, v := range rec.Header() {
-			w.Header()[k] = v
-		}
+		maps.Copy(w.Header(), rec.Header())
 		w.WriteHeader(rec.Code)
 		_, _ = w.Write(rec.Body.Bytes()[:2])
 		panic(http.ErrAbortHandler)

@@ -52,7 +52,7 @@ func (s *S3Store) try(ctx context.Context, doing, name string, size int64, reque
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s %s: %w", doing, name, context.Cause(ctx))
 		}
-		told, again := s.trouble(doing, name, err)
+		again, told := s.trouble(doing, name, err)
 		if s.renewKeys(err) {
 			continue
 		}
@@ -110,8 +110,8 @@ func denied(r minio.ErrorResponse) bool {
 	return r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized
 }
 
-// trouble turns an error into one of Store, and reports whether another try may help.
-func (s *S3Store) trouble(doing, name string, err error) (told error, again bool) {
+// trouble reports whether another try may help, and turns an error into one of Store.
+func (s *S3Store) trouble(doing, name string, err error) (again bool, told error) {
 	say := func(as error, hint string) error {
 		if hint != "" {
 			hint = ": " + hint
@@ -119,7 +119,7 @@ func (s *S3Store) trouble(doing, name string, err error) (told error, again bool
 		return fmt.Errorf("%s %s: %w%s", doing, name, as, hint)
 	}
 	if f := new(final); errors.As(err, f) {
-		return say(f.error, ""), false
+		return false, say(f.error, "")
 	}
 	r := answer(err)
 	why := fmt.Errorf("%s (%s)", r.Message, r.Code)
@@ -127,27 +127,27 @@ func (s *S3Store) trouble(doing, name string, err error) (told error, again bool
 	case r.StatusCode == 0:
 		return s.networkTrouble(say, err)
 	case r.Code == minio.NoSuchBucket:
-		return s.noBucket(), false
+		return false, s.noBucket()
 	case r.Code == "NoSuchUpload":
-		return say(err, ""), false
+		return false, say(err, "")
 	case r.StatusCode == http.StatusNotFound:
-		return say(fs.ErrNotExist, ""), false
+		return false, say(fs.ErrNotExist, "")
 	case r.StatusCode == http.StatusPreconditionFailed:
-		return say(fs.ErrExist, ""), false
+		return false, say(fs.ErrExist, "")
 	case r.Code == "InvalidObjectState":
-		return say(why, "the bucket has moved the file to cold storage: fetch it back, and exempt the archive from that rule"), false
+		return false, say(why, "the bucket has moved the file to cold storage: fetch it back, and exempt the archive from that rule")
 	case r.Code == "RequestTimeTooSkewed":
-		return say(fmt.Errorf("%w: %w", ErrDenied, why), "set this machine's clock"), false
+		return false, say(fmt.Errorf("%w: %w", ErrDenied, why), "set this machine's clock")
 	case denied(r):
-		return say(fmt.Errorf("%w: %w", ErrDenied, why), "see whether the credentials are right, and may get, put, list and delete under "+s.url), false
+		return false, say(fmt.Errorf("%w: %w", ErrDenied, why), "see whether the credentials are right, and may get, put, list and delete under "+s.url)
 	case r.StatusCode == http.StatusNotImplemented && doing == "create":
-		return say(fmt.Errorf("%w: %w", ErrNotExclusive, why), "use a store that supports If-None-Match, as AWS S3, MinIO, Ceph and versitygw do"), false
+		return false, say(fmt.Errorf("%w: %w", ErrNotExclusive, why), "use a store that supports If-None-Match, as AWS S3, MinIO, Ceph and versitygw do")
 	case r.StatusCode == http.StatusNotImplemented:
-		return say(fmt.Errorf("%w: %w", errors.ErrUnsupported, why), ""), false
+		return false, say(fmt.Errorf("%w: %w", errors.ErrUnsupported, why), "")
 	case r.StatusCode >= 300 && r.StatusCode < 400, r.Code == "AuthorizationHeaderMalformed", r.Code == "InvalidRegion":
-		return say(why, fmt.Sprintf("bucket %s is in another region: write region=%s into the archive's URL", s.bucket, firstOf(r.Region, "REGION"))), false
+		return false, say(why, fmt.Sprintf("bucket %s is in another region: write region=%s into the archive's URL", s.bucket, firstOf(r.Region, "REGION")))
 	}
-	return say(why, ""), passing(r)
+	return passing(r), say(why, "")
 }
 
 // passing reports whether a server may answer otherwise the next time.
@@ -158,7 +158,7 @@ func passing(r minio.ErrorResponse) bool {
 }
 
 // networkTrouble tells of errors that are no answer of the server.
-func (s *S3Store) networkTrouble(say func(error, string) error, err error) (told error, again bool) {
+func (s *S3Store) networkTrouble(say func(error, string) error, err error) (again bool, told error) {
 	var (
 		unknown x509.UnknownAuthorityError
 		host    x509.HostnameError
@@ -167,15 +167,15 @@ func (s *S3Store) networkTrouble(say func(error, string) error, err error) (told
 	)
 	switch {
 	case errors.Is(err, ErrDenied):
-		return say(err, ""), false
+		return false, say(err, "")
 	case errors.As(err, &unknown):
-		return say(err, "give the certificate of its authority as the CA file"), false
+		return false, say(err, "give the certificate of its authority as the CA file")
 	case errors.As(err, &host), errors.As(err, &invalid):
-		return say(err, "correct the endpoint of the archive's URL, or the server's certificate"), false
+		return false, say(err, "correct the endpoint of the archive's URL, or the server's certificate")
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return say(err, "the server does not speak TLS: write http:// into the endpoint of the archive's URL"), false
+		return false, say(err, "the server does not speak TLS: write http:// into the endpoint of the archive's URL")
 	}
-	return say(err, ""), true
+	return true, say(err, "")
 }
 
 func (s *S3Store) noBucket() error {

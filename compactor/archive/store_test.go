@@ -49,15 +49,15 @@ func TestProbeFindsOutWhetherAStoreIsExclusive(t *testing.T) {
 	if err := archive.Probe(t.Context(), f, "cluster/"); err != nil {
 		t.Errorf("an exclusive store: %v", err)
 	}
-	for info := range f.List(t.Context(), "", "") {
-		t.Errorf("Probe leaves %s", info.Name)
+	for info, err := range f.List(t.Context(), "", "") {
+		t.Errorf("Probe leaves %s, %v", info.Name, err)
 	}
 	f.Replace(true)
 	if err := archive.Probe(t.Context(), f, "cluster/"); !errors.Is(err, archive.ErrNotExclusive) || !strings.Contains(err.Error(), "use a store") {
 		t.Errorf("a store that replaces: %v, want ErrNotExclusive with a hint", err)
 	}
-	for info := range f.List(t.Context(), "", "") {
-		t.Errorf("Probe leaves %s", info.Name)
+	for info, err := range f.List(t.Context(), "", "") {
+		t.Errorf("Probe leaves %s, %v", info.Name, err)
 	}
 	f.Replace(false)
 	f.Down(true)
