@@ -14,11 +14,14 @@ import (
 type Tables struct {
 	open   func(*pebble.IterOptions) (*pebble.Iterator, error)
 	cipher *bodyCipher // nil: no body is sealed
+	// steps is how many versions a View walks past before it seeks. A seek in files of an archive
+	// reads and unpacks a block anew, also the one it stands in; in a journal blocks are cached.
+	steps int
 }
 
 // NewTables makes Tables of what open gives, which must hold no sealed bodies; see Journal.Export.
 func NewTables(open func(*pebble.IterOptions) (*pebble.Iterator, error)) *Tables {
-	return &Tables{open: open}
+	return &Tables{open: open, steps: 256}
 }
 
 func (t *Tables) prefixed(prefix byte) (*pebble.Iterator, error) {
@@ -35,7 +38,7 @@ func (t *Tables) View() (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &View{it: it, cipher: t.cipher}, nil
+	return &View{it: it, cipher: t.cipher, steps: t.steps}, nil
 }
 
 // Tail opens a walk over the events observed after from and up to to.

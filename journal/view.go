@@ -15,6 +15,7 @@ import (
 type View struct {
 	it     *pebble.Iterator
 	cipher *bodyCipher
+	steps  int // to take before seeking; see Tables
 	err    error
 
 	object object
@@ -46,6 +47,17 @@ func (v *View) First() bool { return v.Seek("", schema.GroupResource{}, "") }
 
 // NextObject goes to the newest version of the next object.
 func (v *View) NextObject() bool {
+	if v.steps > 0 && v.it.Valid() && !v.within() { // looking for an older version has led past the last one
+		return v.take(true)
+	}
+	for range v.steps {
+		if !v.it.Next() {
+			return v.take(false)
+		}
+		if !v.within() {
+			return v.take(true)
+		}
+	}
 	v.seek = append(v.seek[:0], v.prefix...)
 	v.seek[len(v.seek)-1] = 1 // all versions of the object sort before name 1
 	return v.take(v.it.SeekGE(v.seek))
@@ -71,6 +83,14 @@ func (v *View) Before(r Revision) bool {
 	if v.revision().Compare(r) <= 0 {
 		return true
 	}
+	for range v.steps {
+		if !v.same(v.it.Next()) {
+			return false
+		}
+		if v.revision().Compare(r) <= 0 {
+			return true
+		}
+	}
 	v.seek = appendRevision(append(v.seek[:0], v.prefix...), r)
 	return v.same(v.it.SeekGE(v.seek))
 }
@@ -83,6 +103,11 @@ func (v *View) same(ok bool) bool {
 		v.err = errors.Join(v.err, v.it.Error())
 		return false
 	}
+	return v.within()
+}
+
+// within reports whether the iterator is at a version of the current object.
+func (v *View) within() bool {
 	return bytes.HasPrefix(v.it.Key(), v.prefix) && len(v.it.Key()) == len(v.prefix)+revisionLen
 }
 
