@@ -64,5 +64,5 @@ bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures
 demo: build ## record a real control plane, lose a namespace, rewind it (KEEP=1 leaves it running)
 	go run ./cmd/demo $(if $(KEEP),--keep) $(ARGS)
 
-controlplane: ## build etcd, kube-apiserver and kube-controller-manager, once per machine
+controlplane: ## build the servers that tests talk to (etcd, kube-apiserver, kube-controller-manager, an S3 server), once per machine
 	@go run ./cmd/demo --binaries

@@ -16,12 +16,13 @@ import (
 	"syscall"
 
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
+	"github.com/tidemark-backup/tidemark/deploy/locals3"
 )
 
 func main() {
 	runtime.LockOSThread() // the daemon is started from here and must not outlive this thread
 	keep := flag.Bool("keep", false, "leave everything running afterwards, until Ctrl-C")
-	binaries := flag.Bool("binaries", false, "only build the control plane's binaries and say where they are")
+	binaries := flag.Bool("binaries", false, "only build the servers that tests talk to (control plane, S3) and say where they are")
 	program := flag.String("tidemark", "bin/tidemark", "the program to show; `make build` makes it")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,10 +42,16 @@ func main() {
 func run(ctx context.Context, out io.Writer, keep, binaries bool, program string) error {
 	if binaries {
 		dir, err := localcluster.Binaries(ctx, out)
-		if err == nil {
-			fmt.Fprintln(out, "control plane:", dir)
+		if err != nil {
+			return err
 		}
-		return err
+		fmt.Fprintln(out, "control plane:", dir)
+		store, err := locals3.Binary(ctx, out)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "S3 server:", store)
+		return nil
 	}
 	d, err := newDemo(out, program)
 	if err != nil {

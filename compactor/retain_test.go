@@ -1,0 +1,132 @@
+package compactor_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/compactor/retention"
+)
+
+// older lets the archive get older, as a daemon that looks at the clock every half hour does.
+func (m *small) older(d time.Duration) {
+	for ; d > 0; d -= 30 * time.Minute {
+		m.clock.add(30 * time.Minute)
+		m.s.Archive().Age()
+	}
+}
+
+func TestClockThatJumpsDeletesNothingEarly(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	m.fill(t)
+	policy := retention.Policy{Window: 24 * time.Hour}
+	m.s.SetRetention(policy)
+	m.clock.add(400 * 24 * time.Hour)
+	for range 3 {
+		r, err := m.s.Retain(t.Context(), false)
+		ok(t, err)
+		for _, v := range r.Segments {
+			if !v.Keep {
+				t.Fatalf("a jump of the clock deletes %s: %s", v.Name, v.Reason)
+			}
+		}
+	}
+	// Nor does a restart after a long time, or after the clock has jumped back.
+	for _, jump := range []time.Duration{200 * 24 * time.Hour, -500 * 24 * time.Hour} {
+		m.clock.add(jump)
+		m.s = m.shipper(t, mem)
+		m.s.SetRetention(policy)
+		r, err := m.s.Retain(t.Context(), false)
+		ok(t, err)
+		for _, v := range r.Segments {
+			if !v.Keep {
+				t.Fatalf("a restart after %s deletes %s: %s", jump, v.Name, v.Reason)
+			}
+		}
+	}
+	m.judge(t, mem, "after the jumps")
+	// Time that passes does delete.
+	m.record(t, 5)
+	_, err := m.s.Snapshot(t.Context(), compactor.SnapshotRequest{})
+	ok(t, err)
+	m.older(26 * time.Hour)
+	r, err := m.s.Retain(t.Context(), false)
+	ok(t, err)
+	gone := 0
+	for _, v := range r.Segments {
+		if !v.Keep {
+			gone++
+		}
+	}
+	if gone == 0 {
+		t.Error("after 26 hours nothing is older than a window of 24")
+	}
+	m.judge(t, mem, "after retention")
+}
+
+func TestLockedFilesGoWhenTheLockEnds(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	mem.Clock = m.clock.Now
+	var err error
+	m.s, err = compactor.NewShipper(compactor.Options{
+		Journal: m.j, Clock: m.clock.Now, Open: func(context.Context) (archive.Store, error) { return mem, nil }, Grace: time.Minute,
+		Archive: archive.Options{Recipients: []age.Recipient{m.identity.Recipient()}, Identities: []age.Identity{m.identity}, Lock: 48 * time.Hour},
+	})
+	ok(t, err)
+	m.fill(t)
+	garbage := len(m.s.Archive().State().Garbage)
+	if garbage == 0 {
+		t.Fatal("nothing was merged: the test proves nothing")
+	}
+	m.older(2 * time.Hour)
+	ok(t, m.s.Merge(t.Context()))
+	if n := len(m.s.Archive().State().Garbage); n < garbage {
+		t.Fatalf("%d locked files were removed", garbage-n)
+	}
+	m.judge(t, mem, "while locked")
+	m.older(48 * time.Hour)
+	ok(t, m.s.Merge(t.Context()))
+	if n := len(m.s.Archive().State().Garbage); n > 0 {
+		t.Errorf("%d files are still there after their lock has ended", n)
+	}
+	m.judge(t, mem, "after the lock")
+}
+
+func TestOldManifestsGiveWayToACheckpoint(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	_, err := m.s.Connect(t.Context())
+	ok(t, err)
+	for range 200 {
+		m.record(t, 1)
+		m.clock.add(10 * time.Second)
+		ok(t, m.s.Seal(t.Context()))
+	}
+	m.older(50 * time.Hour)
+	m.record(t, 1)
+	ok(t, m.s.Seal(t.Context()))
+	_, err = m.s.Retain(t.Context(), false)
+	ok(t, err)
+	manifests, checkpoints := 0, 0
+	for f, err := range mem.List(t.Context(), "cluster-a/manifests/", "") {
+		ok(t, err)
+		_ = f
+		manifests++
+	}
+	for f, err := range mem.List(t.Context(), "cluster-a/checkpoints/", "") {
+		ok(t, err)
+		_ = f
+		checkpoints++
+	}
+	if from := m.s.Archive().State().ChainFrom; from == 0 || manifests > 150 || checkpoints < 2 {
+		t.Errorf("the chain begins at %d: %d manifests, %d checkpoints", from, manifests, checkpoints)
+	}
+	m.cuts, m.folds = m.cuts[195:], m.folds[195:]
+	m.judge(t, mem, "after it was shortened")
+}
