@@ -209,6 +209,13 @@ func (s *Shipper) begin(ctx context.Context, a *archive.Archive) error {
 // Run keeps the archive until the context ends. The location being away stops nothing else:
 // what fails is told in the Status and tried again.
 func (s *Shipper) Run(ctx context.Context) error {
+	for s.o.Journal.ClusterID() == "" { // it was never connected to its cluster, and has nothing to archive
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	for wait := time.Duration(0); ; {
 		select {
 		case <-time.After(wait):

@@ -1,0 +1,85 @@
+package compactor_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+
+	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+)
+
+// damagedStore is the archive with one file of each kind damaged or gone, and one that nobody knows.
+func damagedStore(t *testing.T, all map[string][]byte) (store *archive.MemStore, bad []string) {
+	t.Helper()
+	files := maps.Clone(all)
+	for _, kind := range []string{"segments/", "snapshots/"} {
+		names := slices.DeleteFunc(slices.Sorted(maps.Keys(all)), func(n string) bool { return !strings.HasPrefix(n, "cluster-a/"+kind) })
+		name := names[len(names)/2]
+		if kind == "segments/" {
+			delete(files, name)
+		} else {
+			files[name] = slices.Clone(files[name])
+			files[name][len(files[name])/2] ^= 1
+		}
+		bad = append(bad, strings.TrimPrefix(name, "cluster-a/"))
+	}
+	files["cluster-a/segments/0/nobody-knows.sst.age"] = []byte("x")
+	return memStore(t, files), bad
+}
+
+func TestRepairMakesAnewWhatTheJournalHas(t *testing.T) {
+	first := archive.NewMemStore()
+	m := newSmall(t, first)
+	m.fill(t)
+	store, bad := damagedStore(t, files(t, first))
+	if r, err := verified(t, store, m.identity); err != nil || len(r.Problems) != len(bad) || len(r.Unknown) != 1 {
+		t.Fatalf("before: %+v, %v", r, err)
+	}
+	m.s = m.shipper(t, store)
+	r, err := m.s.Repair(t.Context(), true)
+	ok(t, err)
+	if !r.DryRun || len(r.Rebuilt)+len(r.Dropped) != len(bad) {
+		t.Errorf("dry run: %+v", r)
+	}
+	r, err = m.s.Repair(t.Context(), false)
+	ok(t, err)
+	if len(r.Rebuilt) != len(bad) || len(r.Dropped) > 0 {
+		t.Errorf("made anew: %v, dropped: %v", r.Rebuilt, r.Dropped)
+	}
+	if failed := m.ask(t, store, "repaired"); len(failed) > 0 {
+		t.Errorf("%d cuts are not answered after the repair", len(failed))
+	}
+	m.judge(t, store, "repaired")
+	if _, err := store.Stat(t.Context(), "cluster-a/segments/0/nobody-knows.sst.age"); err != nil {
+		t.Error("a new file that nobody knows was removed at once: somebody may be about to commit it")
+	}
+}
+
+func TestRepairWithoutAJournalDropsWhatIsLost(t *testing.T) {
+	first := archive.NewMemStore()
+	m := newSmall(t, first)
+	m.fill(t)
+	store, bad := damagedStore(t, files(t, first))
+	before := m.ask(t, store, "damaged")
+	a, err := archive.Open(t.Context(), store, archive.Options{Identities: []age.Identity{m.identity}})
+	ok(t, err)
+	r, err := compactor.Repair(t.Context(), a, false)
+	ok(t, err)
+	if len(r.Rebuilt) > 0 || len(r.Dropped) != len(bad) {
+		t.Errorf("made anew: %v, dropped: %v", r.Rebuilt, r.Dropped)
+	}
+	rep, err := verified(t, store, m.identity)
+	ok(t, err)
+	for _, p := range rep.Problems {
+		if p.File != "" { // only the hole is left to tell of
+			t.Errorf("afterwards: %+v", p)
+		}
+	}
+	if after := m.ask(t, store, "repaired"); len(after) > len(before) {
+		t.Errorf("%d cuts were not answered before the repair, %d are not after it", len(before), len(after))
+	}
+}
