@@ -28,8 +28,8 @@ const (
 // Merge makes one segment out of those that lie in one stretch of a level, for each stretch
 // that is over. No answer changes by it.
 func (s *Shipper) Merge(ctx context.Context) error {
-	s.working.Lock()
-	defer s.working.Unlock()
+	s.merging.Lock()
+	defer s.merging.Unlock()
 	for {
 		level, inputs := mergeable(s.a.State())
 		if inputs == nil {

@@ -70,7 +70,8 @@ type Shipper struct {
 	log    *zap.Logger
 	copies *archive.Copies // nil: none
 
-	working sync.Mutex // held during a step that changes the archive
+	working sync.Mutex // held while the position moves, or what depends on it is taken
+	merging sync.Mutex // held during a round of Merge, which may take long and must not hold up sealing
 
 	mu     sync.Mutex // guards what follows
 	a      *archive.Archive
@@ -92,6 +93,9 @@ type Status struct {
 	// Error is what the newest step failed with; empty when it worked. Since is when that began.
 	Error string    `json:"error,omitempty"`
 	Since time.Time `json:"since,omitzero"`
+	// Tidying is what the newest round of merging, or the compactor's own snapshot, failed with; empty
+	// when it worked. Nothing is lost by it, but restores read more files.
+	Tidying string `json:"tidying,omitempty"`
 	// Stopped is set when the location is not written any more until the daemon is started anew.
 	Stopped   bool  `json:"stopped,omitempty"`
 	Segments  int   `json:"segments"`
@@ -216,17 +220,32 @@ func (s *Shipper) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+	due := make(chan struct{}, 1)
+	var tidying sync.WaitGroup
+	defer tidying.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tidying.Go(func() { s.tidy(ctx, due) })
 	for wait := time.Duration(0); ; {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return nil
 		}
-		err := s.Round(ctx)
+		_, err := s.Connect(ctx)
+		if err == nil {
+			err = s.Seal(ctx)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		s.report(err)
+		if err == nil {
+			select {
+			case due <- struct{}{}:
+			default:
+			}
+		}
 		switch {
 		case err == nil:
 			if !s.await(ctx) {
@@ -243,6 +262,32 @@ func (s *Shipper) Run(ctx context.Context) error {
 			wait = min(max(2*wait, time.Second), 30*time.Second)
 			s.log.Warn("archiving failed; it is tried again", zap.Error(err), zap.Duration("in", wait))
 		}
+	}
+}
+
+// tidy merges and takes snapshots after each seal, beside it, until the context ends.
+func (s *Shipper) tidy(ctx context.Context, due <-chan struct{}) {
+	for {
+		select {
+		case <-due:
+		case <-ctx.Done():
+			return
+		}
+		err := s.Merge(ctx)
+		if err == nil {
+			err = s.keepFast(ctx)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		text := ""
+		if err != nil {
+			text = err.Error()
+			s.log.Warn("merging failed; it is tried again, and restores read more files until then", zap.Error(err))
+		}
+		s.mu.Lock()
+		s.status.Tidying = text
+		s.mu.Unlock()
 	}
 }
 

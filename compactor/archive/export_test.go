@@ -10,3 +10,6 @@ func SetUploadLife(s Store, d time.Duration) { s.(*S3Store).uploadLife = d }
 
 // SetPatience makes an S3 store give up sooner or later.
 func SetPatience(s Store, d time.Duration) { s.(*S3Store).patience = d }
+
+// Sleep is the wait between two tries.
+var Sleep = sleep

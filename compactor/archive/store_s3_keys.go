@@ -20,6 +20,7 @@ type keySource struct {
 	file    string // empty: none was named
 	from    []keyPlace
 	current credentials.Provider // nil: none was found yet
+	lasting bool                 // what was found has no end of its own
 	changed time.Time            // when the file was, as it was read
 }
 
@@ -71,7 +72,7 @@ func (k *keySource) RetrieveWithCredContext(c *credentials.CredContext) (credent
 	for _, p := range k.from {
 		v, err := p.RetrieveWithCredContext(c)
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
-			k.current = p
+			k.current, k.lasting = p, v.Expiration.IsZero()
 			return v, nil
 		}
 		var file *os.PathError
@@ -90,9 +91,10 @@ func (k *keySource) RetrieveWithCredContext(c *credentials.CredContext) (credent
 }
 
 // IsExpired implements credentials.Provider. A file that was changed is read again, so that keys
-// can be replaced without a restart.
+// can be replaced without a restart. (The library takes keys from files for expired always, and
+// would read the file for every request.)
 func (k *keySource) IsExpired() bool {
-	return k.current == nil || k.current.IsExpired() || !k.fileTime().Equal(k.changed)
+	return k.current == nil || !k.lasting && k.current.IsExpired() || !k.fileTime().Equal(k.changed)
 }
 
 func (k *keySource) fileTime() time.Time {

@@ -261,10 +261,14 @@ func TestS3ReadsAreWholeOrErrors(t *testing.T) {
 	if err := s.ReadAt(t.Context(), "a", b, 3); err != nil || string(b) != "3456" {
 		t.Errorf("ReadAt over a connection that breaks once = %q, %v", b, err)
 	}
-	p.with(func(_ http.ResponseWriter, r *http.Request, _ http.Handler) bool {
-		r.Header.Del("Range")
-		return false
+	p.with(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) bool {
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		_, _ = io.WriteString(w, "0123456789")
+		return true
 	})
+	if err := s.ReadAt(t.Context(), "a", b, 0); err != nil || string(b) != "0123" {
+		t.Errorf("ReadAt of the beginning from a server without ranges = %q, %v", b, err)
+	}
 	if err := s.ReadAt(t.Context(), "a", b, 3); err == nil {
 		t.Errorf("ReadAt from a server without ranges = %q, want an error", b)
 	}
@@ -320,7 +324,7 @@ func TestS3WhatIsWrongIsSaid(t *testing.T) {
 			}
 		})
 	}
-	t.Run("credentials are read again", func(t *testing.T) {
+	t.Run("credentials are read again when their file was changed", func(t *testing.T) {
 		s := openStore(t, server.URL("bucket", ""), archive.StoreOptions{CredentialsFile: bad})
 		if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, archive.ErrDenied) {
 			t.Errorf("Stat with wrong credentials: %v", err)
@@ -330,6 +334,23 @@ func TestS3WhatIsWrongIsSaid(t *testing.T) {
 			t.Errorf("Stat when the file was corrected: %v", err)
 		}
 	})
+	t.Run("credentials are read again when the server refuses them", func(t *testing.T) {
+		p, at := startProxy(t, server, "bucket", false)
+		s := openStore(t, at, archive.StoreOptions{CredentialsFile: server.CredentialsFile()})
+		p.failNext(1, 403, "ExpiredToken")
+		if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Stat when they have expired once: %v", err)
+		}
+	})
+}
+
+func TestWaitingForAnotherTryEndsWithTheContext(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	if err := archive.Sleep(ctx, 20*time.Second); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 10*time.Second {
+		t.Errorf("waited %v, %v", time.Since(begin), err)
+	}
 }
 
 func TestS3NoLockNoFile(t *testing.T) {

@@ -25,6 +25,9 @@ func archiveTroubles(st *api.Status) []string {
 		case a.Error != "":
 			out = append(out, fmt.Sprintf("archive %s: failing for %s: %s; it is tried again, and what waits is safe in the journal", a.Name, ago(st.Now.Sub(a.Since)), a.Error))
 		}
+		if a.Tidying != "" && a.Error == "" {
+			out = append(out, fmt.Sprintf("archive %s: merging fails: %s; nothing is lost, but restores read more files", a.Name, a.Tidying))
+		}
 		if n := len(a.Damage); n > 0 {
 			out = append(out, fmt.Sprintf("archive %s: %d files are damaged, %s among them: 'tidemark verify --archive %s' tells what that costs", a.Name, n, a.Damage[0], a.URL))
 		}
