@@ -65,6 +65,11 @@ func repair(ctx context.Context, a *archive.Archive, s *Shipper, dryRun bool) (*
 func (r *Repaired) mend(ctx context.Context, a *archive.Archive, s *Shipper, id string) error {
 	state := a.State()
 	c := &archive.Change{Step: "repair", Gone: []string{id}}
+	for _, g := range state.Segments {
+		if g.Name == id {
+			c.Lost = []archive.Stretch{{From: g.From, To: g.To, Least: g.Least}}
+		}
+	}
 	var err error
 	if s != nil && !r.DryRun {
 		if err = s.remake(ctx, a, state, id, c); err != nil && !errors.Is(err, journal.ErrTrimmed) {
@@ -99,7 +104,7 @@ func (s *Shipper) remake(ctx context.Context, a *archive.Archive, state *archive
 			return fmt.Errorf("%w: %d entries of %d", journal.ErrTrimmed, span.Entries, g.Entries)
 		}
 		g.File = w.File
-		c.Segments = []archive.Segment{g}
+		c.Segments, c.Lost = []archive.Segment{g}, nil
 		return nil
 	}
 	for _, p := range state.Snapshots {
@@ -134,6 +139,13 @@ func (r *Repaired) sweep(ctx context.Context, a *archive.Archive) error {
 	for _, f := range there {
 		if f.Time.After(newest) {
 			newest = f.Time
+		}
+	}
+	old := slices.DeleteFunc(slices.Clone(r.Found.Unknown), func(name string) bool { return newest.Sub(there[name].Time) < orphanAge })
+	if len(old) > 0 && !r.DryRun {
+		// A writer that was stopped for hours just before its commit now loses the race for it, and looks again.
+		if err := a.Commit(ctx, func(*archive.State) (*archive.Change, error) { return &archive.Change{Step: "sweep"}, nil }); err != nil {
+			return err
 		}
 	}
 	for _, name := range r.Found.Unknown {

@@ -45,7 +45,10 @@ func (s *Shipper) Snapshot(ctx context.Context, q SnapshotRequest) (*archive.Sna
 
 // snapshot takes one at the position up to which events are archived.
 func (s *Shipper) snapshot(ctx context.Context, q SnapshotRequest) (*archive.Snapshot, error) {
-	state := s.a.State()
+	if err := s.a.Refresh(ctx); err != nil { // somebody may have deleted what would be shared
+		return nil, err
+	}
+	state, shared := s.a.State(), false
 	if q.Name != "" && state.Snapshot(q.Name) != nil {
 		return nil, fmt.Errorf("%w: %s", ErrTaken, q.Name)
 	}
@@ -61,13 +64,16 @@ func (s *Shipper) snapshot(ctx context.Context, q SnapshotRequest) (*archive.Sna
 	} else { // the same state
 		same := *p
 		p = &same
-		p.ID, p.Position, p.Held = archive.NewID(s.o.Clock()), at, false
+		p.ID, p.Position, p.Held, shared = archive.NewID(s.o.Clock()), at, false, true
 	}
 	p.Label, p.Origin, p.TTL, p.Pinned = q.Name, q.Origin, q.TTL, q.Pinned
 	p.Created, p.Age = s.o.Clock().UTC(), s.a.Age()
 	err := s.a.Commit(ctx, func(state *archive.State) (*archive.Change, error) {
 		if q.Name != "" && state.Snapshot(q.Name) != nil {
 			return nil, fmt.Errorf("%w: %s", ErrTaken, q.Name)
+		}
+		if _, there := state.Files()[p.Name]; shared && !there {
+			return nil, errors.New("the snapshot whose file this one would share was deleted in the meantime: take it again")
 		}
 		return &archive.Change{Step: "snapshot", Snapshots: []archive.Snapshot{*p}}, nil
 	})

@@ -244,7 +244,7 @@ func (a *Archive) refresh(ctx context.Context) error {
 func (a *Archive) Commit(ctx context.Context, change func(*State) (*Change, error)) error {
 	a.committing.Lock()
 	defer a.committing.Unlock()
-	for {
+	for try := 0; ; try++ {
 		s := a.State()
 		c, err := change(s)
 		if err != nil || c == nil {
@@ -253,6 +253,12 @@ func (a *Archive) Commit(ctx context.Context, change func(*State) (*Change, erro
 		if err := a.fenced(s, c); err != nil {
 			return err
 		}
+		if try > 0 { // the other may have swept what nobody had committed for an hour
+			if err := a.mustBeThere(ctx, c); err != nil {
+				return err
+			}
+		}
+		c.Follows = s.Newest()
 		done, err := a.commit(ctx, s, c)
 		if err != nil || done {
 			return err
@@ -261,6 +267,23 @@ func (a *Archive) Commit(ctx context.Context, change func(*State) (*Change, erro
 			return err
 		}
 	}
+}
+
+// mustBeThere checks that the files which a change brings are still in the store.
+func (a *Archive) mustBeThere(ctx context.Context, c *Change) error {
+	var names []string
+	for _, g := range c.Segments {
+		names = append(names, g.Name)
+	}
+	for _, p := range c.Snapshots {
+		names = append(names, p.Name)
+	}
+	for _, name := range names {
+		if _, err := a.store.Stat(ctx, a.dir+name); err != nil {
+			return fmt.Errorf("commit %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // fenced refuses a change that only the archive's own journal may make.

@@ -80,6 +80,13 @@ type SnapshotScope struct {
 	Selector   string   `json:"selector,omitempty"`
 }
 
+// Stretch is what a segment covers, without its file.
+type Stretch struct {
+	From  journal.Position `json:"from"`
+	To    journal.Position `json:"to"`
+	Least journal.Revision `json:"least"`
+}
+
 // Change is what one step did to the archive.
 type Change struct {
 	Step string `json:"step"` // "begin", "seal", "merge", "snapshot", "retain", ...: for people
@@ -91,6 +98,11 @@ type Change struct {
 	Segments  []Segment  `json:"segments,omitempty"`
 	Snapshots []Snapshot `json:"snapshots,omitempty"` // new ones, or in place of those with the same ID
 	Known     *Known     `json:"known,omitempty"`
+	// Follows is the newest segment before this step. A reader that does not have it knows by it what
+	// a damaged manifest has cost.
+	Follows *Stretch `json:"follows,omitempty"`
+	// Lost are stretches whose segment is lost for good.
+	Lost []Stretch `json:"lost,omitempty"`
 	// Freed are files, gone before, that were removed from the store.
 	Freed []string `json:"freed,omitempty"`
 	// ChainFrom says that the manifests up to it were removed; there is a checkpoint of it.

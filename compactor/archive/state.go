@@ -36,6 +36,8 @@ type State struct {
 	Segments []Segment `json:"segments"`
 	// Snapshots are ordered by position.
 	Snapshots []Snapshot `json:"snapshots"`
+	// Lost are stretches whose segment is lost. A moment from before one may need it all the same: late events.
+	Lost []Stretch `json:"lost,omitempty"`
 	// Garbage are files that no answer needs any more and that are still to be removed.
 	Garbage []Garbage `json:"garbage,omitempty"`
 }
@@ -60,6 +62,10 @@ func (s *State) apply(m *Manifest, hash string) *State {
 		n.Writer = m.Writer
 	}
 	n.Segments, n.Snapshots, n.Garbage = slices.Clone(s.Segments), slices.Clone(s.Snapshots), slices.Clone(s.Garbage)
+	n.Lost = append(slices.Clip(s.Lost), m.Change.Lost...)
+	if f := m.Change.Follows; f != nil && !n.covers(*f) && !slices.Contains(m.Change.Lost, *f) {
+		n.Lost = append(n.Lost, *f)
+	}
 	for _, id := range m.Change.Gone {
 		n.remove(id, m.Age)
 	}
@@ -81,6 +87,21 @@ func (s *State) apply(m *Manifest, hash string) *State {
 		n.Known = m.Change.Known.applied(s.Known)
 	}
 	return &n
+}
+
+// covers reports whether a segment, also one that goes in this step, or a loss that is known covers the end of the stretch.
+func (s *State) covers(f Stretch) bool {
+	return slices.ContainsFunc(s.Segments, func(g Segment) bool { return !g.To.Time.Before(f.To.Time) && g.From.Time.Before(f.To.Time) }) ||
+		slices.ContainsFunc(s.Lost, func(l Stretch) bool { return l.To.Time.Equal(f.To.Time) })
+}
+
+// Newest is what the newest segment covers; nil when there is none.
+func (s *State) Newest() *Stretch {
+	if len(s.Segments) == 0 {
+		return nil
+	}
+	g := s.Segments[len(s.Segments)-1]
+	return &Stretch{From: g.From, To: g.To, Least: g.Least}
 }
 
 // remove takes a segment or snapshot out. Its file is garbage unless another snapshot has it too.
@@ -177,6 +198,11 @@ func (s *State) plan(cut journal.Cut) (segments []Segment, under *Snapshot, err 
 		chain, ok := s.follow(b.position, until)
 		if !ok {
 			continue
+		}
+		if slices.ContainsFunc(s.Lost, func(l Stretch) bool {
+			return l.To.Time.After(b.position.Time) && !l.Least.IsZero() && l.Least.Compare(cut.Revision) <= 0
+		}) {
+			continue // what is lost holds late events of this cut
 		}
 		for i := len(chain) - 1; i >= 0; i-- {
 			g := &chain[i]

@@ -39,7 +39,8 @@ type Store interface {
 	// List yields the files whose names begin with prefix, in the order of their names, those
 	// after the name after. A store may not list yet what was just created.
 	List(ctx context.Context, prefix, after string) iter.Seq2[FileInfo, error]
-	// Remove removes a file, in a store that keeps versions for readers only. A file that is not there is no error.
+	// Remove removes a file, and in a store that keeps versions all of its versions. A file that is not
+	// there is no error; one that a lock or a hold keeps is ErrHeld.
 	Remove(ctx context.Context, name string) error
 	// Hold sets a legal hold on a file, or lifts it; errors.ErrUnsupported where there is no
 	// such thing.

@@ -255,6 +255,9 @@ func TestS3ReadsAreWholeOrErrors(t *testing.T) {
 		maps.Copy(w.Header(), rec.Header())
 		w.WriteHeader(rec.Code)
 		_, _ = w.Write(rec.Body.Bytes()[:2])
+		if err := http.NewResponseController(w).Flush(); err != nil { // else nothing at all is sent
+			t.Error(err)
+		}
 		panic(http.ErrAbortHandler)
 	})
 	clear(b)

@@ -1,0 +1,139 @@
+package compactor_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+func (m *small) add(t testing.TB, info journal.ResourceInfo, name string, rv uint64) {
+	t.Helper()
+	e := journal.Event{Resource: info.GroupResource(), Namespace: "n", Name: name, UID: "u", Op: journal.Modified, Revision: journal.Revision{RV: rv}, Object: fmt.Appendf(nil, `{"rv":"%d"}`, rv)}
+	ok(t, m.j.Append(t.Context(), e))
+	ok(t, m.j.Flush(t.Context()))
+}
+
+// An event of a slow watch lies in a later segment, whose manifest or file is lost: the cut that it
+// belongs to is not answered without it, also after a repair.
+func TestLateEventInALostSegmentIsNotForgotten(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	_, err := m.s.Connect(t.Context())
+	ok(t, err)
+	m.add(t, configMaps, "a", 200)
+	m.add(t, configMaps, "b", 202)
+	ok(t, m.s.Seal(t.Context()))
+	cut := m.j.Newest()
+	m.add(t, secrets, "late", 201) // belongs to the cut
+	ok(t, m.s.Seal(t.Context()))
+	seq := m.s.Archive().State().Seq
+	m.add(t, configMaps, "c", 203)
+	ok(t, m.s.Seal(t.Context()))
+	want, err := foldOf(replay.NewLocal(m.j), cut)
+	ok(t, err)
+	all := files(t, mem)
+	name := fmt.Sprintf("cluster-a/manifests/%020d.json", seq)
+	if all[name] == nil {
+		t.Fatal(slices.Sorted(maps.Keys(all)))
+	}
+	all[name][len(all[name])/2] ^= 1
+	bad := memStore(t, all)
+	a, err := archive.Open(t.Context(), bad, archive.Options{Identities: []age.Identity{m.identity}})
+	ok(t, err)
+	got, err := foldOf(replay.NewArchived(a.History()), cut)
+	if d := cmp.Diff(want, got); err == nil && d != "" {
+		t.Errorf("a wrong answer without an error (-want +got):\n%s", d)
+	}
+	// and after repair has dropped a damaged segment
+	all = files(t, mem)
+	st := m.s.Archive().State()
+	bad = memStore(t, all)
+	ok(t, bad.Remove(t.Context(), "cluster-a/"+st.Segments[1].Name))
+	a, err = archive.Open(t.Context(), bad, archive.Options{Identities: []age.Identity{m.identity}, Recipients: []age.Recipient{m.identity.Recipient()}})
+	ok(t, err)
+	if _, err = foldOf(replay.NewArchived(a.History()), cut); err == nil {
+		t.Error("an answer without the segment")
+	}
+	_, err = compactor.Repair(t.Context(), a, false)
+	ok(t, err)
+	got, err = foldOf(replay.NewArchived(a.History()), cut)
+	if d := cmp.Diff(want, got); err == nil && d != "" {
+		t.Errorf("after repair, a wrong answer without an error (-want +got):\n%s", d)
+	}
+}
+
+// A snapshot must not share the file of one that was deleted (or re-encrypted) by hand.
+func TestSnapshotSharesNoFileThatWent(t *testing.T) {
+	for _, how := range []string{"delete", "rotate"} {
+		t.Run(how, func(t *testing.T) {
+			mem := archive.NewMemStore()
+			m := newSmall(t, mem)
+			_, err := m.s.Connect(t.Context())
+			ok(t, err)
+			m.record(t, 10)
+			_, err = m.s.Snapshot(t.Context(), compactor.SnapshotRequest{Name: "one"})
+			ok(t, err)
+			hand, err := archive.Open(t.Context(), mem, archive.Options{Identities: []age.Identity{m.identity}, Recipients: []age.Recipient{m.identity.Recipient()}, Clock: m.clock.Now})
+			ok(t, err)
+			if how == "delete" {
+				_, err = compactor.Delete(t.Context(), hand, "one")
+			} else {
+				err = compactor.Rotate(t.Context(), hand, nil, nil)
+			}
+			ok(t, err)
+			_, err = m.s.Snapshot(t.Context(), compactor.SnapshotRequest{Name: "two"}) // nothing has changed
+			ok(t, err)
+			m.clock.add(30 * time.Minute)
+			m.s.Archive().Age()
+			ok(t, m.s.Merge(t.Context())) // frees
+			if r, err := verified(t, mem, m.identity); err != nil || r.Damaged() {
+				t.Errorf("verify: %+v, %v", r.Problems, err)
+			}
+		})
+	}
+}
+
+// A daemon was stopped for two hours between upload and commit; somebody repairs meanwhile.
+func TestRepairDuringALongStopLosesNothing(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	mem.Clock = m.clock.Now
+	store := &paused{Store: mem, reached: make(chan struct{}), resume: make(chan struct{})}
+	s := m.shipper(t, store)
+	_, err := s.Connect(t.Context())
+	ok(t, err)
+	m.record(t, 10)
+	ok(t, s.Seal(t.Context()))
+	_, err = s.Snapshot(t.Context(), compactor.SnapshotRequest{Name: "one"})
+	ok(t, err)
+	m.record(t, 10)
+	store.armed = true
+	ended := make(chan error, 1)
+	go func() { ended <- s.Seal(t.Context()) }()
+	<-store.reached
+	m.clock.add(2 * time.Hour)
+	hand, err := archive.Open(t.Context(), mem, archive.Options{Identities: []age.Identity{m.identity}})
+	ok(t, err)
+	_, err = compactor.Edit(t.Context(), hand, "one", func(p *archive.Snapshot) error { p.Pinned = true; return nil })
+	ok(t, err)
+	r, err := compactor.Repair(t.Context(), hand, false)
+	ok(t, err)
+	close(store.resume)
+	if err := <-ended; err == nil || len(r.Removed) == 0 {
+		t.Errorf("removed %v, and the seal: %v", r.Removed, err)
+	}
+	ok(t, s.Seal(t.Context())) // it is taken again
+	if v, err := verified(t, mem, m.identity); err != nil || v.Damaged() {
+		t.Errorf("verify: %+v, %v", v.Problems, err)
+	}
+}
