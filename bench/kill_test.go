@@ -173,6 +173,9 @@ func awaitArrival(t *testing.T, dir string, w *traffic) {
 		if err := json.Unmarshal(out, &s); err != nil {
 			t.Fatal(err)
 		}
+		if s.Catalog.From.Time.IsZero() {
+			return false, "the first lists are still running"
+		}
 		marks := map[schema.GroupResource]uint64{}
 		for i := range s.Catalog.Resources {
 			l := &s.Catalog.Resources[i]
