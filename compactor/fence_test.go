@@ -88,6 +88,28 @@ func TestPausedDaemonLosesToTheOneThatTookOver(t *testing.T) {
 	}
 }
 
+// Two daemons with journals of their own begin an archive at the same time: one has it.
+func TestOneOfTwoBeginsTheArchive(t *testing.T) {
+	mem := archive.NewMemStore()
+	first, second := newSmall(t, mem), newSmall(t, mem)
+	store := &paused{Store: mem, reached: make(chan struct{}), resume: make(chan struct{}), armed: true}
+	slow := second.shipper(t, store)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := slow.Connect(t.Context())
+		ended <- err
+	}()
+	<-store.reached
+	_, err := first.s.Connect(t.Context())
+	ok(t, err)
+	close(store.resume)
+	if err := <-ended; !errors.Is(err, compactor.ErrForeign) {
+		t.Errorf("the slower one: %v, want ErrForeign", err)
+	}
+	first.record(t, 3)
+	ok(t, first.s.Seal(t.Context()))
+}
+
 func TestOtherClustersDaemonIsRefused(t *testing.T) {
 	mem := archive.NewMemStore()
 	m := newSmall(t, mem)

@@ -178,9 +178,8 @@ func (s *Shipper) Archive() *archive.Archive {
 // begin makes sure that the archive goes on where the journal can.
 func (s *Shipper) begin(ctx context.Context, a *archive.Archive) error {
 	j, state := s.o.Journal, a.State()
-	if state.Journal != "" && state.Journal != j.ID() {
-		return fmt.Errorf("%w: that of %s, up to %s; if that daemon is gone for good, 'tidemark recover' makes a new data directory from the archive that goes on with it, and if it is not, give this daemon an archive of its own",
-			ErrForeign, state.Writer, state.Known.Position.Cut)
+	if err := s.foreign(state); err != nil {
+		return err
 	}
 	at := state.Known.Position
 	if known, err := j.Knows(at); err != nil {
@@ -193,8 +192,8 @@ func (s *Shipper) begin(ctx context.Context, a *archive.Archive) error {
 		return err
 	}
 	if state.Journal == "" && beginning.Time.IsZero() { // nothing was trimmed: the archive has it all
-		return a.Commit(ctx, func(*archive.State) (*archive.Change, error) {
-			return &archive.Change{Step: "begin", TakeOver: true}, nil
+		return a.Commit(ctx, func(now *archive.State) (*archive.Change, error) {
+			return &archive.Change{Step: "begin", TakeOver: true}, s.foreign(now)
 		})
 	}
 	if state.Journal != "" && !at.Time.Before(beginning.Time) {
@@ -205,9 +204,18 @@ func (s *Shipper) begin(ctx context.Context, a *archive.Archive) error {
 	if err != nil {
 		return err
 	}
-	return a.Commit(ctx, func(*archive.State) (*archive.Change, error) {
-		return &archive.Change{Step: "begin", TakeOver: true, Snapshots: []archive.Snapshot{*base}, Known: &archive.Known{Position: &beginning}}, nil
+	return a.Commit(ctx, func(now *archive.State) (*archive.Change, error) {
+		return &archive.Change{Step: "begin", TakeOver: true, Snapshots: []archive.Snapshot{*base}, Known: &archive.Known{Position: &beginning}}, s.foreign(now)
 	})
+}
+
+// foreign refuses an archive that takes the history of another journal, also one that was faster just now.
+func (s *Shipper) foreign(state *archive.State) error {
+	if state.Journal == "" || state.Journal == s.o.Journal.ID() {
+		return nil
+	}
+	return fmt.Errorf("%w: that of %s, up to %s; if that daemon is gone for good, 'tidemark recover' makes a new data directory from the archive that goes on with it, and if it is not, give this daemon an archive of its own",
+		ErrForeign, state.Writer, state.Known.Position.Cut)
 }
 
 // Run keeps the archive until the context ends. The location being away stops nothing else:
