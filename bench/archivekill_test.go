@@ -30,12 +30,7 @@ func TestKillLoopKeepsTheArchiveWhole(t *testing.T) {
 	for _, ns := range w.namespaces {
 		createNamespace(t, d, ns)
 	}
-	first := startDaemon(t, cluster.Kubeconfig(), dir, args...) // so that there is a past to compare
-	eventually(t, time.Minute, "recording has begun", func() (bool, string) {
-		out, err := tidemark(t, dir, "status")
-		return err == nil && strings.Contains(string(out), "restorable from "), string(out)
-	})
-	first.kill()
+	beginRecordingWith(t, cluster.Kubeconfig(), dir, args...)
 	ctx, stopTraffic := context.WithCancel(t.Context())
 	var writers sync.WaitGroup
 	writers.Go(func() { w.run(ctx, t, 40, 1<<30) })

@@ -94,6 +94,17 @@ func opened(t testing.TB, dir string) *recording {
 	return &recording{t: t, dir: dir, journal: j, source: replay.NewLocal(j)}
 }
 
+// beginRecordingWith runs a daemon until there is a past to ask about, and kills it.
+func beginRecordingWith(t *testing.T, kubeconfig, dir string, args ...string) {
+	t.Helper()
+	d := startDaemon(t, kubeconfig, dir, args...)
+	eventually(t, time.Minute, "recording has begun", func() (bool, string) {
+		out, err := tidemark(t, dir, "status")
+		return err == nil && bytes.Contains(out, []byte("restorable from ")), string(out)
+	})
+	d.kill()
+}
+
 // TestKillLoopLosesNothing kills the real daemon again and again while several writers work.
 // Every change that the API server acknowledged is then in the journal, or in a gap that the
 // ledger shows, and the fold still equals the server's exact lists.
@@ -106,6 +117,7 @@ func TestKillLoopLosesNothing(t *testing.T) {
 		createNamespace(t, d, ns)
 	}
 	createBuckets(t, d)
+	beginRecordingWith(t, cluster.Kubeconfig(), dir)
 
 	ctx, stopTraffic := context.WithCancel(t.Context())
 	var writers sync.WaitGroup
