@@ -36,8 +36,11 @@ func (s *Shipper) Merge(ctx context.Context) error {
 			return s.free(ctx)
 		}
 		done, err := s.merge(ctx, level, inputs)
-		if err != nil || !done {
+		if err != nil {
 			return err
+		}
+		if !done {
+			return s.free(ctx)
 		}
 	}
 }

@@ -41,6 +41,12 @@ func Recover(ctx context.Context, store archive.Store, ao archive.Options, dir s
 	if err != nil {
 		return nil, err
 	}
+	// Whoever cannot read it must not take it over.
+	if _, segments, under, err := a.State().Recoverable(window); err != nil {
+		return nil, err
+	} else if _, err := a.Tables(ctx, segments, under); err != nil {
+		return nil, err
+	}
 	// First of all: what is read below must be the end of what the old daemon wrote.
 	if err := a.Commit(ctx, func(*archive.State) (*archive.Change, error) {
 		return &archive.Change{Step: "take over", TakeOver: true}, nil

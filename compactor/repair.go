@@ -142,14 +142,21 @@ func (r *Repaired) sweep(ctx context.Context, a *archive.Archive) error {
 		}
 	}
 	old := slices.DeleteFunc(slices.Clone(r.Found.Unknown), func(name string) bool { return newest.Sub(there[name].Time) < orphanAge })
+	if len(a.Damage()) > 0 { // a damaged manifest may have been what spoke of them
+		old = nil
+	}
 	if len(old) > 0 && !r.DryRun {
 		// A writer that was stopped for hours just before its commit now loses the race for it, and looks again.
 		if err := a.Commit(ctx, func(*archive.State) (*archive.Change, error) { return &archive.Change{Step: "sweep"}, nil }); err != nil {
 			return err
 		}
 	}
-	for _, name := range r.Found.Unknown {
-		if newest.Sub(there[name].Time) < orphanAge {
+	known := a.State().Files() // also what was committed since it was verified
+	for _, g := range a.State().Garbage {
+		known[g.Name] = g.File
+	}
+	for _, name := range old {
+		if _, ok := known[name]; ok {
 			continue
 		}
 		if !r.DryRun {

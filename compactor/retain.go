@@ -139,6 +139,9 @@ func shorten(ctx context.Context, a *archive.Archive) error {
 			continue
 		}
 		old, err := a.CheckpointAge(ctx, points[i])
+		if _, damaged := errors.AsType[*archive.DamageError](err); damaged {
+			continue
+		}
 		if err != nil {
 			return err
 		}

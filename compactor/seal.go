@@ -2,6 +2,7 @@ package compactor
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -51,6 +52,9 @@ func (s *Shipper) seal(ctx context.Context) (more bool, err error) {
 	}
 	more = span.To.Time.Before(now.Position.Time)
 	err = s.a.Commit(ctx, func(state *archive.State) (*archive.Change, error) {
+		if state.Known.Position.Count != from.Count || !state.Known.Position.Time.Equal(from.Time) {
+			return nil, fmt.Errorf("seal: the archive has gone on to %s: a copy of this data directory archives as well", state.Known.Position.Cut)
+		}
 		c := &archive.Change{Step: "seal", Segments: []archive.Segment{{
 			File: w.File, From: span.From, To: span.To, Entries: span.Entries, Least: span.Least, Own: span.Own, Age: s.a.Age(),
 		}}}

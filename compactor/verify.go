@@ -244,8 +244,8 @@ func (v *verifier) files(ctx context.Context) error {
 // made again. Of a snapshot it reads everything.
 func (v *verifier) content(ctx context.Context, f archive.File, b []byte, entries map[string]int, states map[string]string) error {
 	t, err := v.a.TablesOf(f, b)
-	if errors.Is(err, archive.ErrNoIdentity) {
-		v.lost(f.Name, "no identity given can decrypt it")
+	if errors.Is(err, archive.ErrNoIdentity) { // whoever has the key can read it: it is not lost
+		v.problem(Problem{File: f.Name, What: "no identity given can decrypt it", Cost: "nothing, for whoever has the key it was encrypted for"})
 		return nil
 	}
 	want, segment := entries[f.Name]

@@ -305,6 +305,11 @@ func (a *Archive) commit(ctx context.Context, s *State, c *Change) (done bool, e
 		return false, err
 	}
 	next := s.apply(m, hashOf(b))
+	if s.Seq > 0 { // numbers behind a chain that was shortened are free again
+		if _, err := a.store.Stat(ctx, a.dir+manifestName(s.Seq)); errors.Is(err, fs.ErrNotExist) && !s.Broken {
+			return false, fmt.Errorf("%w: its chain has gone on without this one", ErrFenced)
+		}
+	}
 	name := manifestName(m.Seq)
 	if err := a.create(ctx, name, b); errors.Is(err, fs.ErrExist) {
 		// It may be our own: the answer to an earlier try can be lost.
