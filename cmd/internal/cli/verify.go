@@ -156,7 +156,7 @@ Without --archive the daemon does it. With --archive it is done here, with no jo
 		},
 	}
 	server.add(cmd)
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell; whether the journal could make a file anew is not tried")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
