@@ -61,7 +61,12 @@ func TestClusterScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"recording": recording, "code": code, "kube": k.run, "sync": k.sync, "undo": undo, "until": until,
-			"await": await, "story": tellStory,
+			"await": await, "story": tellStory, "archived": archived,
+			"terminate": func(ts *testscript.TestScript, _ bool, _ []string) {
+				for _, c := range ts.BackgroundCmds() {
+					ts.Check(c.Process.Signal(os.Interrupt))
+				}
+			},
 		},
 		RequireExplicitExec: true,
 	})
