@@ -29,19 +29,22 @@ type small struct {
 	s        *compactor.Shipper
 	cuts     []journal.Cut
 	folds    []map[string]string
+	changes  []string
 	rv       uint64
 }
 
-func newSmall(t testing.TB, store archive.Store) *small {
+func newSmall(t testing.TB, store archive.Store, change ...func(*journal.Options)) *small {
 	t.Helper()
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := &small{identity: identity, clock: &clock{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, rv: 100}
-	m.j, err = journal.Open("/data", journal.Options{
-		FS: vfs.NewMem(), Key: []byte("0123456789abcdef0123456789abcdef"), Free: func() (uint64, error) { return 1 << 40, nil }, Clock: m.clock.Now,
-	})
+	o := journal.Options{FS: vfs.NewMem(), Key: []byte("0123456789abcdef0123456789abcdef"), Free: func() (uint64, error) { return 1 << 40, nil }, Clock: m.clock.Now}
+	for _, f := range change {
+		f(&o)
+	}
+	m.j, err = journal.Open("/data", o)
 	ok(t, err)
 	t.Cleanup(func() { _ = m.j.Close() })
 	ok(t, m.j.Bind(t.Context(), "cluster-a"))
@@ -81,7 +84,7 @@ func (m *small) record(t testing.TB, n int) {
 		info := []journal.ResourceInfo{configMaps, secrets, nodes}[m.rv%3]
 		e := journal.Event{
 			Resource: info.GroupResource(), Name: fmt.Sprint("o", m.rv%7), UID: "u", Op: journal.Modified, Revision: journal.Revision{RV: m.rv},
-			Object: fmt.Appendf(nil, `{"metadata":{"resourceVersion":"%d"}}`, m.rv),
+			Object: fmt.Appendf(nil, `{"metadata":{"resourceVersion":"%d"},"data":{"k":"canary"}}`, m.rv),
 		}
 		if info.Namespaced {
 			e.Namespace = fmt.Sprint("ns", m.rv%2)
@@ -96,6 +99,19 @@ func (m *small) record(t testing.TB, n int) {
 	fold, err := foldOf(replay.NewLocal(m.j), cut)
 	ok(t, err)
 	m.cuts, m.folds = append(m.cuts, cut), append(m.folds, fold)
+	m.changes, err = changesOf(replay.NewLocal(m.j))
+	ok(t, err)
+}
+
+// changesOf is all that a source tells of changes.
+func changesOf(src replay.Source) (all []string, err error) {
+	for c, err := range src.Changes(context.Background(), replay.ChangeQuery{}) {
+		if err != nil {
+			return all, err
+		}
+		all = append(all, fmt.Sprint(c.Observed.UnixNano(), c.Op, c.ID(), c.Revision, string(c.Object)))
+	}
+	return all, nil
 }
 
 // fill makes the archive.
@@ -137,12 +153,15 @@ func files(t testing.TB, store archive.Store) map[string][]byte {
 func (m *small) ask(t testing.TB, store archive.Store, what string) (failed map[int]bool) {
 	t.Helper()
 	failed = map[int]bool{}
-	all := func(err error) map[int]bool {
-		for i := range m.cuts {
-			failed[i] = true
-		}
+	discreet := func(err error) {
 		if strings.Contains(err.Error(), "canary") {
 			t.Fatalf("%s: an error tells too much: %v", what, err)
+		}
+	}
+	all := func(err error) map[int]bool {
+		discreet(err)
+		for i := range m.cuts {
+			failed[i] = true
 		}
 		return failed
 	}
@@ -158,12 +177,28 @@ func (m *small) ask(t testing.TB, store archive.Store, what string) (failed map[
 		}
 		got, err := foldOf(src, cut)
 		if err != nil {
+			discreet(err)
 			failed[i] = true
 			continue
 		}
 		if d := cmp.Diff(m.folds[i], got); d != "" {
 			t.Fatalf("%s: a wrong answer at %s (-want +got):\n%s", what, cut, d)
 		}
+	}
+	told, err := changesOf(src)
+	if err != nil {
+		discreet(err)
+	}
+	rest := m.changes
+	for _, c := range told { // some may be missing; none may be wrong
+		i := slices.Index(rest, c)
+		if i < 0 {
+			t.Fatalf("%s: the log tells of a change that was not, or out of order: %s", what, c)
+		}
+		rest = rest[i+1:]
+	}
+	if len(failed) == 0 && err == nil && len(told) < len(m.changes) && len(a.State().Ranges()) == 1 && a.State().Known.Position.Count == uint64(len(m.changes)) {
+		t.Fatalf("%s: %d of %d changes are told, and there is no hole", what, len(told), len(m.changes))
 	}
 	return failed
 }
@@ -253,8 +288,8 @@ func (m *small) damaged(t *testing.T, store archive.Store, name, what string) {
 		t.Fatalf("%s: verify finds %+v", what, r.Problems)
 	}
 	limit := len(m.cuts) - 1 // a file costs its own span, and never everything
-	if strings.HasPrefix(short, "format") || strings.HasPrefix(short, "checkpoints/") {
-		limit = 0 // the chain of manifests tells the same
+	if strings.HasPrefix(short, "format") || strings.HasPrefix(short, "checkpoints/") || strings.HasPrefix(short, "manifests/") && !last(t, store, name) {
+		limit = 0 // the chain of manifests, or the next one, tells the same
 	}
 	if len(failed) > limit {
 		t.Fatalf("%s: %d of %d cuts are not answered", what, len(failed), len(m.cuts))
@@ -268,6 +303,12 @@ func (m *small) lastManifestGone(t *testing.T, store archive.Store, name string)
 	if _, err := store.Stat(t.Context(), name); err == nil || !strings.Contains(name, "manifests/") {
 		return false
 	}
+	return last(t, store, name)
+}
+
+// last reports whether no manifest comes after this one.
+func last(t *testing.T, store archive.Store, name string) bool {
+	t.Helper()
 	for f, err := range store.List(t.Context(), "cluster-a/manifests/", name) {
 		ok(t, err)
 		_ = f

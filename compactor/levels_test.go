@@ -20,7 +20,7 @@ func TestADayIsAboutADozenFiles(t *testing.T) {
 		state.Segments = append(state.Segments, archive.Segment{File: archive.File{Name: fmt.Sprint(n), Size: 1000}, From: at(last), To: at(now)})
 		state.Known.Position, last = at(now), now
 		for {
-			level, inputs := mergeable(state)
+			level, inputs := mergeable(state, nil)
 			if inputs == nil {
 				break
 			}

@@ -30,8 +30,9 @@ const (
 func (s *Shipper) Merge(ctx context.Context) error {
 	s.merging.Lock()
 	defer s.merging.Unlock()
+	apart := map[string]bool{} // segments that cannot be read here
 	for {
-		level, inputs := mergeable(s.a.State())
+		level, inputs := mergeable(s.a.State(), apart)
 		if inputs == nil {
 			return s.free(ctx)
 		}
@@ -40,25 +41,28 @@ func (s *Shipper) Merge(ctx context.Context) error {
 			return err
 		}
 		if !done {
-			return s.free(ctx)
+			for _, g := range inputs {
+				apart[g.Name] = true
+			}
 		}
 	}
 }
 
-// mergeable finds segments to merge, the lowest level first. It is a pure function.
-func mergeable(state *archive.State) (level int, inputs []archive.Segment) {
+// mergeable finds segments to merge that are not to stay apart, the lowest level first. It is a pure
+// function.
+func mergeable(state *archive.State, apart map[string]bool) (level int, inputs []archive.Segment) {
 	for level = 1; level < len(Levels); level++ {
 		var run []archive.Segment
 		size := int64(0)
 		for _, g := range state.Segments {
 			follows := len(run) > 0 && g.From.Time.Equal(run[len(run)-1].To.Time) && stretch(level, g) == stretch(level, run[0])
-			if !follows || g.Level >= level || size+g.Size > mergeBytes {
+			if !follows || g.Level >= level || apart[g.Name] || size+g.Size > mergeBytes {
 				if len(run) > 1 {
 					return level, run
 				}
 				run, size = nil, 0
 			}
-			if g.Level < level && stretch(level, g) < stretchAt(level, state.Known.Position.Time) {
+			if g.Level < level && !apart[g.Name] && stretch(level, g) < stretchAt(level, state.Known.Position.Time) {
 				run = append(run, g)
 				size += g.Size
 			}

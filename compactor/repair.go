@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -85,7 +86,18 @@ func (r *Repaired) mend(ctx context.Context, a *archive.Archive, s *Shipper, id 
 	if r.DryRun {
 		return nil
 	}
-	return a.Commit(ctx, func(*archive.State) (*archive.Change, error) { return c, nil })
+	if err := a.Commit(ctx, func(*archive.State) (*archive.Change, error) { return c, nil }); err != nil {
+		return err
+	}
+	for _, p := range state.Snapshots {
+		if p.ID != id || !p.Held {
+			continue
+		}
+		if err := releaseUnheld(ctx, a, p.File); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("release %s: %w", p.Name, err)
+		}
+	}
+	return nil
 }
 
 // remake makes what was lost anew from the journal, if the journal still has all of it.
@@ -123,6 +135,11 @@ func (s *Shipper) remake(ctx context.Context, a *archive.Archive, state *archive
 		if w.Content != p.State {
 			return fmt.Errorf("%w: the journal gives another state", journal.ErrTrimmed)
 		}
+		if p.Held {
+			if err := a.Hold(ctx, w.Name, true); err != nil {
+				return err
+			}
+		}
 		p.File = w.File
 		c.Gone, c.Snapshots = nil, []archive.Snapshot{p}
 	}
@@ -142,7 +159,7 @@ func (r *Repaired) sweep(ctx context.Context, a *archive.Archive) error {
 		}
 	}
 	old := slices.DeleteFunc(slices.Clone(r.Found.Unknown), func(name string) bool { return newest.Sub(there[name].Time) < orphanAge })
-	if len(a.Damage()) > 0 { // a damaged manifest may have been what spoke of them
+	if a.Broken() { // a damaged manifest may have been what spoke of them
 		old = nil
 	}
 	if len(old) > 0 && !r.DryRun {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // damagedStore is the archive with one file of each kind damaged or gone, and one that nobody knows.
@@ -77,6 +79,13 @@ func TestRepairWithoutAJournalDropsWhatIsLost(t *testing.T) {
 	for _, p := range rep.Problems {
 		if p.File != "" { // only the hole is left to tell of
 			t.Errorf("afterwards: %+v", p)
+		}
+	}
+	c, err := replay.NewArchived(a.History()).Ledgers(t.Context())
+	ok(t, err)
+	for _, l := range c.Resources {
+		if n := len(l.Gaps); n != 1 || !strings.Contains(l.Gaps[0].Cause, "archive") || l.GapAt(journal.Cut{Time: rep.Problems[0].To.Add(-1), Revision: journal.Revision{RV: m.rv}}) == nil {
+			t.Errorf("%s: the hole is not told as a gap: %+v, and the hole ends at %s", l.GroupResource(), l.Gaps, rep.Problems[0].To)
 		}
 	}
 	if after := m.ask(t, store, "repaired"); len(after) > len(before) {

@@ -31,6 +31,10 @@ func Rotate(ctx context.Context, a *archive.Archive, since map[string]bool, done
 		if err != nil {
 			return fmt.Errorf("encrypt %s anew: %w", f.Name, err)
 		}
+		held, err := holdLike(ctx, a, f, renewed)
+		if err != nil {
+			return fmt.Errorf("hold %s: %w", renewed.Name, err)
+		}
 		err = a.Commit(ctx, func(s *archive.State) (*archive.Change, error) {
 			c := &archive.Change{Step: "rotate"}
 			for _, g := range s.Segments {
@@ -54,6 +58,11 @@ func Rotate(ctx context.Context, a *archive.Archive, since map[string]bool, done
 		})
 		if err != nil {
 			return err
+		}
+		if held {
+			if err := releaseUnheld(ctx, a, f); err != nil {
+				return fmt.Errorf("release %s: %w", f.Name, err)
+			}
 		}
 		if done != nil {
 			done(f, len(files)-i-1)

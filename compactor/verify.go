@@ -1,13 +1,18 @@
 package compactor
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -86,7 +91,7 @@ func (r *Report) Damaged() bool { return len(r.Problems) > 0 }
 // check hashes, and not decrypt.
 func Verify(ctx context.Context, a *archive.Archive, level Level) (*Report, error) {
 	began := time.Now()
-	v := &verifier{a: a, s: a.State(), level: level, bad: map[string]bool{}}
+	v := &verifier{a: a, s: a.State(), level: level, seed: maphash.MakeSeed(), bad: map[string]bool{}, closed: map[string]bool{}, prints: map[string]uint64{}}
 	v.r = Report{Archive: a.Store().String(), Cluster: a.Cluster(), Problems: []Problem{}}
 	if level.Full && !a.CanRead() {
 		return nil, fmt.Errorf("%w: --level full decrypts everything, give a key with --identity FILE, or use --level checksum", archive.ErrNoIdentity)
@@ -108,9 +113,36 @@ type verifier struct {
 	s     *archive.State
 	level Level
 
-	mu  sync.Mutex // guards what follows
-	r   Report
-	bad map[string]bool // names of files that cannot be used
+	seed maphash.Seed
+
+	mu     sync.Mutex // guards what follows
+	r      Report
+	bad    map[string]bool   // names of files that cannot be used
+	closed map[string]bool   // names of files that no identity given can decrypt
+	prints map[string]uint64 // name of a snapshot's file -> fingerprint of its content
+	sample [][]byte          // keys at which versions of some objects begin
+}
+
+// fingerprint adds up the hashes of keys and values, in any order. It tells two states of one run
+// apart, other than by a chance of 2^-64; that of a file is compared with what the archive recorded
+// by SHA-256.
+type fingerprint struct {
+	h   maphash.Hash
+	sum uint64
+}
+
+func newFingerprint(seed maphash.Seed) *fingerprint {
+	f := &fingerprint{}
+	f.h.SetSeed(seed)
+	return f
+}
+
+func (f *fingerprint) add(k, v []byte) {
+	f.h.Reset()
+	_, _ = f.h.Write(k) // it never fails
+	_, _ = f.h.Write(v)
+	_ = f.h.WriteByte(byte(len(k)))
+	f.sum += f.h.Sum64()
 }
 
 func (v *verifier) problem(p Problem) {
@@ -155,7 +187,11 @@ func (v *verifier) chain(ctx context.Context) error {
 	n, problems, err := v.a.CheckChain(ctx)
 	v.r.Chain = n
 	for _, d := range problems {
-		v.problem(Problem{File: d.File, What: d.Err.Error(), Cost: "what that one step brought, if no checkpoint tells of it"})
+		p := Problem{File: d.File, What: d.Err.Error(), Cost: "what that one step brought, if no checkpoint tells of it"}
+		if d.Repeated {
+			p.Cost = "nothing: the manifest after it says the same"
+		}
+		v.problem(p)
 	}
 	return err
 }
@@ -211,7 +247,8 @@ func (v *verifier) files(ctx context.Context) error {
 	for _, p := range v.s.Snapshots {
 		states[p.Name] = p.State
 	}
-	for _, f := range v.s.Files() {
+	all := slices.SortedFunc(maps.Values(v.s.Files()), func(a, b archive.File) int { return cmp.Compare(b.Size, a.Size) })
+	for _, f := range all { // the largest first, so that none is left for the end
 		if v.bad[f.Name] || v.level.Percent < 100 && rand.IntN(100) >= v.level.Percent {
 			continue
 		}
@@ -246,17 +283,22 @@ func (v *verifier) content(ctx context.Context, f archive.File, b []byte, entrie
 	t, err := v.a.TablesOf(f, b)
 	if errors.Is(err, archive.ErrNoIdentity) { // whoever has the key can read it: it is not lost
 		v.problem(Problem{File: f.Name, What: "no identity given can decrypt it", Cost: "nothing, for whoever has the key it was encrypted for"})
+		v.mu.Lock()
+		v.closed[f.Name] = true
+		v.mu.Unlock()
 		return nil
 	}
 	want, segment := entries[f.Name]
-	sum, n := archive.NewContentHash(), 0
+	sum, print, n := archive.NewContentHash(), newFingerprint(v.seed), 0
+	var sample [][]byte
 	switch {
 	case err != nil:
 	case segment:
-		n, err = t.Entries()
+		n, err = t.Entries(func(key []byte) { sample = append(sample, key) })
 	default:
 		_, err = t.All(func(k, val []byte) error {
 			sum.Add(k, val)
+			print.add(k, val)
 			return errors.Join(context.Cause(ctx), journal.CheckEntry(k, val))
 		})
 	}
@@ -271,6 +313,10 @@ func (v *verifier) content(ctx context.Context, f archive.File, b []byte, entrie
 	case !segment && sum.String() != states[f.Name]:
 		v.lost(f.Name, "the state in it is not the one that was recorded")
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.prints[f.Name] = print.sum
+	v.sample = append(v.sample, sample...)
 	return nil
 }
 
@@ -280,31 +326,29 @@ func (v *verifier) states(ctx context.Context) error {
 	if !v.level.Full {
 		return nil
 	}
-	for _, c := range v.without().Chains() {
+	usable := v.without()
+	usable.Segments = slices.DeleteFunc(usable.Segments, func(g archive.Segment) bool { return v.closed[g.Name] })
+	usable.Snapshots = slices.DeleteFunc(usable.Snapshots, func(p archive.Snapshot) bool { return v.closed[p.Name] })
+	slices.SortFunc(v.sample, bytes.Compare)
+	for _, c := range usable.Chains() {
 		if len(c.Segments) == 0 {
 			continue
 		}
-		t, err := v.a.Tables(ctx, c.Segments, c.Under)
-		if err != nil {
-			return err
-		}
-		at := make([]journal.Position, len(c.Over))
-		sums := make([]*archive.ContentHash, len(c.Over))
-		for i, p := range c.Over {
-			at[i], sums[i] = p.Position, archive.NewContentHash()
-		}
-		if len(at) == 0 { // its versions are to be read all the same
-			at = []journal.Position{c.Segments[len(c.Segments)-1].To}
-			sums = append(sums, archive.NewContentHash())
-		}
-		if err := t.ExportStates(ctx, at, nil, func(i int, k, val []byte) error {
-			sums[i].Add(k, val)
-			return nil
-		}); err != nil {
+		sums, err := v.remake(ctx, &c)
+		if _, trouble := errors.AsType[*archive.StoreError](err); trouble || ctx.Err() != nil {
 			return fmt.Errorf("make states again: %w", err)
 		}
+		first, last := c.Segments[0], c.Segments[len(c.Segments)-1]
+		if err != nil {
+			p := Problem{What: fmt.Sprintf("the history of this stretch cannot be read to its end: %v", err), From: first.From.Time, To: last.To.Time, Cost: "moments in it, from where it cannot be read"}
+			if d, ok := errors.AsType[*archive.DamageError](err); ok {
+				p.File = d.File
+			}
+			v.problem(p)
+			continue
+		}
 		for i, p := range c.Over {
-			if sums[i].String() == p.State {
+			if sums[i] == v.prints[p.Name] {
 				v.r.Proven++
 				continue
 			}
@@ -315,6 +359,56 @@ func (v *verifier) states(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// remake reads a stretch, several parts of it at once, and gives the fingerprints of the states that
+// its snapshots must have.
+func (v *verifier) remake(ctx context.Context, c *archive.Chain) ([]uint64, error) {
+	at := make([]journal.Position, len(c.Over))
+	for i, p := range c.Over {
+		at[i] = p.Position
+	}
+	if len(at) == 0 { // its versions are to be read all the same
+		at = []journal.Position{c.Segments[len(c.Segments)-1].To}
+	}
+	t, err := v.a.Tables(ctx, c.Segments, c.Under)
+	if err != nil {
+		return nil, err
+	}
+	sums := make([]uint64, len(at))
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	parts := 4 * runtime.GOMAXPROCS(0)
+	var from []byte
+	for i := 1; i <= parts; i++ {
+		var to []byte
+		if i < parts && len(v.sample) > 0 {
+			to = v.sample[i*len(v.sample)/parts]
+		}
+		if i < parts && bytes.Compare(to, from) <= 0 {
+			continue
+		}
+		q := journal.States{At: at, From: from, To: to}
+		g.Go(func() error {
+			prints := make([]*fingerprint, len(at))
+			for i := range prints {
+				prints[i] = newFingerprint(v.seed)
+			}
+			err := t.ExportStates(ctx, q, func(i int, k, val []byte) error {
+				prints[i].add(k, val)
+				return nil
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			for i, p := range prints {
+				sums[i] += p.sum
+			}
+			return err
+		})
+		from = to
+	}
+	return sums, g.Wait()
 }
 
 // without is the state without what cannot be used.

@@ -191,20 +191,35 @@ func (j *Journal) ExportState(ctx context.Context, at Position, keep func(*Event
 // ExportState is the twin of Journal.ExportState for tables of which the caller knows that they
 // reach back far enough.
 func (t *Tables) ExportState(ctx context.Context, at Position, keep func(*Event) bool, put func(k, v []byte) error) error {
-	return t.ExportStates(ctx, []Position{at}, keep, func(_ int, k, v []byte) error { return put(k, v) })
+	return t.ExportStates(ctx, States{At: []Position{at}, Keep: keep}, func(_ int, k, v []byte) error { return put(k, v) })
 }
 
-// ExportStates gives the states at several positions, the oldest first, in one pass; put is told
-// which of them a version belongs to.
-func (t *Tables) ExportStates(ctx context.Context, at []Position, keep func(*Event) bool, put func(which int, k, v []byte) error) error {
-	v, err := t.View()
+// States says which states ExportStates gives.
+type States struct {
+	At   []Position        // the oldest first
+	Keep func(*Event) bool // chooses; nil: everything
+	// From (included) and To (not included) bound the keys; see Tables.Entries. Nil: no bound.
+	From, To []byte
+}
+
+// ExportStates gives the states at several positions in one pass; put is told which of them a
+// version belongs to.
+func (t *Tables) ExportStates(ctx context.Context, q States, put func(which int, k, v []byte) error) error {
+	from, to := q.From, q.To
+	if from == nil {
+		from = []byte{prefixVersion}
+	}
+	if to == nil {
+		to = []byte{prefixVersion + 1}
+	}
+	v, err := t.viewWithin(from, to)
 	if err != nil {
 		return err
 	}
 	var plain []byte
 	for ok := v.First(); ok && err == nil; ok = err == nil && v.NextObject() {
 		if err = context.Cause(ctx); err == nil {
-			plain, err = v.exportObject(at, keep, plain[:0], put)
+			plain, err = v.exportObject(q.At, q.Keep, plain[:0], put)
 		}
 	}
 	return errors.Join(err, v.Close())

@@ -34,9 +34,14 @@ func (t *Tables) prefixed(prefix byte) (*pebble.Iterator, error) {
 
 // View opens a view of all versions.
 func (t *Tables) View() (*View, error) {
-	it, err := t.prefixed(prefixVersion)
+	return t.viewWithin([]byte{prefixVersion}, []byte{prefixVersion + 1})
+}
+
+// viewWithin opens a view of the versions of some objects.
+func (t *Tables) viewWithin(from, to []byte) (*View, error) {
+	it, err := t.open(&pebble.IterOptions{LowerBound: from, UpperBound: to})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read history: %w", err)
 	}
 	return &View{it: it, cipher: t.cipher, steps: t.steps}, nil
 }
@@ -103,8 +108,9 @@ func NamespaceKey(namespace string) []byte {
 }
 
 // Entries counts the entries of the time index, and checks that they can be read and number the
-// events without a jump.
-func (t *Tables) Entries() (n int, err error) {
+// events without a jump. Of every 256th event, sample, when not nil, gets the key at which the
+// versions of its object begin.
+func (t *Tables) Entries(sample func(key []byte)) (n int, err error) {
 	it, err := t.prefixed(prefixTime)
 	if err != nil {
 		return 0, err
@@ -112,19 +118,25 @@ func (t *Tables) Entries() (n int, err error) {
 	last := uint64(0)
 	for ok := it.First(); ok && err == nil; ok = it.Next() {
 		var v []byte
-		if v, err = it.ValueAndErr(); err == nil {
-			err = CheckEntry(it.Key(), v)
+		var e indexEntry
+		if _, err = decodeTimeKey(it.Key()); err == nil {
+			v, err = it.ValueAndErr()
+		}
+		if err == nil {
+			e, err = decodeIndexEntry(v)
 		}
 		if err != nil {
 			break
 		}
-		e, _ := decodeIndexEntry(v) // checked
 		want := last
 		if e.op != 0 {
 			want++
 		}
 		if n > 0 && e.count != want {
 			err = fmt.Errorf("events %d to %d are missing", want, e.count-1)
+		}
+		if sample != nil && e.op != 0 && n%256 == 0 {
+			sample(appendObject(nil, e.object))
 		}
 		last = e.count
 		n++

@@ -56,13 +56,30 @@ func (r archiveRecord) catalog() (*Catalog, error) {
 			c.To.Time = w
 		}
 	}
-	if ranges := s.Ranges(); len(ranges) > 0 && !s.Known.Began.Time.IsZero() {
+	ranges := s.Ranges()
+	holes := s.Holes()
+	for i := range c.Resources {
+		c.Resources[i].Gaps = withHoles(&c.Resources[i], holes)
+	}
+	if len(ranges) > 0 && !s.Known.Began.Time.IsZero() {
 		c.From = ranges[len(ranges)-1].From.Cut
 		if s.Known.Began.Time.After(c.From.Time) {
 			c.From = s.Known.Began
 		}
 	}
 	return c, nil
+}
+
+// withHoles are the gaps of a ledger, and the holes of its archive.
+func withHoles(l *journal.Ledger, holes []archive.Range) []journal.Gap {
+	gaps := slices.Clone(l.Gaps)
+	for _, h := range holes {
+		if l.First.Time.Before(h.To.Time) {
+			gaps = append(gaps, journal.Gap{From: h.From.Cut, To: h.To.Cut, Cause: "the archive holds no changes of this time"})
+		}
+	}
+	slices.SortStableFunc(gaps, func(a, b journal.Gap) int { return a.To.Time.Compare(b.To.Time) })
+	return gaps
 }
 
 func (r archiveRecord) outside(c *Catalog, at At, cut journal.Cut) string {

@@ -73,7 +73,8 @@ type Archive struct {
 
 	mu     sync.Mutex // guards what follows
 	state  *State
-	check  *Link // newest checkpoint
+	last   *Manifest // number State.Seq; nil: not known
+	check  *Link     // newest checkpoint
 	age    time.Duration
 	looked time.Time // when age was counted
 	damage map[string]*DamageError
@@ -288,7 +289,13 @@ func (a *Archive) mustBeThere(ctx context.Context, c *Change) error {
 
 // fenced refuses a change that only the archive's own journal may make.
 func (a *Archive) fenced(s *State, c *Change) error {
-	if a.o.Journal == "" || c.TakeOver || s.Journal == a.o.Journal {
+	if a.o.Journal == "" || c.TakeOver {
+		return nil
+	}
+	if s.Journal == a.o.Journal {
+		// What cannot be read may have been a take-over. Who claims the archive anew makes sure that
+		// of two writers one loses.
+		c.TakeOver = s.Broken
 		return nil
 	}
 	return fmt.Errorf("%w: %s took over (archived up to %s)", ErrFenced, s.Writer, s.Known.Position.Cut)
@@ -298,7 +305,7 @@ func (a *Archive) fenced(s *State, c *Change) error {
 func (a *Archive) commit(ctx context.Context, s *State, c *Change) (done bool, err error) {
 	m := &Manifest{
 		Format: manifestVersion, Cluster: a.o.Cluster, Seq: s.Seq + 1, Prev: s.Hash, Checkpoint: a.check, ID: randomHex(16),
-		Journal: a.o.Journal, Writer: writer(), Time: a.o.Clock().UTC(), Age: a.Age(), Change: *c,
+		Journal: a.o.Journal, Writer: writer(), Time: a.o.Clock().UTC(), Age: a.Age(), Change: *c, Before: a.before(),
 	}
 	b, err := wrap(m)
 	if err != nil {
@@ -324,12 +331,24 @@ func (a *Archive) commit(ctx context.Context, s *State, c *Change) (done bool, e
 		return false, fmt.Errorf("commit to the archive: %w", err)
 	}
 	a.mu.Lock()
-	a.state = next
+	a.state, a.last = next, m
 	a.mu.Unlock()
 	if next.Seq%checkpointEvery == 0 {
 		a.checkpoint(ctx, next)
 	}
 	return true, nil
+}
+
+// before is the newest manifest, as the next one repeats it.
+func (a *Archive) before() *Manifest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == nil {
+		return nil
+	}
+	m := *a.last
+	m.Before = nil
+	return &m
 }
 
 // checkpoint writes the state down, so that readers need not begin with the first manifest. The

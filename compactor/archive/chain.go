@@ -21,12 +21,13 @@ func (a *Archive) readFormat(ctx context.Context) (hash string, err error) {
 		return "", err
 	}
 	var f formatFile
-	if bad := unwrap("format", b, &f); err != nil || bad != nil { // the directory's name tells the cluster as well
+	bad := unwrap("format", b, formatVersion, &f)
+	if errors.Is(bad, ErrFormat) {
+		return "", bad
+	}
+	if err != nil || bad != nil { // the directory's name tells the cluster as well
 		a.damaged("format", errors.Join(err, bad))
 		return "", nil
-	}
-	if f.Format != formatVersion {
-		return "", unknownFormat("format", f.Format)
 	}
 	if f.Cluster != a.o.Cluster {
 		return "", fmt.Errorf("%s%s: %w, %s", a.dir, "format", ErrOtherCluster, f.Cluster)
@@ -118,11 +119,8 @@ func (a *Archive) readCheckpoint(ctx context.Context, name string) (*State, *Lin
 		return nil, nil, &DamageError{File: name, Err: errors.New("it is not the one that the chain names")}
 	}
 	var s State
-	if err := unwrap(name, b, &s); err != nil {
+	if err := unwrap(name, b, checkpointVersion, &s); err != nil {
 		return nil, nil, err
-	}
-	if s.Format != checkpointVersion {
-		return nil, nil, unknownFormat(name, s.Format)
 	}
 	if s.Cluster != a.o.Cluster {
 		return nil, nil, fmt.Errorf("%s: %w", name, ErrOtherCluster)
@@ -151,6 +149,9 @@ func (a *Archive) readOn(ctx context.Context, s *State, listed uint64) (*State, 
 				if errors.Is(err, fs.ErrNotExist) {
 					return nil
 				}
+				if _, bad := parseManifest(manifestName(s.Seq+1+uint64(i)), b, a.o.Cluster); err == nil && bad != nil {
+					b, err = a.readAll(ctx, manifestName(s.Seq+1+uint64(i))) // it may have been the way here
+				}
 				texts[i] = b
 				return err
 			})
@@ -172,6 +173,17 @@ func (a *Archive) readOn(ctx context.Context, s *State, listed uint64) (*State, 
 
 // readOne applies the manifest after s, of which b is the text; nil: it is missing.
 func (a *Archive) readOne(s *State, b []byte) (*State, error) {
+	n, m, err := a.next(s, b)
+	if err == nil {
+		a.mu.Lock()
+		a.last = m
+		a.mu.Unlock()
+	}
+	return n, err
+}
+
+// next is readOne, which gives the manifest as well; it is nil when it is damaged.
+func (a *Archive) next(s *State, b []byte) (*State, *Manifest, error) {
 	name := manifestName(s.Seq + 1)
 	m, err := parseManifest(name, b, a.o.Cluster)
 	if b == nil {
@@ -181,15 +193,36 @@ func (a *Archive) readOne(s *State, b []byte) (*State, error) {
 		a.damaged(name, damage.Err)
 		n := *s
 		n.Seq, n.Hash, n.Broken = s.Seq+1, hashOf(b), true
-		return &n, nil
+		return &n, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if m.Prev != s.Hash && !s.Broken {
+	switch {
+	case s.Broken && m.Before != nil && m.Before.Seq == s.Seq:
+		s = s.apply(m.Before, m.Prev)
+		a.repeated(manifestName(s.Seq))
+	case m.Prev == s.Hash || s.Broken:
+	case s.Seq == 0:
+		a.damaged("format", errors.New("it is not the one that the archive began with"))
+	default:
 		a.damaged(manifestName(s.Seq), errors.New("it is not the one that the next manifest follows"))
 	}
-	return s.apply(m, hashOf(b)), nil
+	return s.apply(m, hashOf(b)), m, nil
+}
+
+// repeated notes that of a damaged manifest the next one says the same.
+func (a *Archive) repeated(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d := a.damage[name]; d != nil {
+		a.damage[name] = &DamageError{File: d.File, Err: d.Err, Repeated: true}
+	}
+}
+
+// Broken reports whether a file of the chain is damaged and nothing else says the same.
+func (a *Archive) Broken() bool {
+	return slices.ContainsFunc(a.Damage(), func(d *DamageError) bool { return !d.Repeated })
 }
 
 // damaged notes that a file is not what it was.

@@ -138,6 +138,9 @@ type Manifest struct {
 	// older than it is: retention goes by it.
 	Age    time.Duration `json:"age"`
 	Change Change        `json:"change"`
+	// Before is the manifest before, without its own Before: one manifest that is damaged costs
+	// nothing, because the next says the same. It is missing when the writer did not know it.
+	Before *Manifest `json:"before,omitempty"`
 }
 
 // Link names a file of the chain and the hash of its bytes.
@@ -150,10 +153,15 @@ type Link struct {
 type DamageError struct {
 	File string
 	Err  error
+	// Repeated is set for a manifest of which the next one says the same: nothing is lost.
+	Repeated bool
 }
 
 // Error names the file and the next step.
 func (e *DamageError) Error() string {
+	if e.Repeated {
+		return fmt.Sprintf("archive file %s is damaged: %v: nothing is lost, the manifest after it says the same", e.File, e.Err)
+	}
 	return fmt.Sprintf("archive file %s is damaged: %v: 'tidemark verify' tells what that costs and what is still restorable", e.File, e.Err)
 }
 
@@ -214,8 +222,8 @@ func wrap(v any) ([]byte, error) {
 	return slices.Concat([]byte(envelopeSum), []byte(hashOf(body)), []byte(envelopeBody), body, []byte(envelopeEnd)), nil
 }
 
-// unwrap reads what wrap made.
-func unwrap(name string, b []byte, v any) error {
+// unwrap reads what wrap made, of the version given.
+func unwrap(name string, b []byte, version string, v any) error {
 	const head = len(envelopeSum) + 2*sha256.Size + len(envelopeBody)
 	if len(b) < head+len(envelopeEnd) || string(b[:len(envelopeSum)]) != envelopeSum ||
 		string(b[head-len(envelopeBody):head]) != envelopeBody || string(b[len(b)-len(envelopeEnd):]) != envelopeEnd {
@@ -224,6 +232,16 @@ func unwrap(name string, b []byte, v any) error {
 	body := b[head : len(b)-len(envelopeEnd)]
 	if string(b[len(envelopeSum):head-len(envelopeBody)]) != hashOf(body) {
 		return &DamageError{File: name, Err: errors.New("its hash is wrong")}
+	}
+	// The version first: in a newer one the fields may have other types.
+	var what struct {
+		Format string `json:"format"`
+	}
+	if err := json.Unmarshal(body, &what); err != nil {
+		return &DamageError{File: name, Err: err}
+	}
+	if what.Format != version {
+		return unknownFormat(name, what.Format)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
 		return &DamageError{File: name, Err: err}
@@ -234,11 +252,8 @@ func unwrap(name string, b []byte, v any) error {
 // parseManifest reads a manifest and checks that it is the one asked for.
 func parseManifest(name string, b []byte, cluster string) (*Manifest, error) {
 	var m Manifest
-	if err := unwrap(name, b, &m); err != nil {
+	if err := unwrap(name, b, manifestVersion, &m); err != nil {
 		return nil, err
-	}
-	if m.Format != manifestVersion {
-		return nil, unknownFormat(name, m.Format)
 	}
 	if name != manifestName(m.Seq) {
 		return nil, &DamageError{File: name, Err: fmt.Errorf("it says that it is number %d", m.Seq)}

@@ -83,6 +83,7 @@ func (c *pages) put(k pageKey, data []byte) {
 type remoteFile struct {
 	ctx   context.Context // of whoever opened it: an io.ReaderAt has none of its own
 	store Store
+	name  string // below the cluster's directory
 	path  string
 	size  int64
 	cache *pages
@@ -144,9 +145,9 @@ func (f *remoteFile) fetch(from, to, want int64) ([]byte, error) {
 	f.cache.bytes.Add(int64(len(b)))
 	if err := f.store.ReadAt(f.ctx, f.path, b, begin); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, &DamageError{File: f.path, Err: errors.New("it is shorter than when it was written")}
+			return nil, &DamageError{File: f.name, Err: errors.New("it is shorter than when it was written")}
 		}
-		return nil, &StoreError{File: f.path, Err: err}
+		return nil, &StoreError{File: f.name, Err: err}
 	}
 	var wanted []byte
 	for i := from; i <= to; i++ {
@@ -160,19 +161,47 @@ func (f *remoteFile) fetch(from, to, want int64) ([]byte, error) {
 	return wanted, nil
 }
 
-// tableFile gives Pebble a decrypted file. Pebble wants no io.EOF with a full read.
+// ageChunk is what age decrypts at once.
+const ageChunk = 64 << 10
+
+// tableFile gives Pebble a decrypted file. Pebble reads a block of a few KiB at a time, and age
+// decrypts a whole chunk, into a new buffer, for each: so the newest chunk is kept.
 type tableFile struct {
-	io.ReaderAt
-	name string
-	size int64
+	plain io.ReaderAt
+	name  string
+	size  int64
+
+	mu    sync.Mutex // guards what follows
+	index int64      // of chunk
+	chunk []byte     // nil: none yet
 }
 
-func (f *tableFile) ReadAt(p []byte, off int64) (int, error) {
-	n, err := f.ReaderAt.ReadAt(p, off)
-	if n == len(p) {
-		return n, nil
+// ReadAt implements io.ReaderAt, other than that a full read up to the end is no io.EOF, which Pebble
+// does not want.
+func (f *tableFile) ReadAt(p []byte, off int64) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for n < len(p) {
+		if off < 0 || off >= f.size {
+			return n, fileTrouble(f.name, io.ErrUnexpectedEOF)
+		}
+		if index := off / ageChunk; f.chunk == nil || f.index != index {
+			b := f.chunk[:0]
+			if b == nil {
+				b = make([]byte, 0, min(ageChunk, f.size))
+			}
+			b = b[:min(ageChunk, f.size-index*ageChunk)]
+			f.chunk = nil
+			if m, err := f.plain.ReadAt(b, index*ageChunk); m < len(b) {
+				return n, fileTrouble(f.name, err)
+			}
+			f.chunk, f.index = b, index
+		}
+		m := copy(p[n:], f.chunk[off-f.index*ageChunk:])
+		n += m
+		off += int64(m)
 	}
-	return n, fileTrouble(f.name, err)
+	return n, nil
 }
 
 func (f *tableFile) Close() error                { return nil }

@@ -24,7 +24,7 @@ func (a *Archive) openFile(ctx context.Context, f File) (sstable.ReadableFile, e
 	if len(a.o.Identities) == 0 {
 		return nil, fmt.Errorf("%w: give one with --identity FILE", ErrNoIdentity)
 	}
-	remote := &remoteFile{ctx: ctx, store: a.store, path: a.dir + f.Name, size: f.Size, cache: a.cache}
+	remote := &remoteFile{ctx: ctx, store: a.store, name: f.Name, path: a.dir + f.Name, size: f.Size, cache: a.cache}
 	return decrypted(f.Name, remote, f.Size, a.o.Identities)
 }
 
@@ -36,7 +36,7 @@ func decrypted(name string, r io.ReaderAt, size int64, identities []age.Identity
 	if err != nil {
 		return nil, fileTrouble(name, err)
 	}
-	return &tableFile{ReaderAt: plain, name: name, size: n}, nil
+	return &tableFile{plain: plain, name: name, size: n}, nil
 }
 
 // fileTrouble tells damage from a store that does not answer. age and Pebble have no type for it.

@@ -18,7 +18,7 @@ func (a *Archive) Reencrypt(ctx context.Context, f File) (File, error) {
 	if len(a.o.Identities) == 0 {
 		return File{}, ErrNoIdentity
 	}
-	remote := &remoteFile{ctx: ctx, store: a.store, path: a.dir + f.Name, size: f.Size, cache: newPages(4 << 20)}
+	remote := &remoteFile{ctx: ctx, store: a.store, name: f.Name, path: a.dir + f.Name, size: f.Size, cache: newPages(4 << 20)}
 	plain, err := age.Decrypt(io.NewSectionReader(remote, 0, f.Size), a.o.Identities...)
 	if err != nil {
 		return File{}, fileTrouble(f.Name, err)

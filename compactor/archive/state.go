@@ -248,6 +248,32 @@ func (s *State) Ranges() []Range {
 	return all
 }
 
+// Holes are the stretches, since the first full snapshot or segment, of which no change is held: their
+// segments are lost, or retention left single moments of them. The oldest is first.
+func (s *State) Holes() []Range {
+	var held []Range
+	for _, g := range s.Segments {
+		held = append(held, Range{From: g.From, To: g.To})
+	}
+	for _, p := range s.Snapshots {
+		if p.Scope == nil {
+			held = append(held, Range{From: p.Position, To: p.Position})
+		}
+	}
+	slices.SortStableFunc(held, func(a, b Range) int { return a.From.Time.Compare(b.From.Time) })
+	var all []Range
+	var at journal.Position
+	for i, h := range held {
+		if i > 0 && h.From.Time.After(at.Time) {
+			all = append(all, Range{From: at, To: h.From})
+		}
+		if h.To.Time.After(at.Time) {
+			at = h.To
+		}
+	}
+	return all
+}
+
 // applied makes what is known after the change.
 func (k *Known) applied(s journal.State) journal.State {
 	s.Ledgers = slices.Clone(s.Ledgers)

@@ -52,17 +52,7 @@ func EditIn(ctx context.Context, a *archive.Archive, q EditRequest) (*archive.Sn
 	case EditDelete:
 		return compactor.Delete(ctx, a, q.Snapshot)
 	case EditHold, EditRelease:
-		p := a.State().Snapshot(q.Snapshot)
-		if p == nil {
-			return nil, fmt.Errorf("%w: %s", compactor.ErrUnknown, q.Snapshot)
-		}
-		if err := a.Hold(ctx, p.Name, q.Action == EditHold); err != nil {
-			return nil, err
-		}
-		return compactor.Edit(ctx, a, q.Snapshot, func(p *archive.Snapshot) error {
-			p.Held = q.Action == EditHold
-			return nil
-		})
+		return compactor.Hold(ctx, a, q.Snapshot, q.Action == EditHold)
 	case EditPin, EditUnpin:
 		return compactor.Edit(ctx, a, q.Snapshot, func(p *archive.Snapshot) error {
 			p.Pinned = q.Action == EditPin
