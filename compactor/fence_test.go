@@ -216,3 +216,41 @@ func TestEditsByHandFenceNobody(t *testing.T) {
 		t.Error("a pinned snapshot was deleted")
 	}
 }
+
+// Two daemons run on copies of one data directory: their journals are the same as far as the archive can
+// tell, and the one that is behind must not seal over what the other has.
+func TestCopiesOfADataDirectoryDoNotBothSeal(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	one, two := m.shipper(t, mem), m.shipper(t, mem)
+	for _, s := range []*compactor.Shipper{one, two} {
+		_, err := s.Connect(t.Context())
+		ok(t, err)
+	}
+	m.record(t, 5)
+	ok(t, one.Seal(t.Context()))
+	m.record(t, 5)
+	if err := two.Seal(t.Context()); err == nil || !strings.Contains(err.Error(), "copy of this data directory") {
+		t.Errorf("the second one: %v", err)
+	}
+	ok(t, one.Seal(t.Context()))
+	m.judge(t, mem, "two writers")
+}
+
+// Who cannot read an archive must not take it over: the daemon that writes it would stop for nothing.
+func TestRecoverWithAWrongKeyTakesNothingOver(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	_, err := m.s.Connect(t.Context())
+	ok(t, err)
+	m.record(t, 5)
+	ok(t, m.s.Seal(t.Context()))
+	wrong, err := age.GenerateX25519Identity()
+	ok(t, err)
+	_, err = compactor.Recover(t.Context(), mem, archive.Options{Identities: []age.Identity{wrong}}, t.TempDir(), journal.Options{}, 0)
+	if !errors.Is(err, archive.ErrNoIdentity) {
+		t.Errorf("recover: %v, want ErrNoIdentity", err)
+	}
+	m.record(t, 5)
+	ok(t, m.s.Seal(t.Context()))
+}

@@ -72,8 +72,8 @@ func (r *Repaired) mend(ctx context.Context, a *archive.Archive, s *Shipper, id 
 		}
 	}
 	var err error
-	if s != nil && !r.DryRun {
-		if err = s.remake(ctx, a, state, id, c); err != nil && !errors.Is(err, journal.ErrTrimmed) {
+	if s != nil {
+		if err = s.remake(ctx, a, state, id, c, r.DryRun); err != nil && !errors.Is(err, journal.ErrTrimmed) {
 			return fmt.Errorf("repair %s: %w", id, err)
 		}
 	}
@@ -100,15 +100,18 @@ func (r *Repaired) mend(ctx context.Context, a *archive.Archive, s *Shipper, id 
 	return nil
 }
 
-// remake makes what was lost anew from the journal, if the journal still has all of it.
-func (s *Shipper) remake(ctx context.Context, a *archive.Archive, state *archive.State, id string, c *archive.Change) error {
-	if i := slices.IndexFunc(state.Segments, func(g archive.Segment) bool { return g.Name == id }); i >= 0 {
-		g := state.Segments[i]
+// remake makes what was lost anew from the journal, if the journal still has all of it. With dryRun
+// it only tries.
+func (s *Shipper) remake(ctx context.Context, a *archive.Archive, state *archive.State, id string, c *archive.Change, dryRun bool) error {
+	for _, g := range state.Segments {
+		if g.Name != id {
+			continue
+		}
 		var span journal.Span
-		w, err := a.WriteSegment(ctx, g.Level, g.To, nil, func(put func(k, v []byte) error) (err error) {
+		w, err := made(dryRun, func(put func(k, v []byte) error) (err error) {
 			span, err = s.o.Journal.Export(ctx, g.From, g.To, g.Entries+1, put)
 			return err
-		})
+		}, func(fill filler) (archive.Written, error) { return a.WriteSegment(ctx, g.Level, g.To, nil, fill) })
 		if err != nil {
 			return err
 		}
@@ -126,16 +129,16 @@ func (s *Shipper) remake(ctx context.Context, a *archive.Archive, state *archive
 		if p.Scope != nil {
 			return journal.ErrTrimmed // what was in scope then cannot be told from here
 		}
-		w, err := a.WriteSnapshot(ctx, p.Position, func(put func(k, v []byte) error) error {
+		w, err := made(dryRun, func(put func(k, v []byte) error) error {
 			return s.o.Journal.ExportState(ctx, p.Position, nil, put)
-		})
+		}, func(fill filler) (archive.Written, error) { return a.WriteSnapshot(ctx, p.Position, fill) })
 		if err != nil {
 			return err
 		}
 		if w.Content != p.State {
 			return fmt.Errorf("%w: the journal gives another state", journal.ErrTrimmed)
 		}
-		if p.Held {
+		if p.Held && !dryRun {
 			if err := a.Hold(ctx, w.Name, true); err != nil {
 				return err
 			}
@@ -144,6 +147,22 @@ func (s *Shipper) remake(ctx context.Context, a *archive.Archive, state *archive
 		c.Gone, c.Snapshots = nil, []archive.Snapshot{p}
 	}
 	return nil
+}
+
+// filler gives the content of a new file, in the order of the keys.
+type filler = func(put func(k, v []byte) error) error
+
+// made writes a new file, or, in a dry run, only looks whether it could be filled.
+func made(dryRun bool, fill filler, write func(filler) (archive.Written, error)) (w archive.Written, err error) {
+	if !dryRun {
+		return write(fill)
+	}
+	content := archive.NewContentHash()
+	err = fill(func(k, v []byte) error {
+		content.Add(k, v)
+		return nil
+	})
+	return archive.Written{Content: content.String()}, err
 }
 
 // sweep removes files that nothing refers to and that nobody can be about to commit.

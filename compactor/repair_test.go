@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -44,8 +45,11 @@ func TestRepairMakesAnewWhatTheJournalHas(t *testing.T) {
 	m.s = m.shipper(t, store)
 	r, err := m.s.Repair(t.Context(), true)
 	ok(t, err)
-	if !r.DryRun || len(r.Rebuilt)+len(r.Dropped) != len(bad) {
+	if !r.DryRun || len(r.Rebuilt) != len(bad) {
 		t.Errorf("dry run: %+v", r)
+	}
+	if after, err := verified(t, store, m.identity); err != nil || len(after.Problems) != len(bad) {
+		t.Errorf("after a dry run: %+v, %v", after, err)
 	}
 	r, err = m.s.Repair(t.Context(), false)
 	ok(t, err)
@@ -90,5 +94,63 @@ func TestRepairWithoutAJournalDropsWhatIsLost(t *testing.T) {
 	}
 	if after := m.ask(t, store, "repaired"); len(after) > len(before) {
 		t.Errorf("%d cuts were not answered before the repair, %d are not after it", len(before), len(after))
+	}
+}
+
+// With a key that fits nothing, everything looks unreadable: nothing of it is given up.
+func TestRepairWithAWrongKeyDropsNothing(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	m.fill(t)
+	wrong, err := age.GenerateX25519Identity()
+	ok(t, err)
+	a, err := archive.Open(t.Context(), mem, archive.Options{Identities: []age.Identity{wrong}})
+	ok(t, err)
+	r, err := compactor.Repair(t.Context(), a, false)
+	if err != nil || len(r.Dropped)+len(r.Rebuilt)+len(r.Removed) > 0 || len(r.Found.Problems) == 0 {
+		t.Errorf("repair: %+v, %v", r, err)
+	}
+	m.judge(t, mem, "after a repair with a wrong key")
+}
+
+// The files that only a damaged manifest spoke of look as if nobody knew them: they stay.
+func TestRepairSweepsNothingWhileTheChainIsBroken(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	mem.Clock = m.clock.Now
+	m.fill(t)
+	last := m.s.Archive().State().Seq
+	store := memStore(t, flipped(t, mem, last, 1)) // the newest: nothing repeats it
+	store.Clock = m.clock.Now
+	m.clock.add(3 * time.Hour)
+	ok(t, store.Create(t.Context(), "cluster-a/segments/0/newer", strings.NewReader("x"), 1, archive.CreateOptions{})) // the store's clock
+	a, err := archive.Open(t.Context(), store, archive.Options{Identities: []age.Identity{m.identity}})
+	ok(t, err)
+	r, err := compactor.Repair(t.Context(), a, false)
+	ok(t, err)
+	if len(r.Found.Unknown) < 2 || len(r.Removed) > 0 {
+		t.Errorf("unknown: %v, removed: %v", r.Found.Unknown, r.Removed)
+	}
+}
+
+// A dry run tells what the journal can make anew, and what it has forgotten.
+func TestDryRunKnowsWhatTheJournalHasForgotten(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem, func(o *journal.Options) { o.Window = 16 * time.Minute })
+	m.fill(t)
+	m.j.KeepAfter(m.s.Keep())
+	for range 12 {
+		m.clock.add(2 * time.Minute)
+		_, err := m.j.Trim(t.Context())
+		ok(t, err)
+	}
+	store, bad := damagedStore(t, files(t, mem))
+	m.s = m.shipper(t, store)
+	dry, err := m.s.Repair(t.Context(), true)
+	ok(t, err)
+	done, err := m.s.Repair(t.Context(), false)
+	ok(t, err)
+	if !slices.Equal(dry.Dropped, done.Dropped) || !slices.Equal(dry.Rebuilt, done.Rebuilt) || len(dry.Dropped) != len(bad) {
+		t.Errorf("the dry run: anew %v, lost %v; done: anew %v, lost %v", dry.Rebuilt, dry.Dropped, done.Rebuilt, done.Dropped)
 	}
 }

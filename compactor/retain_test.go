@@ -1,7 +1,10 @@
 package compactor_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -129,4 +132,66 @@ func TestOldManifestsGiveWayToACheckpoint(t *testing.T) {
 	}
 	m.cuts, m.folds = m.cuts[195:], m.folds[195:]
 	m.judge(t, mem, "after it was shortened")
+}
+
+// A writer that stood still while the chain before it was removed must not begin a second one there.
+func TestWriterBehindAShortenedChainIsFenced(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	_, err := m.s.Connect(t.Context())
+	ok(t, err)
+	m.record(t, 1)
+	ok(t, m.s.Seal(t.Context()))
+	stale, err := archive.Open(t.Context(), mem, archive.Options{})
+	ok(t, err)
+	for range 200 {
+		m.record(t, 1)
+		m.clock.add(10 * time.Second)
+		ok(t, m.s.Seal(t.Context()))
+	}
+	m.older(50 * time.Hour)
+	m.record(t, 1)
+	ok(t, m.s.Seal(t.Context()))
+	_, err = m.s.Retain(t.Context(), false)
+	ok(t, err)
+	if m.s.Archive().State().ChainFrom <= stale.State().Seq {
+		t.Fatal("the chain was not shortened: the test proves nothing")
+	}
+	err = stale.Commit(t.Context(), func(*archive.State) (*archive.Change, error) { return &archive.Change{Step: "edit"}, nil })
+	if !errors.Is(err, archive.ErrFenced) {
+		t.Errorf("a commit from behind: %v, want ErrFenced", err)
+	}
+	m.cuts, m.folds = m.cuts[195:], m.folds[195:]
+	m.judge(t, mem, "after it")
+}
+
+// A checkpoint that is damaged is never what a chain begins with.
+func TestChainIsNotShortenedToADamagedCheckpoint(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	_, err := m.s.Connect(t.Context())
+	ok(t, err)
+	for range 300 {
+		m.record(t, 1)
+		m.clock.add(10 * time.Second)
+		ok(t, m.s.Seal(t.Context()))
+	}
+	m.older(50 * time.Hour)
+	m.record(t, 1)
+	ok(t, m.s.Seal(t.Context()))
+	points, err := m.s.Archive().Checkpoints(t.Context())
+	ok(t, err)
+	name := fmt.Sprintf("cluster-a/checkpoints/%020d.json", points[len(points)-3]) // the one that would be it
+	b := files(t, mem)[name]
+	b[len(b)/2] ^= 1
+	ok(t, mem.Remove(t.Context(), name))
+	ok(t, mem.Create(t.Context(), name, bytes.NewReader(b), int64(len(b)), archive.CreateOptions{}))
+	_, err = m.s.Retain(t.Context(), false)
+	ok(t, err)
+	if from := m.s.Archive().State().ChainFrom; from == 0 || from == points[len(points)-3] {
+		t.Errorf("of %v the chain begins at %d", points, from)
+	}
+	if failed := m.ask(t, mem, "shortened"); failed[len(m.cuts)-1] {
+		t.Error("the newest moment is not answered")
+	}
 }
