@@ -27,6 +27,12 @@ type ApplyOptions struct {
 	Wait time.Duration
 	// Logger gets one line per failed item, without the object; nil logs nothing.
 	Logger *zap.Logger
+	// Record, when not nil, is told of every step before and after it is taken, and what it tells
+	// to be done already is not done again.
+	Record *Record
+	// Stop, when closed, ends Apply at a clean point: what is being written is finished, and
+	// nothing new is begun. Then the error is ErrStopped.
+	Stop <-chan struct{}
 }
 
 // Progress tells how far Apply is.
@@ -84,7 +90,11 @@ type applier struct {
 	o      ApplyOptions
 	limit  *limiter
 
-	mu      sync.Mutex // guards what follows
+	index map[*Item]int // in plan.Items
+
+	mu      sync.Mutex           // guards what follows
+	failed  error                // why the record cannot be written
+	made    map[objectKey]string // fingerprints of what was created
 	result  Result
 	done    int
 	total   int
@@ -106,8 +116,10 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 	a := &applier{
 		plan: p, target: target, o: o, limit: newLimiter(o.Parallel, target.throttled.Load()), total: p.Writes(),
 		common: map[string]int{}, uids: map[objectKey]string{}, blocked: map[string]error{},
+		index: map[*Item]int{}, made: map[objectKey]string{},
 	}
-	for _, it := range p.Items {
+	for i, it := range p.Items {
+		a.index[it] = i
 		switch it.Action {
 		case ActionSkip:
 			a.result.Skipped++
@@ -120,7 +132,8 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 			}
 		}
 	}
-	for start := 0; start < len(p.Items) && ctx.Err() == nil; {
+	a.recall()
+	for start := 0; start < len(p.Items) && ctx.Err() == nil && !a.stopped(); {
 		end := start
 		for end < len(p.Items) && p.Items[end].Wave == p.Items[start].Wave {
 			end++
@@ -129,6 +142,17 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 		start = end
 	}
 	slices.SortStableFunc(a.result.Errors, func(x, y ItemError) int { return cmp.Compare(x.Item.Wave, y.Item.Wave) })
+	if a.failed != nil {
+		return &a.result, fmt.Errorf("the restore was stopped after %d of %d objects, because it could not be recorded: %w", a.done, a.total, a.failed)
+	}
+	if ctx.Err() == nil && a.stopped() && a.done < a.total {
+		return &a.result, fmt.Errorf("%w after %d of %d objects", ErrStopped, a.done, a.total)
+	}
+	if o.Record != nil && ctx.Err() == nil {
+		if err := o.Record.end(); err != nil {
+			return &a.result, err
+		}
+	}
 	if ctx.Err() != nil {
 		return &a.result, fmt.Errorf("the restore was cut short after %d of %d objects: run it again to complete it: %w", a.done, a.total, context.Cause(ctx))
 	}
@@ -149,11 +173,18 @@ func (a *applier) wave(ctx context.Context, items []*Item) {
 		if !it.Action.writes() {
 			continue
 		}
+		if a.before(it) {
+			continue
+		}
 		if err := a.blockedBy(it); err != nil {
 			a.finish(it, err)
 			continue
 		}
 		if !a.limit.acquire(ctx) {
+			break
+		}
+		if a.stopped() || !a.begin(it) {
+			a.limit.release(0, a.target.throttled.Load())
 			break
 		}
 		defs = defs || it.Resource == definitions && it.Action != ActionDelete
@@ -164,12 +195,15 @@ func (a *applier) wave(ctx context.Context, items []*Item) {
 			if err != nil && it.Resource == namespaces {
 				a.block(it.Name, commonError{fmt.Errorf("namespace %s: %w", it.Name, err)})
 			}
-			if ctx.Err() == nil || err == nil {
+			if (ctx.Err() == nil || err == nil) && !errors.Is(err, ErrStopped) {
 				a.finish(it, err)
 			}
 		})
 	}
 	wg.Wait()
+	if a.o.Record != nil {
+		a.cannotRecord(a.o.Record.sync())
+	}
 	if defs && ctx.Err() == nil {
 		a.awaitDefinitions(ctx, items)
 	}
@@ -198,6 +232,7 @@ func (a *applier) finish(it *Item, err error) {
 		a.o.Logger.Warn("object not restored", zap.Stringer("resource", it.Resource), zap.String("namespace", it.Namespace), zap.String("name", it.Name), zap.String("action", string(it.Action)))
 		a.fail(it, err)
 	}
+	a.outcome(it, err, skip)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.done++

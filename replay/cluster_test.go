@@ -53,6 +53,11 @@ func TestOnCluster(t *testing.T) {
 		{"cancelled and run again", testCancelled},
 		{"a definition that cannot be had", testBrokenDefinition},
 		{"owned objects when asked for", testOwned},
+		{"undo of a restore", testUndo},
+		{"undo of a restored namespace", testUndoNamespace},
+		{"stopped, gone on with, undone", testStopped},
+		{"gone on with after a death at any item", testDiedAnywhere},
+		{"undo of what changed in some time", testUndoTime},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.test(t, newWorld(t, c.Config())) })
 	}

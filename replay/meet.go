@@ -37,6 +37,9 @@ func (a *applier) meet(ctx context.Context, it *Item, body object, unsure bool) 
 		switch {
 		case same:
 			a.restored(it.key(), string(u.GetUID()))
+			if unsure {
+				a.madeAs(it, live)
+			}
 			return nil
 		case it.Resource == accounts: // a controller makes them, and the plan promised what they had
 		case req.Existing == ExistingNone:

@@ -50,6 +50,9 @@ type Item struct {
 	// Diff is what differs: Old is live, New is what the object becomes (or, of an object
 	// that is skipped, what it was).
 	Diff []FieldDiff `json:"diff,omitempty"`
+	// Conflicts are fields that an undo leaves because they were changed again since: Old is live,
+	// New is what they were before the change that is taken back.
+	Conflicts []FieldDiff `json:"conflicts,omitempty"`
 	// Wave says when: items are written in the order of their waves.
 	Wave int `json:"wave"`
 
@@ -62,6 +65,8 @@ type Item struct {
 	managed []any // who owned which fields at the cut
 	// awaitGone says that a live object is being deleted and must be gone first.
 	awaitGone bool
+	// unsure says that writing it was begun by a run that was cut off: it may be done.
+	unsure bool
 }
 
 // MarshalJSON writes the resource as people type it.
@@ -81,9 +86,12 @@ func (it *Item) String() string { return it.key().String() }
 // Plan is what a restore will do, item by item, in the order in which it will do it.
 type Plan struct {
 	// ID names the plan: what it restores, the time it was made, and a random end.
-	ID   string      `json:"id"`
-	Made time.Time   `json:"made"`
-	Cut  journal.Cut `json:"cut"`
+	ID   string    `json:"id"`
+	Made time.Time `json:"made"`
+	// Purpose says what an undo takes back; empty for a restore.
+	Purpose string `json:"purpose,omitempty"`
+	// Cut is the moment that a restore puts back.
+	Cut journal.Cut `json:"cut,omitzero"`
 	// Cluster is the id of the cluster that the plan is for, as Catalog.ClusterID has it; empty
 	// when it could not be told. Server is the address of its API server.
 	Cluster  string   `json:"cluster,omitempty"`
@@ -158,11 +166,16 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		return nil, err
 	}
 	p.relinkRecreated()
-	setWaves(p.plan.Items)
-	slices.SortStableFunc(p.plan.Items, func(a, b *Item) int {
+	p.plan.sort()
+	return p.plan, nil
+}
+
+// sort puts the items into the order in which they are written.
+func (p *Plan) sort() {
+	setWaves(p.Items)
+	slices.SortStableFunc(p.Items, func(a, b *Item) int {
 		return cmp.Or(cmp.Compare(a.Wave, b.Wave), cmp.Compare(a.Resource.String(), b.Resource.String()), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	return p.plan, nil
 }
 
 // Count tells how many items have the action.

@@ -16,7 +16,11 @@ const shownInShort = 5
 // changed, deleted or cannot be restored; verbose names all of them, with what differs.
 func (p *Plan) WriteText(w io.Writer, verbose bool) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Plan %s: the state at %s (rv:%s)\n", p.ID, p.Cut.Time.UTC().Format(time.RFC3339Nano), p.Cut.Revision)
+	what := p.Purpose
+	if what == "" {
+		what = fmt.Sprintf("the state at %s (rv:%s)", p.Cut.Time.UTC().Format(time.RFC3339Nano), p.Cut.Revision)
+	}
+	fmt.Fprintf(&b, "Plan %s: %s\n", p.ID, what)
 	if p.Server != "" {
 		fmt.Fprintf(&b, "in the cluster at %s\n", p.Server)
 	}

@@ -22,6 +22,8 @@ var (
 	// ErrOtherCluster is returned by NewPlan when existing objects would be changed or deleted
 	// in a cluster that is not the one that history is of.
 	ErrOtherCluster = errors.New("the target is another cluster")
+	// ErrStopped is returned by Apply when ApplyOptions.Stop ended it.
+	ErrStopped = errors.New("stopped")
 	// ErrNotRestored is returned by Apply when nothing was written: all that the plan wanted
 	// to write failed.
 	ErrNotRestored = errors.New("nothing was restored")

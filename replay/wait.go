@@ -25,6 +25,9 @@ func (a *applier) until(ctx context.Context, what string, met func(context.Conte
 		if ok || err != nil {
 			return ok, err
 		}
+		if a.stopped() {
+			return false, ErrStopped
+		}
 		if time.Now().After(end) {
 			return false, nil
 		}

@@ -34,6 +34,11 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 	case ActionUpdate:
 		err = a.update(ctx, it)
 	case ActionRecreate:
+		if it.unsure {
+			if done, err := a.recreated(ctx, it); done || err != nil {
+				return 0, hint(it, err)
+			}
+		}
 		if err = a.delete(ctx, it, metav1.DeletePropagationOrphan); err == nil {
 			mark := time.Now()
 			err = a.awaitGone(ctx, it)
@@ -68,12 +73,13 @@ func (a *applier) create(ctx context.Context, it *Item) error {
 		u, err = client.Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
 	}
 	if apierrors.IsAlreadyExists(err) {
-		return a.meet(ctx, it, body, unsure)
+		return a.meet(ctx, it, body, unsure || it.unsure)
 	}
 	if err != nil {
 		return err
 	}
 	a.restored(it.key(), string(u.GetUID()))
+	a.madeAs(it, u.Object)
 	if entries == nil {
 		return nil
 	}
@@ -165,7 +171,7 @@ func (a *applier) update(ctx context.Context, it *Item) error {
 			a.restored(it.key(), string(u.GetUID()))
 			return nil
 		}
-		if unsure && apierrors.IsConflict(err) && a.isAs(ctx, it, body) {
+		if (unsure || it.unsure) && apierrors.IsConflict(err) && a.isAs(ctx, it, body) {
 			return nil // with our own write, whose answer was lost
 		}
 		if apierrors.IsNotFound(err) {

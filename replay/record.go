@@ -1,0 +1,471 @@
+package replay
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+// Records keeps what restores did, each in a directory of its own: its plan with all bodies and
+// what was live before, written before anything else is, and its progress, item by item. So a
+// restore that was cut off can be gone on with, and any can be undone. They hold Secrets as they are:
+// the directories are for their owner only.
+type Records struct{ dir string }
+
+var (
+	// ErrNoRecord is returned for a restore that nothing is known of here.
+	ErrNoRecord = errors.New("no restore of that name is recorded here")
+	// ErrRunning is returned for a restore that another process works on.
+	ErrRunning = errors.New("the restore is being worked on by another process")
+	// ErrRecordFormat is returned for a record or a plan that another version wrote.
+	ErrRecordFormat = errors.New("it was written by another version of tidemark")
+)
+
+// recordFormat is the version of what Plan.Save writes.
+const recordFormat = "tidemark-plan/1"
+
+// OpenRecords uses a directory, which is made with the first record. Nothing is read yet.
+func OpenRecords(dir string) *Records { return &Records{dir: dir} }
+
+// Dir is where the records lie.
+func (r *Records) Dir() string { return r.dir }
+
+// Record is one restore or undo that was begun.
+type Record struct {
+	ID   string
+	Plan *Plan
+
+	dir  string
+	file *os.File // progress, locked; nil: read only
+
+	mu   sync.Mutex
+	done map[int]outcome // by index in Plan.Items
+	// Ended is when it was done with; zero: it was cut off, or is still running.
+	Ended time.Time
+}
+
+// outcome is how far one item has come.
+type outcome struct {
+	State string `json:"s"` // begin, done, left, failed
+	UID   string `json:"uid,omitempty"`
+	Made  string `json:"made,omitempty"` // fingerprint of what was created
+	Why   string `json:"why,omitempty"`
+}
+
+// line is one line of the progress.
+type line struct {
+	Item *int `json:"i,omitempty"`
+	outcome
+	Time time.Time `json:"t,omitzero"`
+}
+
+// savedPlan is a plan as it is written down, with all that applying needs.
+type savedPlan struct {
+	Format string `json:"format"`
+	*Plan
+	Request struct {
+		Existing   ExistingPolicy    `json:"existing"`
+		Exact      bool              `json:"exact,omitempty"`
+		Owned      bool              `json:"owned,omitempty"`
+		Namespaces map[string]string `json:"namespaceMappings,omitempty"`
+	} `json:"request"`
+	Scaled [][3]string `json:"scaled,omitempty"`
+	Bodies []savedItem `json:"bodies"`
+}
+
+// savedItem is what an item holds beside what it shows; of items that write only.
+type savedItem struct {
+	Index     int             `json:"i"`
+	Version   string          `json:"version"`
+	Kind      string          `json:"kind"`
+	Create    json.RawMessage `json:"create,omitempty"`
+	Update    json.RawMessage `json:"update,omitempty"`
+	Live      json.RawMessage `json:"live,omitempty"`
+	Managed   []any           `json:"managed,omitempty"`
+	Owners    []savedOwner    `json:"owners,omitempty"`
+	AwaitGone bool            `json:"awaitGone,omitempty"`
+}
+
+type savedOwner struct {
+	Resource  string `json:"resource"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Kind      string `json:"kind"`
+}
+
+// Save writes the plan so that LoadPlan can read it, with all objects in it, Secrets as well.
+func (p *Plan) Save(w io.Writer) error {
+	s := savedPlan{Format: recordFormat, Plan: p}
+	s.Request.Existing, s.Request.Exact, s.Request.Owned, s.Request.Namespaces = p.req.Existing, p.req.Exact, p.req.Owned, p.req.NamespaceMappings
+	for t := range p.past.scaled {
+		s.Scaled = append(s.Scaled, [3]string{t.kind, t.namespace, t.name})
+	}
+	for i, it := range p.Items {
+		if !it.Action.writes() {
+			continue
+		}
+		b := savedItem{Index: i, Version: it.served.Version, Kind: it.served.Kind, Create: json.RawMessage(it.create), Update: json.RawMessage(it.update), Managed: it.managed, AwaitGone: it.awaitGone}
+		if it.live != nil {
+			b.Live = object(it.live.Object).json()
+		}
+		for _, o := range it.owners {
+			b.Owners = append(b.Owners, savedOwner{o.key.gr.String(), o.key.namespace, o.key.name, o.kind})
+		}
+		s.Bodies = append(s.Bodies, b)
+	}
+	z, err := zstd.NewWriter(w)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(z).Encode(s); err != nil {
+		return fmt.Errorf("writing the plan: %w", err)
+	}
+	return z.Close()
+}
+
+// LoadPlan reads what Save wrote.
+func LoadPlan(r io.Reader) (*Plan, error) {
+	z, err := zstd.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	s := savedPlan{Plan: &Plan{}}
+	d := json.NewDecoder(z)
+	if err := d.Decode(&s); err != nil {
+		return nil, fmt.Errorf("this is no plan that tidemark saved, or it is damaged: %w", err)
+	}
+	if s.Format != recordFormat {
+		return nil, fmt.Errorf("%w: %q", ErrRecordFormat, s.Format)
+	}
+	p := s.Plan
+	p.past = &past{byKey: map[objectKey]*entry{}, byUID: map[string]*entry{}, scaled: map[scaleTarget]bool{}}
+	p.req = RestoreRequest{Cut: p.Cut, Existing: s.Request.Existing, Exact: s.Request.Exact, Owned: s.Request.Owned, NamespaceMappings: s.Request.Namespaces}
+	for _, t := range s.Scaled {
+		p.past.scaled[scaleTarget{t[0], t[1], t[2]}] = true
+	}
+	p.recreated = map[string]*Item{}
+	for _, b := range s.Bodies {
+		if b.Index < 0 || b.Index >= len(p.Items) {
+			return nil, errors.New("this is no plan that tidemark saved: it has no such item")
+		}
+		it := p.Items[b.Index]
+		it.create, it.update, it.managed, it.awaitGone = body(b.Create), body(b.Update), b.Managed, b.AwaitGone
+		it.served = servedResource{it.Resource.WithVersion(b.Version), b.Kind, it.Namespace != "", nil}
+		if b.Live != nil {
+			live, err := parseObject(b.Live)
+			if err != nil {
+				return nil, fmt.Errorf("reading the plan's %s: %w", it, err)
+			}
+			it.live = live.unstructured()
+		}
+		for _, o := range b.Owners {
+			it.owners = append(it.owners, pendingOwner{objectKey{schema.ParseGroupResource(o.Resource), o.Namespace, o.Name}, o.Kind})
+		}
+		if it.Action == ActionRecreate {
+			p.recreated[string(it.live.GetUID())] = it
+		}
+	}
+	return p, nil
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (it *Item) UnmarshalJSON(b []byte) error {
+	type plain Item
+	v := struct {
+		Resource string `json:"resource"`
+		*plain
+	}{plain: (*plain)(it)}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	it.Resource = schema.ParseGroupResource(v.Resource)
+	return nil
+}
+
+// Begin writes a plan down before it is applied. The record must be closed.
+func (r *Records) Begin(p *Plan) (*Record, error) {
+	dir := filepath.Join(r.dir, p.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("record the restore: %w", err)
+	}
+	if err := writeWhole(filepath.Join(dir, "plan.json.zst"), p.Save); err != nil {
+		return nil, fmt.Errorf("record the restore: %w", err)
+	}
+	rec := &Record{ID: p.ID, Plan: p, dir: dir, done: map[int]outcome{}}
+	if err := rec.lock(); err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// writeWhole makes a file that is there as a whole or not at all, for its owner only.
+func writeWhole(path string, fill func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	w := bufio.NewWriter(f)
+	if err := errors.Join(fill(w), w.Flush(), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (rec *Record) progressFile() string { return filepath.Join(rec.dir, "progress.jsonl") }
+
+// lock opens the progress for writing, and keeps others from it.
+func (rec *Record) lock() error {
+	f, err := os.OpenFile(rec.progressFile(), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("record the restore: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return fmt.Errorf("%s: %w", rec.ID, ErrRunning)
+	}
+	rec.file = f
+	return nil
+}
+
+// Close lets go of the record.
+func (rec *Record) Close() error {
+	if rec.file == nil {
+		return nil
+	}
+	return errors.Join(rec.file.Sync(), rec.file.Close())
+}
+
+// Open reads a record, to go on with it when write is set.
+func (r *Records) Open(id string, write bool) (*Record, error) {
+	if id == "" || filepath.Base(id) != id {
+		return nil, fmt.Errorf("%w: %q", ErrNoRecord, id)
+	}
+	rec := &Record{ID: id, dir: filepath.Join(r.dir, id), done: map[int]outcome{}}
+	f, err := os.Open(filepath.Join(rec.dir, "plan.json.zst"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s, in %s: 'tidemark restores list' shows what is", ErrNoRecord, id, r.dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the restore: %w", err)
+	}
+	defer f.Close()
+	if rec.Plan, err = LoadPlan(f); err != nil {
+		return nil, fmt.Errorf("read the restore %s: %w", id, err)
+	}
+	if write {
+		if err := rec.lock(); err != nil {
+			return nil, err
+		}
+	}
+	return rec, rec.readProgress()
+}
+
+func (rec *Record) readProgress() error {
+	b, err := os.ReadFile(rec.progressFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the restore: %w", err)
+	}
+	whole := 0
+	for text := range bytes.Lines(b) {
+		var l line
+		if text[len(text)-1] != '\n' || json.Unmarshal(text, &l) != nil {
+			break // cut off in the middle of a line
+		}
+		whole += len(text)
+		switch {
+		case l.Item != nil:
+			rec.done[*l.Item] = l.outcome
+			rec.Ended = time.Time{}
+		case l.State == "end":
+			rec.Ended = l.Time
+		}
+	}
+	if rec.file != nil && whole < len(b) { // what is appended must begin a line
+		if err := rec.file.Truncate(int64(whole)); err != nil {
+			return fmt.Errorf("go on with the restore: %w", err)
+		}
+	}
+	return nil
+}
+
+// note appends to the progress. What was written outlives the process at once, and the machine
+// after the next sync.
+func (rec *Record) note(i int, o outcome) error {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.done[i] = o
+	return rec.append(line{Item: &i, outcome: o})
+}
+
+func (rec *Record) append(l line) error {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	if _, err := rec.file.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("record the restore: %w", err)
+	}
+	return nil
+}
+
+// sync makes the progress outlive the machine.
+func (rec *Record) sync() error {
+	if err := rec.file.Sync(); err != nil {
+		return fmt.Errorf("record the restore: %w", err)
+	}
+	return nil
+}
+
+// end notes that all was tried that the plan wants.
+func (rec *Record) end() error {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.Ended = time.Now().UTC()
+	return errors.Join(rec.append(line{outcome: outcome{State: "end"}, Time: rec.Ended}), rec.sync())
+}
+
+// Progress counts what has become of the objects that the plan writes.
+type RecordProgress struct {
+	Total   int `json:"total"`
+	Done    int `json:"done"`
+	Left    int `json:"left,omitempty"`    // turned out not to be the plan's to write
+	Failed  int `json:"failed,omitempty"`  // and tried
+	Unsure  int `json:"unsure,omitempty"`  // begun, and cut off
+	Pending int `json:"pending,omitempty"` // not begun
+}
+
+// Progress tells how far the record's restore has come.
+func (rec *Record) Progress() RecordProgress {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	var n RecordProgress
+	for i, it := range rec.Plan.Items {
+		if !it.Action.writes() {
+			continue
+		}
+		n.Total++
+		switch rec.done[i].State {
+		case "done":
+			n.Done++
+		case "left":
+			n.Left++
+		case "failed":
+			n.Failed++
+		case "begin":
+			n.Unsure++
+		default:
+			n.Pending++
+		}
+	}
+	return n
+}
+
+// Each yields what became of each item that the plan writes: "done", "left", "failed", "begin" (cut off
+// in the middle) or nothing, and why.
+func (rec *Record) Each(yield func(it *Item, state, why string)) {
+	for i, it := range rec.Plan.Items {
+		if it.Action.writes() {
+			yield(it, rec.done[i].State, rec.done[i].Why)
+		}
+	}
+}
+
+// Undo is the request that takes back what was done. What was begun and cut off is taken back as far as it
+// can be seen.
+func (rec *Record) Undo() UndoRequest {
+	q := UndoRequest{Purpose: "takes back " + rec.ID, Cluster: rec.Plan.Cluster, MaxDeletes: -1, Owned: true, scaled: rec.Plan.past.scaled}
+	for i, it := range rec.Plan.Items {
+		o := rec.done[i]
+		if !it.Action.writes() || o.State != "done" && o.State != "begin" {
+			continue
+		}
+		s := Step{Made: o.Made, UID: o.UID}
+		if it.live != nil && it.Action != ActionCreate {
+			s.Before = object(it.live.Object).json()
+		}
+		if it.Action == ActionUpdate {
+			s.After = it.update
+		}
+		if it.Action == ActionCreate && s.Made == "" {
+			if o.State == "done" {
+				continue // somebody else had made it
+			}
+			s.After, s.UID = it.create, "" // begun: it may have been made, as this
+		}
+		if it.Action == ActionRecreate {
+			s.After, s.Recreated = it.create, true
+		}
+		q.Reversals = append(q.Reversals, Reversal{Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, Steps: []Step{s}})
+	}
+	return q
+}
+
+// RecordInfo is one record of a list.
+type RecordInfo struct {
+	ID      string         `json:"id"`
+	Purpose string         `json:"purpose,omitempty"`
+	Made    time.Time      `json:"made"`
+	Cut     journal.Cut    `json:"cut,omitzero"`
+	Server  string         `json:"server"`
+	Ended   time.Time      `json:"ended,omitzero"`
+	Items   RecordProgress `json:"objects"`
+	// Err says why the record cannot be read.
+	Err string `json:"error,omitempty"`
+}
+
+// List tells of all records, the newest first.
+func (r *Records) List() ([]RecordInfo, error) {
+	dirs, err := os.ReadDir(r.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list the restores: %w", err)
+	}
+	var all []RecordInfo
+	for _, d := range dirs {
+		rec, err := r.Open(d.Name(), false)
+		if errors.Is(err, ErrNoRecord) {
+			continue
+		}
+		if err != nil {
+			all = append(all, RecordInfo{ID: d.Name(), Err: err.Error()})
+			continue
+		}
+		p := rec.Plan
+		all = append(all, RecordInfo{ID: rec.ID, Purpose: p.Purpose, Made: p.Made, Cut: p.Cut, Server: p.Server, Ended: rec.Ended, Items: rec.Progress()})
+	}
+	slices.SortFunc(all, func(a, b RecordInfo) int { return cmp.Or(b.Made.Compare(a.Made), cmp.Compare(a.ID, b.ID)) })
+	return all, nil
+}
+
+// Remove forgets a record.
+func (r *Records) Remove(id string) error {
+	rec, err := r.Open(id, true)
+	if err != nil {
+		return err
+	}
+	return errors.Join(rec.Close(), os.RemoveAll(rec.dir))
+}
