@@ -211,7 +211,11 @@ func planID(req *RestoreRequest, made time.Time) string {
 	if len(name) > 40 {
 		name = name[:40]
 	}
-	return fmt.Sprintf("%s-%s-%04x", strings.Trim(name, "-."), made.Format("20060102-150405"), rand.N(1<<16))
+	return namedID(strings.Trim(name, "-."), made)
+}
+
+func namedID(name string, made time.Time) string {
+	return fmt.Sprintf("%s-%s-%04x", name, made.Format("20060102-150405"), rand.N(1<<16))
 }
 
 func (p *planner) add(it *Item) { p.plan.Items = append(p.plan.Items, it) }

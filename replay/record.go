@@ -16,9 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
 	"github.com/tidemark-backup/tidemark/journal"
 )
 
@@ -36,9 +33,6 @@ var (
 	// ErrRecordFormat is returned for a record or a plan that another version wrote.
 	ErrRecordFormat = errors.New("it was written by another version of tidemark")
 )
-
-// recordFormat is the version of what Plan.Save writes.
-const recordFormat = "tidemark-plan/1"
 
 // OpenRecords uses a directory, which is made with the first record. Nothing is read yet.
 func OpenRecords(dir string) *Records { return &Records{dir: dir} }
@@ -75,134 +69,21 @@ type line struct {
 	Time time.Time `json:"t,omitzero"`
 }
 
-// savedPlan is a plan as it is written down, with all that applying needs.
-type savedPlan struct {
-	Format string `json:"format"`
-	*Plan
-	Request struct {
-		Existing   ExistingPolicy    `json:"existing"`
-		Exact      bool              `json:"exact,omitempty"`
-		Owned      bool              `json:"owned,omitempty"`
-		Namespaces map[string]string `json:"namespaceMappings,omitempty"`
-	} `json:"request"`
-	Scaled [][3]string `json:"scaled,omitempty"`
-	Bodies []savedItem `json:"bodies"`
-}
-
-// savedItem is what an item holds beside what it shows; of items that write only.
-type savedItem struct {
-	Index     int             `json:"i"`
-	Version   string          `json:"version"`
-	Kind      string          `json:"kind"`
-	Create    json.RawMessage `json:"create,omitempty"`
-	Update    json.RawMessage `json:"update,omitempty"`
-	Live      json.RawMessage `json:"live,omitempty"`
-	Managed   []any           `json:"managed,omitempty"`
-	Owners    []savedOwner    `json:"owners,omitempty"`
-	AwaitGone bool            `json:"awaitGone,omitempty"`
-}
-
-type savedOwner struct {
-	Resource  string `json:"resource"`
-	Namespace string `json:"namespace,omitempty"`
-	Name      string `json:"name"`
-	Kind      string `json:"kind"`
-}
-
-// Save writes the plan so that LoadPlan can read it, with all objects in it, Secrets as well.
-func (p *Plan) Save(w io.Writer) error {
-	s := savedPlan{Format: recordFormat, Plan: p}
-	s.Request.Existing, s.Request.Exact, s.Request.Owned, s.Request.Namespaces = p.req.Existing, p.req.Exact, p.req.Owned, p.req.NamespaceMappings
-	for t := range p.past.scaled {
-		s.Scaled = append(s.Scaled, [3]string{t.kind, t.namespace, t.name})
-	}
-	for i, it := range p.Items {
-		if !it.Action.writes() {
-			continue
-		}
-		b := savedItem{Index: i, Version: it.served.Version, Kind: it.served.Kind, Create: json.RawMessage(it.create), Update: json.RawMessage(it.update), Managed: it.managed, AwaitGone: it.awaitGone}
-		if it.live != nil {
-			b.Live = object(it.live.Object).json()
-		}
-		for _, o := range it.owners {
-			b.Owners = append(b.Owners, savedOwner{o.key.gr.String(), o.key.namespace, o.key.name, o.kind})
-		}
-		s.Bodies = append(s.Bodies, b)
-	}
-	z, err := zstd.NewWriter(w)
-	if err != nil {
-		return err
-	}
-	if err := json.NewEncoder(z).Encode(s); err != nil {
-		return fmt.Errorf("writing the plan: %w", err)
-	}
-	return z.Close()
-}
-
-// LoadPlan reads what Save wrote.
-func LoadPlan(r io.Reader) (*Plan, error) {
-	z, err := zstd.NewReader(r)
-	if err != nil {
-		return nil, err
-	}
-	defer z.Close()
-	s := savedPlan{Plan: &Plan{}}
-	d := json.NewDecoder(z)
-	if err := d.Decode(&s); err != nil {
-		return nil, fmt.Errorf("this is no plan that tidemark saved, or it is damaged: %w", err)
-	}
-	if s.Format != recordFormat {
-		return nil, fmt.Errorf("%w: %q", ErrRecordFormat, s.Format)
-	}
-	p := s.Plan
-	p.past = &past{byKey: map[objectKey]*entry{}, byUID: map[string]*entry{}, scaled: map[scaleTarget]bool{}}
-	p.req = RestoreRequest{Cut: p.Cut, Existing: s.Request.Existing, Exact: s.Request.Exact, Owned: s.Request.Owned, NamespaceMappings: s.Request.Namespaces}
-	for _, t := range s.Scaled {
-		p.past.scaled[scaleTarget{t[0], t[1], t[2]}] = true
-	}
-	p.recreated = map[string]*Item{}
-	for _, b := range s.Bodies {
-		if b.Index < 0 || b.Index >= len(p.Items) {
-			return nil, errors.New("this is no plan that tidemark saved: it has no such item")
-		}
-		it := p.Items[b.Index]
-		it.create, it.update, it.managed, it.awaitGone = body(b.Create), body(b.Update), b.Managed, b.AwaitGone
-		it.served = servedResource{it.Resource.WithVersion(b.Version), b.Kind, it.Namespace != "", nil}
-		if b.Live != nil {
-			live, err := parseObject(b.Live)
-			if err != nil {
-				return nil, fmt.Errorf("reading the plan's %s: %w", it, err)
-			}
-			it.live = live.unstructured()
-		}
-		for _, o := range b.Owners {
-			it.owners = append(it.owners, pendingOwner{objectKey{schema.ParseGroupResource(o.Resource), o.Namespace, o.Name}, o.Kind})
-		}
-		if it.Action == ActionRecreate {
-			p.recreated[string(it.live.GetUID())] = it
-		}
-	}
-	return p, nil
-}
-
-// UnmarshalJSON reads what MarshalJSON wrote.
-func (it *Item) UnmarshalJSON(b []byte) error {
-	type plain Item
-	v := struct {
-		Resource string `json:"resource"`
-		*plain
-	}{plain: (*plain)(it)}
-	if err := json.Unmarshal(b, &v); err != nil {
-		return err
-	}
-	it.Resource = schema.ParseGroupResource(v.Resource)
-	return nil
-}
-
-// Begin writes a plan down before it is applied. The record must be closed.
+// Begin writes a plan down before it is applied. A plan that was applied before gets another ID. The record
+// must be closed.
 func (r *Records) Begin(p *Plan) (*Record, error) {
-	dir := filepath.Join(r.dir, p.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("record the restore: %w", err)
+	}
+	id := p.ID
+	dir := filepath.Join(r.dir, id)
+	err := os.Mkdir(dir, 0o700)
+	for n := 2; errors.Is(err, fs.ErrExist); n++ {
+		p.ID = fmt.Sprintf("%s-%d", id, n)
+		dir = filepath.Join(r.dir, p.ID)
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("record the restore: %w", err)
 	}
 	if err := writeWhole(filepath.Join(dir, "plan.json.zst"), p.Save); err != nil {
@@ -257,7 +138,9 @@ func (rec *Record) Close() error {
 	if rec.file == nil {
 		return nil
 	}
-	return errors.Join(rec.file.Sync(), rec.file.Close())
+	f := rec.file
+	rec.file = nil
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Open reads a record, to go on with it when write is set.

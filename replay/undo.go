@@ -72,7 +72,8 @@ func NewUndo(ctx context.Context, target *Target, q UndoRequest) (*Plan, error) 
 		planner: planner{target: target, req: req, strategies: map[schema.GroupResource]string{}, past: &past{byKey: map[objectKey]*entry{}, byUID: map[string]*entry{}, scaled: map[scaleTarget]bool{}}},
 		force:   q.Force, ours: map[objectKey]bool{},
 	}
-	u.plan = &Plan{ID: fmt.Sprintf("undo-%s", planID(req, time.Now().UTC())), Made: time.Now().UTC(), Purpose: q.Purpose, Items: []*Item{}, past: u.past, req: *req}
+	made := time.Now().UTC()
+	u.plan = &Plan{ID: namedID("undo", made), Made: made, Purpose: q.Purpose, Items: []*Item{}, past: u.past, req: *req}
 	maps.Copy(u.past.scaled, q.scaled)
 	if _, err := u.checkCluster(ctx, &Catalog{ClusterID: q.Cluster}); err != nil {
 		return nil, err

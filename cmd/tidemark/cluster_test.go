@@ -84,7 +84,7 @@ func (k *kube) resource(name, namespace string) dynamic.ResourceInterface {
 }
 
 // run is "kube create|update RESOURCE FILE", "kube delete RESOURCE NAMESPACE NAME" (it waits
-// until the object is gone) and "[!] kube get RESOURCE NAMESPACE NAME".
+// until the object is gone), "kube gone RESOURCE NAMESPACE NAME" and "[!] kube get RESOURCE NAMESPACE NAME".
 func (k *kube) run(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -103,14 +103,9 @@ func (k *kube) run(ts *testscript.TestScript, neg bool, args []string) {
 	case "delete":
 		r := k.resource(args[1], args[2])
 		ts.Check(r.Delete(ctx, args[3], metav1.DeleteOptions{}))
-		for {
-			_, err := r.Get(ctx, args[3], metav1.GetOptions{})
-			if apierrors.IsNotFound(err) {
-				return
-			}
-			ts.Check(err)
-			time.Sleep(10 * time.Millisecond)
-		}
+		gone(ctx, ts, r, args[3])
+	case "gone":
+		gone(ctx, ts, k.resource(args[1], args[2]), args[3])
 	case "get":
 		u, err := k.resource(args[1], args[2]).Get(ctx, args[3], metav1.GetOptions{})
 		if neg != apierrors.IsNotFound(err) {
@@ -122,6 +117,16 @@ func (k *kube) run(ts *testscript.TestScript, neg bool, args []string) {
 	default:
 		ts.Fatalf("kube %s?", args[0])
 	}
+}
+
+func gone(ctx context.Context, ts *testscript.TestScript, r dynamic.ResourceInterface, name string) {
+	poll(ctx, ts, func() bool {
+		_, err := r.Get(ctx, name, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			ts.Check(err)
+		}
+		return err != nil
+	})
 }
 
 // sync waits until the daemon has recorded everything that happened until now, and sets $NOW
@@ -168,9 +173,9 @@ func poll(ctx context.Context, ts *testscript.TestScript, done func() bool) {
 
 var undoLine = regexp.MustCompile(`(?m)^to undo: tidemark (.*)$`)
 
-// undo runs what the last restore said would undo it.
-func undo(ts *testscript.TestScript, _ bool, _ []string) {
-	all := undoLine.FindAllStringSubmatch(ts.ReadFile("stdout"), -1)
+// undo runs what the last restore said would undo it, or the one whose output is in a file: "undo [FILE]".
+func undo(ts *testscript.TestScript, _ bool, args []string) {
+	all := undoLine.FindAllStringSubmatch(ts.ReadFile(append(args, "stdout")[0]), -1)
 	if len(all) == 0 {
 		ts.Fatalf("the restore did not say how to undo it")
 	}

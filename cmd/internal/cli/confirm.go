@@ -13,7 +13,7 @@ import (
 )
 
 // confirm asks whether to do what the plan shows. Without a terminal to ask on it refuses.
-func (f *restoreFlags) confirm(cmd *cobra.Command, plan *replay.Plan) error {
+func (f *applyFlags) confirm(cmd *cobra.Command, plan *replay.Plan) error {
 	if f.yes {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,6 +92,24 @@ func (h *history) asTyped(text string, at replay.At, err error) error {
 		return &message{text + rest, outside}
 	}
 	return err
+}
+
+// marker gives the moment before a plan is applied a name; where there is no daemon, it gives none.
+func (h *history) marker(plan *replay.Plan) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := h.src.Mark(ctx, "restore/"+plan.ID, journal.Cut{})
+		if errors.Is(err, replay.ErrReadOnly) {
+			return nil
+		}
+		return err
+	}
+}
+
+// onlyTargeted are the reversals of the objects that were named.
+func (h *history) onlyTargeted(all []replay.Reversal) []replay.Reversal {
+	return slices.DeleteFunc(all, func(r replay.Reversal) bool {
+		return !covers(h.targets, h.namespace, &journal.Event{Resource: r.Resource, Namespace: r.Namespace, Name: r.Name})
+	})
 }
 
 // where names the namespace for messages.

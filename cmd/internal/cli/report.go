@@ -26,19 +26,20 @@ func (r *restoreReport) showPlan() error {
 	return r.plan.WriteText(r.cmd.OutOrStdout(), r.verbose)
 }
 
-func (r *restoreReport) encode(result *replay.Result, u *undo) error {
+func (r *restoreReport) encode(result *replay.Result, undo, resume string) error {
 	enc := json.NewEncoder(r.cmd.OutOrStdout())
 	enc.SetIndent("", "  ")
 	return enc.Encode(struct {
 		Plan   *replay.Plan   `json:"plan"`
 		Result *replay.Result `json:"result,omitempty"`
-		*undo
-	}{r.plan, result, u})
+		Undo   string         `json:"undo,omitempty"`   // the command that takes it back
+		Resume string         `json:"resume,omitempty"` // the command that goes on, when it was stopped or failed in part
+	}{r.plan, result, undo, resume})
 }
 
 func (r *restoreReport) dryRun() error {
 	if r.json {
-		return r.encode(nil, nil)
+		return r.encode(nil, "", "")
 	}
 	fmt.Fprintln(r.cmd.ErrOrStderr(), "Dry run: nothing was written.")
 	return nil
@@ -46,7 +47,7 @@ func (r *restoreReport) dryRun() error {
 
 func (r *restoreReport) nothingToDo() error {
 	if r.json {
-		if err := r.encode(nil, nil); err != nil {
+		if err := r.encode(nil, "", ""); err != nil {
 			return err
 		}
 	}
@@ -64,28 +65,35 @@ func (r *restoreReport) count(at replay.Progress) {
 	}
 }
 
-// applied reports the end. An interrupted restore counts as partly done.
-func (r *restoreReport) applied(result *replay.Result, failed error, u *undo) error {
+// applied reports the end, and the commands that undo it and that go on with it, if it was recorded.
+// An interrupted restore counts as partly done.
+func (r *restoreReport) applied(result *replay.Result, failed error, undo, resume string) error {
 	if result != nil && result.Done == 0 && r.plan.Count(replay.ActionRecreate) == 0 {
-		u = nil // nothing was written
+		undo = "" // nothing was written
+	}
+	if failed == nil {
+		resume = ""
 	}
 	if r.json {
-		if err := r.encode(result, u); err != nil {
+		if err := r.encode(result, undo, resume); err != nil {
 			return err
 		}
 	} else if result != nil {
-		r.summary(result, u)
+		r.summary(result, undo, resume)
 	}
 	switch {
 	case failed == nil:
 		return nil
-	case errors.Is(failed, replay.ErrPartly), r.cmd.Context().Err() != nil:
-		return failure(ErrPartly, "%v; run the same command again to continue", failed)
+	case errors.Is(failed, replay.ErrPartly), errors.Is(failed, replay.ErrStopped), r.cmd.Context().Err() != nil:
+		if resume == "" {
+			return failure(ErrPartly, "%v; run the same command again to continue", failed)
+		}
+		return failure(ErrPartly, "%v", failed)
 	}
 	return failed
 }
 
-func (r *restoreReport) summary(result *replay.Result, u *undo) {
+func (r *restoreReport) summary(result *replay.Result, undo, resume string) {
 	out := r.cmd.OutOrStdout()
 	for i := range result.Errors {
 		fmt.Fprintf(out, "failed: %v\n", &result.Errors[i])
@@ -106,13 +114,10 @@ func (r *restoreReport) summary(result *replay.Result, u *undo) {
 		}
 	}
 	fmt.Fprintf(out, "\n%s, %d failed\n", strings.Join(words, ", "), result.Failed)
-	if u == nil {
-		return
+	if resume != "" {
+		fmt.Fprintf(out, "to go on: %s\n", resume)
 	}
-	for _, c := range u.Commands {
-		fmt.Fprintf(out, "to undo: %s\n", c)
-	}
-	for _, s := range u.Stays {
-		fmt.Fprintf(out, "  %s\n", s)
+	if undo != "" {
+		fmt.Fprintf(out, "to undo: %s\n", undo)
 	}
 }

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 )
@@ -18,11 +17,11 @@ import (
 // restoreFlags are those of restore and undelete.
 type restoreFlags struct {
 	historyFlags
-	at, existing, output string
-	mappings             []string
-	request              replay.RestoreRequest
-	dryRun, yes, verbose bool
-	wait                 time.Duration
+	applyFlags
+	at, existing       string
+	planFile, savePlan string
+	mappings           []string
+	request            replay.RestoreRequest
 }
 
 func newRestore() *cobra.Command {
@@ -42,16 +41,26 @@ your kubeconfig. By default only what is missing is created and what exists is l
   --prune               also delete what was not there then; with --existing update a true rewind,
                         which removes fields that were not there then, too
 
-Namespaces and cluster-scoped objects are only deleted when their type is named. Before anything
-is written the moment is marked, and at the end stand the commands that undo it, and what they
-leave. To change a cluster that is not the recorded one needs --other-cluster, and has no undo.
-Interrupted or partly failed? Run the same command again: what is done already is unchanged.`,
+Namespaces and cluster-scoped objects are only deleted when their type is named. To change a
+cluster that is not the recorded one needs --other-cluster.
+
+Every step is recorded on this machine before it is taken. Interrupted, killed or partly failed?
+'tidemark restores resume ID' goes on, and does nothing twice. Wrong? 'tidemark undo ID' takes it
+back. The ID stands at the end, and in 'tidemark restores list'.
+
+With --save-plan FILE the plan is written down and nothing else; --plan FILE applies it later,
+exactly, or not at all when the cluster is not as the plan found it. The file holds the objects
+as they are, Secrets as well: it is for you only.`,
 		Example: `  tidemark restore -n shop --at 15m
   tidemark restore -n shop --at 2026-11-22T10:30:00Z --existing update --prune --dry-run
   tidemark restore deploy/web cm/settings -n shop --at before-upgrade --existing update
-  tidemark restore -n shop --at 1h --namespace-mappings shop:shop-copy`,
+  tidemark restore -n shop --at 1h --namespace-mappings shop:shop-copy
+  tidemark restore -n shop --at 1h --save-plan shop.plan && tidemark restore --plan shop.plan`,
 		ValidArgsFunction: f.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.planFile != "" {
+				return f.applyPlan(cmd, args)
+			}
 			if f.at == "" {
 				return usage("restore needs a moment: give one with --at, such as --at 15m; 'tidemark log' shows what happened when")
 			}
@@ -61,12 +70,15 @@ Interrupted or partly failed? Run the same command again: what is done already i
 	f.addRestore(cmd)
 	f.addSelector(cmd)
 	cmd.Flags().StringVar(&f.at, "at", "", atHelp)
+	cmd.Flags().StringVar(&f.planFile, "plan", "", "apply the plan in this file, which --save-plan wrote")
 	return cmd
 }
 
 func (f *restoreFlags) addRestore(cmd *cobra.Command) {
-	f.add(cmd)
+	f.historyFlags.add(cmd)
+	f.applyFlags.add(cmd)
 	fs := cmd.Flags()
+	fs.StringVar(&f.savePlan, "save-plan", "", "write the plan to this file, to be applied later, and nothing else")
 	fs.StringSliceVar(&f.mappings, "namespace-mappings", nil, "restore a namespace under another name, FROM:TO")
 	fs.StringVar(&f.existing, "existing", "none", "what exists already: none (leave it alone), update, or recreate")
 	fs.BoolVar(&f.request.Exact, "exact", false, "with --existing update: also remove fields that were not there then; --prune implies it")
@@ -74,11 +86,6 @@ func (f *restoreFlags) addRestore(cmd *cobra.Command) {
 	fs.IntVar(&f.request.MaxDeletes, "max-deletes", replay.DefaultMaxDeletes, "refuse to prune more objects than this; 0 is the same as not given")
 	fs.BoolVar(&f.request.OtherCluster, "other-cluster", false, "allow changing a cluster that is not the recorded one")
 	fs.BoolVar(&f.request.Owned, "owned", false, "also bring back what a controller would make anew, such as the pods of a deployment")
-	fs.DurationVar(&f.wait, "wait", replay.DefaultWait, "how long to wait for a namespace to go or a definition to be ready")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "show the plan and write nothing")
-	fs.BoolVarP(&f.verbose, "verbose", "v", false, "name every object in the plan, and show what differs")
-	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
-	fs.StringVarP(&f.output, "output", "o", "", "json: the plan and the result (default: for people)")
 }
 
 func (f *restoreFlags) run(cmd *cobra.Command, args []string) error {
@@ -111,8 +118,8 @@ func (f *restoreFlags) run(cmd *cobra.Command, args []string) error {
 
 // check reads the flags that need reading, before anything is opened.
 func (f *restoreFlags) check() (err error) {
-	if f.output != "" && f.output != "json" {
-		return usage("-o %s: want json", f.output)
+	if err := f.applyFlags.check(); err != nil {
+		return err
 	}
 	if f.request.Existing, err = replay.ParseExistingPolicy(f.existing); err != nil {
 		return usage("%v", err)
@@ -136,11 +143,7 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	if picked && f.request.Prune && !sameNames(h.targets) {
 		return usage("--prune with single objects of several types: use one command for each type")
 	}
-	cfg, err := daemon.LoadConfig(f.namespace.kube.kubeconfig, f.namespace.kube.context)
-	if err != nil {
-		return err
-	}
-	target, err := replay.NewTarget(cfg)
+	target, err := newTarget(&f.namespace.kube)
 	if err != nil {
 		return err
 	}
@@ -162,33 +165,59 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 			return err
 		}
 	}
-	report := &restoreReport{cmd: cmd, json: f.output == "json", verbose: f.verbose, plan: plan, done: map[replay.Action]int{}}
+	if f.savePlan != "" {
+		return f.save(cmd, plan)
+	}
+	e := &execution{cmd: cmd, flags: &f.applyFlags, kube: &f.namespace.kube, plan: plan, target: target, mark: h.marker(plan)}
+	return e.run()
+}
+
+// save writes the plan to a file and shows it.
+func (f *restoreFlags) save(cmd *cobra.Command, plan *replay.Plan) error {
+	w, err := os.OpenFile(f.savePlan, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return usage("--save-plan: %v", err)
+	}
+	if err := errors.Join(plan.Save(w), w.Sync(), w.Close()); err != nil {
+		return errors.Join(fmt.Errorf("--save-plan %s: %w", f.savePlan, err), os.Remove(f.savePlan))
+	}
+	report := &restoreReport{cmd: cmd, json: f.output == "json", verbose: f.verbose, plan: plan}
 	if err := report.showPlan(); err != nil {
 		return err
 	}
-	if f.dryRun {
-		return report.dryRun()
-	}
-	if plan.Writes() == 0 {
-		return report.nothingToDo()
-	}
-	if err := f.confirm(cmd, plan); err != nil {
+	if err := report.dryRun(); err != nil {
 		return err
 	}
-	back := f.undo(cmd, h, plan)
-	_, err = h.src.Mark(ctx, "restore/"+plan.ID, journal.Cut{})
-	if errors.Is(err, replay.ErrReadOnly) {
-		back = &undo{Stays: []string{"there is no command that undoes it: the archive was read without a daemon, so nothing recorded the moment before"}}
-	} else if err != nil {
-		return fmt.Errorf("mark the moment before the restore: %w; nothing was written", err)
+	fmt.Fprintf(cmd.ErrOrStderr(), "apply it with: %s restore --plan %s\n", cmd.Root().DisplayName(), quote(f.savePlan))
+	return nil
+}
+
+// applyPlan applies a plan that was saved, if the cluster is as it was then.
+func (f *restoreFlags) applyPlan(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 || f.at != "" || f.savePlan != "" || f.selector != "" || len(f.mappings) > 0 {
+		return usage("--plan applies the plan in the file as it is: leave out what chooses objects and moments")
 	}
-	bar := newProgress(cmd.ErrOrStderr())
-	result, err := plan.Apply(ctx, target, replay.ApplyOptions{Wait: f.wait, Progress: func(at replay.Progress) {
-		report.count(at)
-		bar.update(at)
-	}})
-	bar.finish()
-	return report.applied(result, err, back)
+	if err := f.applyFlags.check(); err != nil {
+		return err
+	}
+	r, err := os.Open(f.planFile)
+	if err != nil {
+		return usage("--plan: %v", err)
+	}
+	defer r.Close()
+	plan, err := replay.LoadPlan(r)
+	if err != nil {
+		return usage("--plan %s: %v", f.planFile, err)
+	}
+	target, err := newTarget(&f.namespace.kube)
+	if err != nil {
+		return err
+	}
+	if err := plan.Check(cmd.Context(), target); err != nil {
+		return usage("--plan %s: %v", f.planFile, err)
+	}
+	e := &execution{cmd: cmd, flags: &f.applyFlags, kube: &f.namespace.kube, plan: plan, target: target}
+	return e.run()
 }
 
 // picksFew reports whether single objects are named, rather than whole types.

@@ -28,6 +28,7 @@ Something was changed?      tidemark log deploy/web -n shop --since 1h
 How was it then?            tidemark get all -n shop --at 15m
 What would change?          tidemark diff -n shop --at 15m
 Put it back:                tidemark restore -n shop --at 15m
+Take a restore back:        tidemark undo ID
 What can be asked for?      tidemark status
 The machine is gone?        tidemark recover --archive s3://backups/prod --identity key.txt --data-dir DIR
 
@@ -78,7 +79,7 @@ func New(env Env) *cobra.Command {
 	root.SetCompletionCommandGroupID("operate")
 	root.AddCommand(
 		newStatus(), newLog(), newGet(), newDiff(),
-		newRestore(), newUndelete(), newMark(),
+		newRestore(), newUndelete(), newUndo(), newRestores(), newMark(),
 		newRun(env), newSnapshot(), newRetain(), newVerify(), newRepair(), newRecover(), newKey(), newConfig(env), newVersion(env),
 		&cobra.Command{Use: "exit-codes", Args: noArgs, Short: "The exit codes of all commands", Long: exitCodes},
 	)

@@ -1,189 +1,160 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
-	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
-// undoSpare is how many more deletions an undo allows than the restore made objects: what
-// controllers make beside them has no owner at times.
-const undoSpare = 10
-
-// undo is how a restore is taken back.
-type undo struct {
-	// Commands are to be typed one after the other.
-	Commands []string `json:"undo,omitempty"`
-	// Stays is what they leave, and how to get rid of it.
-	Stays []string `json:"undoLeaves,omitempty"`
+// undoFlags are those of undo.
+type undoFlags struct {
+	historyFlags
+	applyFlags
+	from, to, manager   string
+	force, owned, other bool
+	maxDeletes          int
 }
 
-// undo makes the commands that take back what the plan writes: one for each namespace it
-// writes to, and one for each type of objects that have names of their own.
-func (f *restoreFlags) undo(cmd *cobra.Command, h *history, plan *replay.Plan) *undo {
-	if recorded := h.catalog.ClusterID; plan.Cluster != "" && recorded != "" && plan.Cluster != recorded {
-		return &undo{Stays: []string{"there is no command that undoes it: history is of another cluster than the one that was written to"}}
+func newUndo() *cobra.Command {
+	var f undoFlags
+	cmd := &cobra.Command{
+		Use:     "undo ID | undo --from T1 [--to T2] [TYPE[/NAME]]...",
+		GroupID: "change",
+		Short:   "Take back a restore, or what changed in some time, and nothing else",
+		Long: `Take back a restore, or what changed in some time, and nothing else.
+
+'undo ID' takes back what that restore (or undo) did: what it created is deleted, what it changed
+or deleted is as it was. It works from the record of the restore, with no daemon and in any
+cluster; 'tidemark restores list' shows the records.
+
+'undo --from T1 --to T2' takes back what changed in that time in the recorded history, or with
+--manager what one field manager changed: kubectl-edit, helm, an operator gone wild. (Deletions
+do not say who made them: --manager leaves them out.)
+
+Both go field by field: what has been changed again since stays as it is, and so does everything
+that was not changed then. The plan names each such conflict; --force takes those back as well.`,
+		Example: `  tidemark undo shop-20261122-103000-1a2b
+  tidemark undo -n shop --from 10m --dry-run
+  tidemark undo -A --from 2026-11-22T10:00:00Z --to 2026-11-22T10:05:00Z --manager bad-operator
+  tidemark undo deploy/web -n shop --from 1h --to 30m`,
+		ValidArgsFunction: f.complete,
+		RunE:              func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 	}
-	u := &undo{Stays: f.stays(plan)}
-	if f.selector != "" && slices.ContainsFunc(plan.Items, relabels) {
-		u.Stays = append(u.Stays, "objects whose labels did not match before, and do now, stay as they are")
-	}
-	groups := [][]target{h.targets}
-	if len(h.targets) > 1 && !sameNames(h.targets) {
-		groups = nil
-		for i := range h.targets {
-			groups = append(groups, h.targets[i:i+1])
-		}
-	}
-	for _, where := range f.undoPlaces() {
-		for _, ts := range groups {
-			words := append([]string{cmd.Root().DisplayName(), "restore"}, typed(ts)...)
-			made := 0
-			for _, it := range plan.Items {
-				if it.Action == replay.ActionCreate && (where == "-A" || it.Namespace == where || it.Namespace == "") {
-					made++
-				}
-			}
-			switch where {
-			case replay.ClusterScope:
-			case "-A":
-				words = append(words, where)
-			default:
-				words = append(words, "-n", where)
-			}
-			words = append(words, f.undoFlags(plan.ID, made)...)
-			for i := 1; i < len(words); i++ { // the first may be "kubectl tidemark"
-				words[i] = quote(words[i])
-			}
-			u.Commands = append(u.Commands, strings.Join(words, " "))
-		}
-	}
-	return u
+	f.historyFlags.add(cmd)
+	f.addSelector(cmd)
+	f.applyFlags.add(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&f.from, "from", "", "take back what changed since this moment")
+	fs.StringVar(&f.to, "to", "", "and up to this one (default: now)")
+	fs.StringVar(&f.manager, "manager", "", "only what this field manager changed")
+	fs.BoolVar(&f.force, "force", false, "also take back what has been changed again since")
+	fs.BoolVar(&f.owned, "owned", false, "with --from: also objects that a controller makes, such as the pods of a deployment")
+	fs.BoolVar(&f.other, "other-cluster", false, "with --from: allow changing a cluster that is not the recorded one")
+	fs.IntVar(&f.maxDeletes, "max-deletes", replay.DefaultMaxDeletes, "with --from: refuse to delete more objects than this")
+	return cmd
 }
 
-// relabels reports whether the item changes labels of a live object.
-func relabels(it *replay.Item) bool {
-	return (it.Action == replay.ActionUpdate || it.Action == replay.ActionRecreate) &&
-		slices.ContainsFunc(it.Diff, func(d replay.FieldDiff) bool { return strings.HasPrefix(d.Path, ".metadata.labels") })
+func (f *undoFlags) run(cmd *cobra.Command, args []string) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	if f.from == "" && f.to == "" {
+		if len(args) != 1 || f.manager != "" || f.selector != "" {
+			return usage("undo takes back either one restore, named by its ID ('tidemark restores list' shows them), or what changed since --from")
+		}
+		return f.undoRecord(cmd, args[0])
+	}
+	if f.from == "" {
+		return usage("undo --to needs --from as well: take back what changed since when?")
+	}
+	return f.undoTime(cmd, args)
 }
 
-// undoPlaces are the namespaces that the restore writes to; "-A" is all of them.
-func (f *restoreFlags) undoPlaces() []string {
-	spaces := f.request.Scope.Namespaces
-	if spaces == nil {
-		return []string{"-A"}
+// undoRecord takes back one restore.
+func (f *undoFlags) undoRecord(cmd *cobra.Command, id string) error {
+	records, err := f.mustRecords()
+	if err != nil {
+		return err
 	}
-	var out []string
-	for _, ns := range spaces {
-		if to, mapped := f.request.NamespaceMappings[ns]; mapped {
-			ns = to
-		}
-		if ns != replay.ClusterScope {
-			out = append(out, ns)
-		}
+	rec, err := records.Open(id, true) // nobody else works on it now
+	if errors.Is(err, replay.ErrNoRecord) {
+		return failure(ErrNotInHistory, "%v", err)
 	}
-	if len(out) == 0 {
-		return []string{replay.ClusterScope}
+	if err != nil {
+		return err
 	}
-	return out
+	q := rec.Undo()
+	if err := rec.Close(); err != nil {
+		return err
+	}
+	q.Force = f.force
+	return f.undo(cmd, q, nil)
 }
 
-func (f *restoreFlags) undoFlags(id string, made int) []string {
-	existing := replay.ExistingUpdate
-	if f.request.Existing == replay.ExistingRecreate {
-		existing = replay.ExistingRecreate
+// undoTime takes back what history tells of some time.
+func (f *undoFlags) undoTime(cmd *cobra.Command, args []string) error {
+	ctx := cmd.Context()
+	h, err := f.open(ctx, args)
+	if err != nil {
+		return err
 	}
-	words := []string{"--at", "before:restore/" + id, "--existing", existing.String(), "--prune"}
-	if n := made + undoSpare; n > replay.DefaultMaxDeletes {
-		words = append(words, "--max-deletes", strconv.Itoa(n))
+	defer h.src.Close()
+	from, err := h.cut(ctx, f.from)
+	if err != nil {
+		return err
 	}
-	return append(words, given(
-		"-l", f.selector, "--kubeconfig", f.namespace.kube.kubeconfig, "--context", f.namespace.kube.context,
-		"--server", f.server.server, "--token-file", f.server.tokenFile, "--server-ca", f.server.ca)...)
+	if f.to == "" {
+		f.to = "now"
+	}
+	to, err := h.cut(ctx, f.to)
+	if err != nil {
+		return err
+	}
+	if !to.Time.After(from.Time) {
+		return usage("--from %s lies after --to %s", f.from, f.to)
+	}
+	h.announce(cmd.ErrOrStderr(), from)
+	scope := scopeOf(h.targets, h.namespace)
+	scope.Selector = h.selector
+	all, err := replay.Reversals(ctx, h.src, replay.ChangeQuery{From: from.Time, To: to.Time, Scope: scope}, f.manager)
+	if err != nil {
+		return err
+	}
+	if picksFew(h.targets) {
+		all = h.onlyTargeted(all)
+	}
+	q := replay.UndoRequest{
+		Reversals: all, Force: f.force, Owned: f.owned, MaxDeletes: f.maxDeletes,
+		Purpose: fmt.Sprintf("takes back what changed from %s to %s", stamp(from.Time), stamp(to.Time)),
+	}
+	if f.manager != "" {
+		q.Purpose += " by " + f.manager
+	}
+	if !f.other {
+		q.Cluster = h.catalog.ClusterID
+	}
+	return f.undo(cmd, q, h)
 }
 
-// given are those of the flags, each followed by its value, that have one.
-func given(flags ...string) (out []string) {
-	for i := 0; i < len(flags); i += 2 {
-		if flags[i+1] != "" {
-			out = append(out, flags[i], flags[i+1])
-		}
+// undo plans and does it; h is nil where there is no history to mark the moment in.
+func (f *undoFlags) undo(cmd *cobra.Command, q replay.UndoRequest, h *history) error {
+	target, err := newTarget(&f.namespace.kube)
+	if err != nil {
+		return err
 	}
-	return out
-}
-
-// stays lists what pruning does not delete: namespaces and other cluster-scoped objects whose
-// type was not named.
-func (f *restoreFlags) stays(plan *replay.Plan) []string {
-	remove := func(words ...string) string {
-		words = append(words, given("--kubeconfig", f.namespace.kube.kubeconfig, "--context", f.namespace.kube.context)...)
-		for i := range words {
-			words[i] = quote(words[i])
-		}
-		return "kubectl delete " + strings.Join(words, " ")
+	plan, err := replay.NewUndo(cmd.Context(), target, q)
+	if errors.Is(err, replay.ErrTooManyDeletes) || errors.Is(err, replay.ErrOtherCluster) {
+		return usage("%v", err)
 	}
-	var out []string
-	for _, it := range plan.Items {
-		if it.Action != replay.ActionCreate || it.Namespace != "" || it.Resource != namespaceKind && slices.Contains(f.request.Scope.Resources, it.Resource) {
-			continue
-		}
-		if it.Resource == namespaceKind {
-			out = append(out, fmt.Sprintf("the namespace %s itself stays: %s", it.Name, remove("namespace", it.Name)))
-			continue
-		}
-		out = append(out, fmt.Sprintf("%s stays: %s", it, remove(it.Resource.String(), it.Name)))
+	if err != nil {
+		return err
 	}
-	return out
-}
-
-var namespaceKind = schema.GroupResource{Resource: "namespaces"}
-
-// typed are the targets as a command line names them.
-func typed(ts []target) []string {
-	var types, out []string
-	for i := range ts {
-		gr := ts[i].ledger.GroupResource().String()
-		if len(ts[i].names) == 0 {
-			types = append(types, gr)
-		}
-		for _, n := range ts[i].names {
-			out = append(out, gr+"/"+n)
-		}
+	e := &execution{cmd: cmd, flags: &f.applyFlags, kube: &f.namespace.kube, plan: plan, target: target}
+	if h != nil {
+		e.mark = h.marker(plan)
 	}
-	if len(types) > 0 {
-		out = append(out, strings.Join(types, ","))
-	}
-	return out
-}
-
-// sameNames reports whether all targets have the same names, so that they are one scope.
-func sameNames(ts []target) bool {
-	for i := range ts {
-		for _, n := range ts[i].names {
-			if !slices.Contains(ts[0].names, n) {
-				return false
-			}
-		}
-		if len(ts[i].names) != len(ts[0].names) {
-			return false
-		}
-	}
-	return true
-}
-
-// quote makes one word of a shell's command line.
-func quote(word string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,@%+", r)
-	}
-	if word != "" && !strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+	return e.run()
 }

@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+// applyFlags are those of every command that writes to a cluster.
+type applyFlags struct {
+	records              string
+	output               string
+	dryRun, yes, verbose bool
+	wait                 time.Duration
+}
+
+func (f *applyFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	f.addRecords(cmd)
+	fs.DurationVar(&f.wait, "wait", replay.DefaultWait, "how long to wait for a namespace to go or a definition to be ready")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "show the plan and write nothing")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "name every object in the plan, and show what differs")
+	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
+	fs.StringVarP(&f.output, "output", "o", "", "json: the plan and the result (default: for people)")
+}
+
+func (f *applyFlags) addRecords(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.records, "records", "", "where restores are recorded, to be gone on with and undone; none: nowhere (default: ~/.local/state/tidemark/restores)")
+}
+
+func (f *applyFlags) check() error {
+	if f.output != "" && f.output != "json" {
+		return usage("-o %s: want json", f.output)
+	}
+	return nil
+}
+
+// openRecords finds the records of this person; nil with --records none.
+func (f *applyFlags) openRecords() (*replay.Records, error) {
+	switch {
+	case f.records == "none":
+		return nil, nil
+	case f.records != "":
+		return replay.OpenRecords(f.records), nil
+	}
+	state := os.Getenv("XDG_STATE_HOME")
+	if state == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil, usage("%v: say with --records where restores are recorded, or --records none", err)
+		}
+		state = filepath.Join(home, ".local", "state")
+	}
+	return replay.OpenRecords(filepath.Join(state, "tidemark", "restores")), nil
+}
+
+// mustRecords is openRecords for commands that are about records.
+func (f *applyFlags) mustRecords() (*replay.Records, error) {
+	r, err := f.openRecords()
+	if r == nil && err == nil {
+		return nil, usage("--records none: there are no records to look into")
+	}
+	return r, err
+}
+
+// newTarget connects to the cluster that is written to.
+func newTarget(kube *kubeFlags) (*replay.Target, error) {
+	cfg, err := daemon.LoadConfig(kube.kubeconfig, kube.context)
+	if err != nil {
+		return nil, err
+	}
+	return replay.NewTarget(cfg)
+}
+
+// execution shows a plan, asks, records, applies and reports.
+type execution struct {
+	cmd    *cobra.Command
+	flags  *applyFlags
+	kube   *kubeFlags
+	plan   *replay.Plan
+	target *replay.Target
+	// mark gives the moment before a name, in the history of the cluster; nil: it cannot.
+	mark func(context.Context) error
+	// record is the record of a restore that is gone on with; nil: a new one.
+	record *replay.Record
+}
+
+func (e *execution) run() error {
+	cmd, ctx := e.cmd, e.cmd.Context()
+	report := &restoreReport{cmd: cmd, json: e.flags.output == "json", verbose: e.flags.verbose, plan: e.plan, done: map[replay.Action]int{}}
+	if err := report.showPlan(); err != nil {
+		return err
+	}
+	if e.flags.dryRun {
+		return report.dryRun()
+	}
+	if e.plan.Writes() == 0 {
+		return report.nothingToDo()
+	}
+	if err := e.flags.confirm(cmd, e.plan); err != nil {
+		return err
+	}
+	if err := e.begin(); err != nil {
+		return err
+	}
+	if e.mark != nil {
+		if err := e.mark(ctx); err != nil {
+			return fmt.Errorf("mark the moment before the restore: %w; nothing was written", err)
+		}
+	}
+	work, cancel := e.patient()
+	defer cancel()
+	bar := newProgress(cmd.ErrOrStderr())
+	result, err := e.plan.Apply(work, e.target, replay.ApplyOptions{Wait: e.flags.wait, Record: e.record, Stop: ctx.Done(), Progress: func(at replay.Progress) {
+		report.count(at)
+		bar.update(at)
+	}})
+	bar.finish()
+	if e.record == nil {
+		return report.applied(result, err, "", "")
+	}
+	undo, resume := e.command("undo"), e.command("restores", "resume")
+	if closed := e.record.Close(); closed != nil && err == nil {
+		err = closed
+	}
+	return report.applied(result, err, undo, resume)
+}
+
+// begin makes the record, unless there is one.
+func (e *execution) begin() error {
+	if e.record != nil {
+		return nil
+	}
+	records, err := e.flags.openRecords()
+	if err != nil || records == nil {
+		return err
+	}
+	if e.record, err = records.Begin(e.plan); err != nil {
+		return fmt.Errorf("%w: nothing was written; name a directory that can be written with --records DIR, or do without undo and resume with --records none", err)
+	}
+	return nil
+}
+
+// patient is a context that outlives the first Ctrl-C, which lets what is being written be finished,
+// and ends with the second.
+func (e *execution) patient() (context.Context, context.CancelFunc) {
+	ctx := e.cmd.Context()
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-ended:
+			return
+		case <-ctx.Done():
+		}
+		again := make(chan os.Signal, 1)
+		signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+		defer signal.Stop(again)
+		fmt.Fprintln(e.cmd.ErrOrStderr(), "stopping once what is being written is done; interrupt again to stop at once")
+		select {
+		case <-ended:
+		case <-again:
+			cancel(errors.New("interrupted"))
+		}
+	}()
+	return work, func() {
+		close(ended)
+		cancel(nil)
+	}
+}
+
+// command is what to type about this restore.
+func (e *execution) command(words ...string) string {
+	words = append([]string{e.cmd.Root().DisplayName()}, words...)
+	words = append(words, e.plan.ID)
+	words = append(words, given("--kubeconfig", e.kube.kubeconfig, "--context", e.kube.context, "--records", e.flags.records)...)
+	for i := 1; i < len(words); i++ { // the first may be "kubectl tidemark"
+		words[i] = quote(words[i])
+	}
+	return strings.Join(words, " ")
+}
