@@ -61,6 +61,7 @@ func TestClusterScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"recording": recording, "code": code, "kube": k.run, "sync": k.sync, "undo": undo, "until": until,
+			"many": k.many, "killed": k.killed,
 			"await": await, "story": tellStory, "archived": archived,
 			"terminate": func(ts *testscript.TestScript, _ bool, _ []string) {
 				for _, c := range ts.BackgroundCmds() {
