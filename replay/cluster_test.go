@@ -53,6 +53,8 @@ func TestOnCluster(t *testing.T) {
 		{"cancelled and run again", testCancelled},
 		{"a definition that cannot be had", testBrokenDefinition},
 		{"owned objects when asked for", testOwned},
+		{"cluster-scoped objects that are needed", testNeeded},
+		{"scopes in Velero's words", testScopes},
 		{"undo of a restore", testUndo},
 		{"undo of a restored namespace", testUndoNamespace},
 		{"stopped, gone on with, undone", testStopped},

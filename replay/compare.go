@@ -39,6 +39,9 @@ func (p *planner) compare(ctx context.Context, it *Item, original object) error 
 	case len(diff) == 0:
 		it.Action, it.update = ActionUnchanged, live.json()
 		return nil
+	case it.entry.needed && p.req.Existing != ExistingNone:
+		it.Action, it.Reason, it.Rule, it.Diff = ActionSkip, "is there, and only needed by what is restored: left as it is", "needed", diff
+		return nil
 	case p.req.Existing == ExistingNone && it.Resource == accounts:
 		return p.addToAccount(it, live, have, want, diff)
 	case p.req.Existing == ExistingNone:

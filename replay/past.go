@@ -29,6 +29,7 @@ func (k objectKey) String() string { return objectName(k.gr, k.namespace, k.name
 type entry struct {
 	objectKey
 	raw     []byte // the recorded JSON; maps of all of it would take ten times the memory
+	needed  bool   // only because another one refers to it: it is created when it is missing, and else left
 	refused string // why it is not restored
 	rule    string // which rule says so
 }
@@ -59,9 +60,13 @@ func (p *past) find(gr schema.GroupResource, namespace, name string) *entry {
 
 // fold adds the objects of one scope to the past.
 func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope Scope) error {
+	scope, inScope := req.asked(scope)
 	for e, err := range src.Fold(ctx, req.Cut, scope) {
 		if err != nil {
 			return fmt.Errorf("reading the past: %w", err)
+		}
+		if !inScope(&e) {
+			continue
 		}
 		k := objectKey{e.Resource, e.Namespace, e.Name}
 		if p.byKey[k] != nil {
@@ -111,7 +116,86 @@ func readPast(ctx context.Context, src Source, target *Target, req *RestoreReque
 	if len(p.list) == 0 && !req.Prune {
 		return nil, nothing(req)
 	}
-	return p, p.foldDefinitions(ctx, src, target, req)
+	if req.Cluster == ClusterNone {
+		p.dropClusterScoped()
+		return p, nil
+	}
+	if err := p.foldDefinitions(ctx, src, target, req); err != nil {
+		return nil, err
+	}
+	return p, p.foldNeeded(ctx, src, req)
+}
+
+// dropClusterScoped forgets what lies outside any namespace, but for the namespaces.
+func (p *past) dropClusterScoped() {
+	p.list = slices.DeleteFunc(p.list, func(e *entry) bool {
+		drop := e.namespace == "" && e.gr != namespaces
+		if drop {
+			delete(p.byKey, e.objectKey)
+		}
+		return drop
+	})
+}
+
+// foldNeeded adds the cluster-scoped objects that go with some namespaces: all of them, or those that
+// something in scope refers to, and so on.
+func (p *past) foldNeeded(ctx context.Context, src Source, req *RestoreRequest) error {
+	spaces := slices.DeleteFunc(slices.Clone(req.Scope.Namespaces), func(ns string) bool { return ns == ClusterScope })
+	if len(spaces) == 0 || len(spaces) < len(req.Scope.Namespaces) { // cluster-scoped objects are asked for as others are
+		return nil
+	}
+	if req.Cluster == ClusterAll {
+		scope := Scope{Namespaces: []string{ClusterScope}, Resources: req.Scope.Resources, Selector: req.Scope.Selector}
+		return p.foldFew(ctx, src, req, scope, func(e *entry) bool { return e.gr != namespaces })
+	}
+	if !req.whole() || req.Scope.Selector != nil {
+		return nil
+	}
+	have := len(p.list)
+	if err := p.foldFew(ctx, src, req, Scope{Namespaces: []string{ClusterScope}, Resources: []schema.GroupResource{clusterBinds}}, func(e *entry) bool {
+		return bindsInto(e.object(), spaces)
+	}); err != nil {
+		return err
+	}
+	for next := 0; next < len(p.list); { // what is found may need more
+		wanted := map[schema.GroupResource][]string{}
+		for ; next < len(p.list); next++ {
+			e := p.list[next]
+			e.needed = e.needed || next >= have && e.namespace == ""
+			for _, n := range e.needs() {
+				if p.find(n.gr, "", n.name) == nil && !slices.Contains(wanted[n.gr], n.name) {
+					wanted[n.gr] = append(wanted[n.gr], n.name)
+				}
+			}
+		}
+		for gr, names := range wanted {
+			if err := p.foldFew(ctx, src, req, Scope{Namespaces: []string{ClusterScope}, Resources: []schema.GroupResource{gr}, Names: names}, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// foldFew adds those objects of a scope that keep chooses.
+func (p *past) foldFew(ctx context.Context, src Source, req *RestoreRequest, scope Scope, keep func(*entry) bool) error {
+	have := len(p.list)
+	if err := p.fold(ctx, src, req, scope); err != nil {
+		return err
+	}
+	if keep == nil {
+		return nil
+	}
+	all := p.list[have:]
+	p.list = p.list[:have]
+	for _, e := range all {
+		if keep(e) {
+			p.list = append(p.list, e)
+		} else {
+			delete(p.byKey, e.objectKey)
+		}
+	}
+	return nil
 }
 
 func (p *past) foldNamespaces(ctx context.Context, src Source, target *Target, req *RestoreRequest) error {

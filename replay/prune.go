@@ -97,6 +97,9 @@ func (p *planner) leftOut(catalog *Catalog) shared {
 	for _, out := range catalog.LeftOut {
 		named := slices.Contains(p.req.Scope.Resources, out.Resource)
 		r, served := p.target.version(out.Resource, "")
+		if served && !slices.Contains(r.Verbs, "list") {
+			continue // nothing that could be there
+		}
 		known := slices.ContainsFunc(catalog.Resources, func(l journal.Ledger) bool { return l.GroupResource() == out.Resource }) // it is told about with its ledger
 		if named && !known || p.req.Scope.Resources == nil && !known && served && r.Namespaced && !slices.Contains(neverRestored, out.Resource.String()) {
 			kept.add("not recorded: "+out.Why, out.Resource)
@@ -117,7 +120,7 @@ func (p *planner) prunable(catalog *Catalog, l *journal.Ledger, kept *shared) (s
 		return r, nil
 	case !r.Namespaced && (!named || !has(p.req.Scope.Namespaces, ClusterScope)):
 		return r, nil
-	case slices.Contains(neverRestored, gr.String()):
+	case slices.Contains(neverRestored, gr.String()), slices.Contains(p.req.ExcludeResources, gr):
 		return r, nil
 	}
 	if why := catalog.unsure(l, p.req.Cut); why != "" {

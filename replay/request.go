@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -79,6 +80,10 @@ func (p *ExistingPolicy) UnmarshalText(b []byte) (err error) {
 type RestoreRequest struct {
 	Cut   journal.Cut
 	Scope Scope
+	// ExcludeResources are left out, and are not pruned.
+	ExcludeResources []schema.GroupResource
+	// Cluster says which objects outside any namespace a restore of some namespaces brings back.
+	Cluster ClusterPolicy
 	// NamespaceMappings restores a namespace under another name: old name to new name.
 	NamespaceMappings map[string]string
 	// Existing says what happens to objects that are there already; default ExistingNone.

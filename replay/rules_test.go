@@ -40,6 +40,8 @@ var ruleCases = []ruleCase{
 	{rule: "never-restored", name: "old nodes and events come back as ghosts", resource: "events", before: `{kind: Event, metadata: {name: e, namespace: a}}`},
 	{rule: "never-restored", name: "a stale lease blocks a leader election", resource: "leases.coordination.k8s.io", before: `{kind: Lease, metadata: {name: l, namespace: a}}`},
 	{rule: "being-deleted", name: "an object that was going comes back forever", resource: "configmaps", before: `{kind: ConfigMap, metadata: {name: c, namespace: a, deletionTimestamp: "2026-01-01T00:00:00Z"}}`},
+	{rule: "excluded-by-label", name: "what is kept out of backups comes back", resource: "configmaps", before: `{kind: ConfigMap, metadata: {name: c, namespace: a, labels: {velero.io/exclude-from-backup: "true"}}}`},
+	{rule: "excluded-by-label", name: "the label with another value keeps nothing out", resource: "configmaps", before: `{kind: ConfigMap, metadata: {name: c, namespace: a, labels: {velero.io/exclude-from-backup: "false"}}}`, kept: true},
 	{rule: "mirror-pod", name: "a static pod's mirror is refused by the kubelet", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a, annotations: {kubernetes.io/config.mirror: x}}}`},
 	{rule: "finished-pod", name: "finished work is done twice", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a}, status: {phase: Succeeded}}`},
 	{rule: "finished-pod", name: "running pods are kept", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a}, status: {phase: Running}}`, kept: true},

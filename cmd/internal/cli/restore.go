@@ -18,6 +18,7 @@ import (
 type restoreFlags struct {
 	historyFlags
 	applyFlags
+	scope              scopeFlags
 	at, existing       string
 	planFile, savePlan string
 	mappings           []string
@@ -35,6 +36,12 @@ func newRestore() *cobra.Command {
 First the plan is shown: what will be created, updated, deleted and left out, and why. Nothing
 is written before you say yes. Applying does exactly what the plan shows, with the rights of
 your kubeconfig. By default only what is missing is created and what exists is left alone:
+
+What is chosen: TYPE and NAME arguments, -n, -A and -l as everywhere, or Velero's words
+--include-namespaces, --exclude-namespaces, --include-resources, --exclude-resources and
+--or-selector. Objects with the label velero.io/exclude-from-backup=true are left alone. Of what
+lies outside any namespace, a restore of namespaces brings back what its objects need and what
+is missing: classes, volumes, roles; --include-cluster-resources says otherwise.
 
   --existing update     also make what exists as it was
   --existing recreate   also replace what cannot be changed in place
@@ -69,6 +76,7 @@ as they are, Secrets as well: it is for you only.`,
 	}
 	f.addRestore(cmd)
 	f.addSelector(cmd)
+	f.scope.add(cmd)
 	cmd.Flags().StringVar(&f.at, "at", "", atHelp)
 	cmd.Flags().StringVar(&f.planFile, "plan", "", "apply the plan in this file, which --save-plan wrote")
 	return cmd
@@ -92,8 +100,11 @@ func (f *restoreFlags) run(cmd *cobra.Command, args []string) error {
 	if err := f.check(); err != nil {
 		return err
 	}
+	if err := f.scope.check(&f.historyFlags, args, &f.request); err != nil {
+		return err
+	}
 	ctx := cmd.Context()
-	h, err := f.open(ctx, args)
+	h, err := f.open(ctx, f.scope.types(args))
 	if err != nil {
 		return err
 	}
@@ -106,12 +117,15 @@ func (f *restoreFlags) run(cmd *cobra.Command, args []string) error {
 	f.request.Cut = cut
 	f.request.Scope = scopeOf(h.targets, h.namespace)
 	f.request.Scope.Selector = h.selector
-	if len(h.targets) == 0 && len(f.mappings) > 0 && f.namespace.namespace == "" && !f.namespace.all {
+	if len(h.targets) == 0 && len(f.mappings) > 0 && f.namespace.namespace == "" && !f.namespace.all && !f.scope.namespaces() {
 		f.request.Scope.Namespaces = nil // the mappings name the namespaces
 		for from := range f.request.NamespaceMappings {
 			f.request.Scope.Namespaces = append(f.request.Scope.Namespaces, from)
 		}
 		slices.Sort(f.request.Scope.Namespaces)
+	}
+	if err := f.scope.narrow(ctx, h, &f.request); err != nil {
+		return err
 	}
 	return f.restore(cmd, h)
 }
