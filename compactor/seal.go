@@ -52,7 +52,11 @@ func (s *Shipper) seal(ctx context.Context) (more bool, err error) {
 	}
 	more = span.To.Time.Before(now.Position.Time)
 	err = s.a.Commit(ctx, func(state *archive.State) (*archive.Change, error) {
-		if state.Known.Position.Count != from.Count || !state.Known.Position.Time.Equal(from.Time) {
+		if moved := state.Known.Position; moved.Count != from.Count || !moved.Time.Equal(from.Time) {
+			if s.a.Unheard() { // it was sealed by an earlier try
+				more = true
+				return nil, nil
+			}
 			return nil, fmt.Errorf("seal: the archive has gone on to %s: a copy of this data directory archives as well", state.Known.Position.Cut)
 		}
 		c := &archive.Change{Step: "seal", Segments: []archive.Segment{{

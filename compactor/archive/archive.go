@@ -73,8 +73,9 @@ type Archive struct {
 
 	mu     sync.Mutex // guards what follows
 	state  *State
-	last   *Manifest // number State.Seq; nil: not known
-	check  *Link     // newest checkpoint
+	last   *Manifest       // number State.Seq; nil: not known
+	tried  map[string]bool // IDs of manifests that were sent, since the newest one that was heard to be there
+	check  *Link           // newest checkpoint
 	age    time.Duration
 	looked time.Time // when age was counted
 	damage map[string]*DamageError
@@ -318,6 +319,12 @@ func (a *Archive) commit(ctx context.Context, s *State, c *Change) (done bool, e
 		}
 	}
 	name := manifestName(m.Seq)
+	a.mu.Lock()
+	if a.tried == nil {
+		a.tried = map[string]bool{}
+	}
+	a.tried[m.ID] = true
+	a.mu.Unlock()
 	if err := a.create(ctx, name, b); errors.Is(err, fs.ErrExist) {
 		// It may be our own: the answer to an earlier try can be lost.
 		there, err := a.readAll(ctx, name)
@@ -331,12 +338,20 @@ func (a *Archive) commit(ctx context.Context, s *State, c *Change) (done bool, e
 		return false, fmt.Errorf("commit to the archive: %w", err)
 	}
 	a.mu.Lock()
-	a.state, a.last = next, m
+	a.state, a.last, a.tried = next, m, nil
 	a.mu.Unlock()
 	if next.Seq%checkpointEvery == 0 {
 		a.checkpoint(ctx, next)
 	}
 	return true, nil
+}
+
+// Unheard reports whether the newest manifest is one of this writer's own, of which it never heard that it
+// was written: the answer was lost.
+func (a *Archive) Unheard() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last != nil && a.tried[a.last.ID]
 }
 
 // before is the newest manifest, as the next one repeats it.

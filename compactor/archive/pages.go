@@ -78,6 +78,19 @@ func (c *pages) put(k pageKey, data []byte) {
 	}
 }
 
+// forget drops the pages of a file: one that was damaged on its way here may be right the next time.
+func (c *pages) forget(file string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, e := range c.byPage {
+		if k.file == file {
+			c.recent.Remove(e)
+			c.size -= int64(len(e.Value.(*page).data))
+			delete(c.byPage, k)
+		}
+	}
+}
+
 // remoteFile reads one file of the store through the cache. Pebble and age read it in turn, in
 // pieces of any size; they are the reason for the read-ahead.
 type remoteFile struct {
@@ -110,6 +123,9 @@ func (f *remoteFile) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	return n, nil
 }
+
+// forget makes the next read ask the store again.
+func (f *remoteFile) forget() { f.cache.forget(f.path) }
 
 func (f *remoteFile) page(index int64) ([]byte, error) {
 	if data := f.cache.get(pageKey{f.path, index}); data != nil {
@@ -167,9 +183,10 @@ const ageChunk = 64 << 10
 // tableFile gives Pebble a decrypted file. Pebble reads a block of a few KiB at a time, and age
 // decrypts a whole chunk, into a new buffer, for each: so the newest chunk is kept.
 type tableFile struct {
-	plain io.ReaderAt
-	name  string
-	size  int64
+	plain  io.ReaderAt
+	name   string
+	size   int64
+	forget func() // lets go of what was read before; nil: nothing is kept
 
 	mu    sync.Mutex // guards what follows
 	index int64      // of chunk
@@ -192,7 +209,12 @@ func (f *tableFile) ReadAt(p []byte, off int64) (n int, err error) {
 			}
 			b = b[:min(ageChunk, f.size-index*ageChunk)]
 			f.chunk = nil
-			if m, err := f.plain.ReadAt(b, index*ageChunk); m < len(b) {
+			m, err := f.plain.ReadAt(b, index*ageChunk)
+			if m < len(b) && f.forget != nil && isDamage(fileTrouble(f.name, err)) { // perhaps on its way only
+				f.forget()
+				m, err = f.plain.ReadAt(b, index*ageChunk)
+			}
+			if m < len(b) {
 				return n, fileTrouble(f.name, err)
 			}
 			f.chunk, f.index = b, index

@@ -25,10 +25,24 @@ func (a *Archive) openFile(ctx context.Context, f File) (sstable.ReadableFile, e
 		return nil, fmt.Errorf("%w: give one with --identity FILE", ErrNoIdentity)
 	}
 	remote := &remoteFile{ctx: ctx, store: a.store, name: f.Name, path: a.dir + f.Name, size: f.Size, cache: a.cache}
-	return decrypted(f.Name, remote, f.Size, a.o.Identities)
+	t, err := decrypted(f.Name, remote, f.Size, a.o.Identities)
+	if isDamage(err) { // perhaps on its way only
+		remote.forget()
+		t, err = decrypted(f.Name, remote, f.Size, a.o.Identities)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t.forget = remote.forget
+	return t, nil
 }
 
-func decrypted(name string, r io.ReaderAt, size int64, identities []age.Identity) (sstable.ReadableFile, error) {
+func isDamage(err error) bool {
+	_, ok := errors.AsType[*DamageError](err)
+	return ok
+}
+
+func decrypted(name string, r io.ReaderAt, size int64, identities []age.Identity) (*tableFile, error) {
 	plain, n, err := age.DecryptReaderAt(r, size, identities...)
 	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 		return nil, fmt.Errorf("%w: %s was encrypted for others than the identities given", ErrNoIdentity, name)

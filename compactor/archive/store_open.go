@@ -83,8 +83,11 @@ func Probe(ctx context.Context, s Store, prefix string) error {
 	if err := s.ReadAt(ctx, name, b, 0); err != nil {
 		return fmt.Errorf("try %s: %w", s, err)
 	}
-	if !bytes.Equal(b, first) {
+	switch {
+	case bytes.Equal(b, second):
 		return refuse()
+	case !bytes.Equal(b, first): // damaged on its way, which says nothing of the store
+		return fmt.Errorf("try %s: what was written is not what is read", s)
 	}
 	return race(ctx, s, name+"-race", refuse)
 }
