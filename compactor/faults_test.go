@@ -331,6 +331,40 @@ func TestRunTellsAndGetsOver(t *testing.T) {
 	m.judge(t, mem, "after the run")
 }
 
+// Many changes are sealed at once, however long the interval is; few wait for it.
+func TestSealingBySize(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	s, err := compactor.NewShipper(compactor.Options{
+		Journal: m.j, Clock: m.clock.Now, Open: func(context.Context) (archive.Store, error) { return mem, nil }, SealInterval: time.Hour, SealBytes: 20_000,
+		Archive: archive.Options{Recipients: []age.Recipient{m.identity.Recipient()}, Identities: []age.Identity{m.identity}},
+	})
+	ok(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	for begin := time.Now(); s.Archive() == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatalf("not connected: %+v", s.Status())
+		}
+	}
+	m.record(t, 10)
+	time.Sleep(700 * time.Millisecond) // it looks every 250 ms
+	if st := s.Status(); st.PendingEvents != 10 || st.PendingBytes == 0 || st.PendingBytes >= 20_000 {
+		t.Fatalf("a few changes: %+v", st)
+	}
+	for s.Status().PendingBytes < 20_000 && s.Status().PendingEvents > 0 {
+		m.record(t, 10)
+	}
+	for begin := time.Now(); s.Status().PendingEvents > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			t.Fatalf("many changes: %+v", s.Status())
+		}
+	}
+	cancel()
+	ok(t, <-ended)
+}
+
 // The answer to a commit is lost: the manifest is there once, and the writer takes it for its own.
 func TestLostAnswerToACommit(t *testing.T) {
 	mem := archive.NewMemStore()
@@ -374,4 +408,3 @@ func (l *losing) Create(ctx context.Context, name string, body io.ReaderAt, size
 	}
 	return err
 }
-

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
@@ -92,8 +94,9 @@ func archived(ts *testscript.TestScript, _ bool, _ []string) {
 	})
 }
 
-// objectStore is "s3 BUCKET", which starts a real S3 server with that bucket, gives the script its
-// credentials and puts an archive's URL into $S3; and "s3 down" and "s3 up".
+// objectStore is "s3 BUCKET [lock]", which starts a real S3 server with that bucket (with object lock), gives
+// the script its credentials and puts an archive's URL into $S3; "s3 down" and "s3 up"; and "s3 held N"
+// and "s3 locked", which ask the server whether N objects are under a legal hold, and all are locked.
 func objectStore(t *testing.T) func(*testscript.TestScript, bool, []string) {
 	var mu sync.Mutex
 	var server *locals3.Server
@@ -115,17 +118,47 @@ func objectStore(t *testing.T) func(*testscript.TestScript, bool, []string) {
 			server.Kill()
 		case "up":
 			ts.Check(server.Restart(ctx))
+		case "held", "locked":
+			checkLocks(ctx, ts, server, args)
 		default:
 			if server == nil {
 				server, err = locals3.Start(ctx, locals3.Options{})
 				ts.Check(err)
 			}
-			ts.Check(server.MakeBucket(ctx, args[0], false))
+			ts.Check(server.MakeBucket(ctx, args[0], len(args) > 1))
 			access, secret := server.Credentials()
 			ts.Setenv("AWS_ACCESS_KEY_ID", access)
 			ts.Setenv("AWS_SECRET_ACCESS_KEY", secret)
 			ts.Setenv("S3", server.URL(args[0], "prod"))
 		}
+	}
+}
+
+// checkLocks asks the server itself, of the bucket in $S3.
+func checkLocks(ctx context.Context, ts *testscript.TestScript, server *locals3.Server, args []string) {
+	u, err := url.Parse(ts.Getenv("S3"))
+	ts.Check(err)
+	c := server.Client()
+	held, unlocked := 0, 0
+	for o := range c.ListObjects(ctx, u.Host, minio.ListObjectsOptions{Recursive: true}) {
+		ts.Check(o.Err)
+		on, err := c.GetObjectLegalHold(ctx, u.Host, o.Key, minio.GetObjectLegalHoldOptions{})
+		if err == nil && on != nil && on.IsValid() && *on == minio.LegalHoldEnabled {
+			held++
+		}
+		info, err := c.StatObject(ctx, u.Host, o.Key, minio.StatObjectOptions{})
+		ts.Check(err)
+		until, err := time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+		if err != nil || time.Until(until) < time.Minute {
+			unlocked++
+			ts.Logf("%s is not locked", o.Key)
+		}
+	}
+	switch {
+	case args[0] == "held" && fmt.Sprint(held) != args[1]:
+		ts.Fatalf("%d objects are held, want %s", held, args[1])
+	case args[0] == "locked" && unlocked > 0:
+		ts.Fatalf("%d objects are not locked", unlocked)
 	}
 }
 

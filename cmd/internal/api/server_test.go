@@ -15,11 +15,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 )
@@ -260,6 +262,46 @@ func TestMetricsTellOfResourcesAndNotOfObjects(t *testing.T) {
 	}
 	if strings.Contains(body, "shop") {
 		t.Error("a namespace is named in the metrics")
+	}
+}
+
+// Each location has its own figures; an alert on them must not need a look into the daemon. The text of
+// an error is not in them: it may name what it should not.
+func TestMetricsTellOfArchives(t *testing.T) {
+	f := &fakeSource{}
+	status := func(ctx context.Context, totals bool) (*api.Status, error) {
+		st, err := f.status(ctx, totals)
+		if err != nil {
+			return nil, err
+		}
+		st.Archives = []compactor.Status{
+			{Name: "main", ArchivedTo: journal.Position{Cut: cutAt(300)}, Bytes: 4096, Segments: 3, Snapshots: 2},
+			{Name: "far", ArchivedTo: journal.Position{Cut: cutAt(250)}, PendingEvents: 50, PendingBytes: 5000, Waiting: st.Now.Add(-time.Minute), Error: "canary"},
+			{Name: "new"},
+		}
+		return st, nil
+	}
+	s := api.NewServer(api.ServerOptions{Source: f, Status: status, Registry: api.NewRegistry(status)})
+	w := httptest.NewRecorder()
+	s.MachineHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	body := w.Body.String()
+	at := func(n uint64) string { return strconv.FormatFloat(float64(cutAt(n).Time.UnixMilli())/1000, 'g', -1, 64) }
+	for _, want := range []string{
+		`tidemark_archive_lag_seconds{archive="main"} 0`, `tidemark_archive_lag_seconds{archive="far"} 60`,
+		`tidemark_archived_to_timestamp_seconds{archive="main"} ` + at(300), `tidemark_archived_to_timestamp_seconds{archive="far"} ` + at(250),
+		`tidemark_archive_pending_events{archive="main"} 0`, `tidemark_archive_pending_events{archive="far"} 50`,
+		`tidemark_archive_pending_bytes{archive="far"} 5000`,
+		`tidemark_archive_failing_bool{archive="main"} 0`, `tidemark_archive_failing_bool{archive="far"} 1`,
+		`tidemark_archive_size_bytes{archive="main"} 4096`, `tidemark_archive_segments_count{archive="main"} 3`, `tidemark_archive_snapshots_count{archive="main"} 2`,
+		`tidemark_archive_pending_events{archive="new"} 0`,
+		"# TYPE tidemark_archive_lag_seconds gauge", "# HELP tidemark_archive_lag_seconds ",
+	} {
+		if !strings.Contains(body, want+"\n") && !(strings.HasPrefix(want, "# HELP") && strings.Contains(body, want)) {
+			t.Errorf("no %q in:\n%s", want, body)
+		}
+	}
+	if strings.Contains(body, "canary") || strings.Contains(body, `archived_to_timestamp_seconds{archive="new"}`) {
+		t.Error("the metrics tell an error's text, or a moment up to which nothing is archived")
 	}
 }
 
