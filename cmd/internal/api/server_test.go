@@ -285,7 +285,9 @@ func TestMetricsTellOfArchives(t *testing.T) {
 	w := httptest.NewRecorder()
 	s.MachineHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	body := w.Body.String()
-	at := func(n uint64) string { return strconv.FormatFloat(float64(cutAt(n).Time.UnixMilli())/1000, 'g', -1, 64) }
+	at := func(n uint64) string {
+		return strconv.FormatFloat(float64(cutAt(n).Time.UnixMilli())/1000, 'g', -1, 64)
+	}
 	for _, want := range []string{
 		`tidemark_archive_lag_seconds{archive="main"} 0`, `tidemark_archive_lag_seconds{archive="far"} 60`,
 		`tidemark_archived_to_timestamp_seconds{archive="main"} ` + at(300), `tidemark_archived_to_timestamp_seconds{archive="far"} ` + at(250),
