@@ -222,6 +222,8 @@ func BenchmarkArchiveFold(b *testing.B) {
 	random := rand.New(rand.NewPCG(3, 3))
 	b.Run("namespace", func(b *testing.B) {
 		var requests, bytes, files, took []float64
+		debug.FreeOSMemory()
+		before, peak := residentBytes(b), watchMemory(b)
 		for b.Loop() {
 			began := time.Now()
 			a, err := archive.Open(ctx, open(), archive.Options{Identities: []age.Identity{identity}})
@@ -243,6 +245,7 @@ func BenchmarkArchiveFold(b *testing.B) {
 			must(b, err)
 			requests, bytes, files = append(requests, float64(r)), append(bytes, float64(by)/(float64(all)/namespaces)), append(files, float64(f))
 		}
+		b.ReportMetric(max(0, peak()-before)/(1<<20), "MiB-growth")
 		slices.Sort(took)
 		slices.Sort(bytes)
 		b.ReportMetric(took[len(took)-1]*1000, "ms-longest")
@@ -251,6 +254,8 @@ func BenchmarkArchiveFold(b *testing.B) {
 		b.ReportMetric(mean(files), "files")
 	})
 	b.Run("verify", func(b *testing.B) {
+		debug.FreeOSMemory()
+		before, peak := residentBytes(b), watchMemory(b)
 		for b.Loop() {
 			a, err := archive.Open(ctx, open(), archive.Options{Identities: []age.Identity{identity}})
 			must(b, err)
@@ -261,7 +266,9 @@ func BenchmarkArchiveFold(b *testing.B) {
 			}
 			b.ReportMetric(float64(r.Read)/1e6/r.Took.Seconds(), "MB/s")
 			b.ReportMetric(float64(r.Proven), "snapshots-proven")
+			b.ReportMetric(float64(r.Read)/1e6, "MB")
 		}
+		b.ReportMetric(max(0, peak()-before)/(1<<20), "MiB-growth")
 	})
 }
 

@@ -237,8 +237,12 @@ func (v *verifier) files(ctx context.Context) error {
 	if !v.level.Checksum {
 		return nil
 	}
+	parallel := 4 // what is waited for is the store
+	if v.level.Full {
+		parallel = runtime.GOMAXPROCS(0) // ... or the CPU, and each file is in memory as a whole
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
+	g.SetLimit(parallel)
 	entries := map[string]int{}
 	for _, s := range v.s.Segments {
 		entries[s.Name] = s.Entries

@@ -8,14 +8,17 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
 // ErrPortTaken is returned when the free ports chosen for the servers were taken by other
 // processes again and again while these started.
-var ErrPortTaken = errors.New("another process took the port chosen for a server")
+var ErrPortTaken = localserver.ErrPortTaken
 
 const (
 	startAttempts = 4               // each with new ports
@@ -54,9 +57,9 @@ type Cluster struct {
 	peerURL  string
 	apiPort  int
 	mu       sync.Mutex // guards the fields below and orders start and stop of the servers
-	etcd     *process
-	api      *process
-	kcm      *process
+	etcd     *localserver.Process
+	api      *localserver.Process
+	kcm      *localserver.Process
 	stopped  bool
 	stopErr  error
 	progress func(format string, args ...any)
@@ -176,11 +179,11 @@ func (c *Cluster) Stop() error {
 // stopServers ends the clients of etcd first, all at once, and then etcd.
 func (c *Cluster) stopServers() {
 	var wg sync.WaitGroup
-	for _, p := range []*process{c.kcm, c.api} {
-		wg.Go(func() { p.stop(stopLimit) })
+	for _, p := range []*localserver.Process{c.kcm, c.api} {
+		wg.Go(func() { p.Stop(syscall.SIGTERM, stopLimit) })
 	}
 	wg.Wait()
-	c.etcd.stop(stopLimit)
+	c.etcd.Stop(syscall.SIGTERM, stopLimit)
 	c.kcm, c.api, c.etcd = nil, nil, nil
 }
 
@@ -214,7 +217,7 @@ func (c *Cluster) StopAPIServer() error {
 	if c.stopped {
 		return errStopped
 	}
-	c.api.stop(stopLimit)
+	c.api.Stop(syscall.SIGTERM, stopLimit)
 	c.api = nil
 	return nil
 }

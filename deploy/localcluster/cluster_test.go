@@ -19,6 +19,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
 func TestClusterFromStartToStop(t *testing.T) {
@@ -209,9 +211,9 @@ func TestStartRefusesADirectoryWithFiles(t *testing.T) {
 
 // pids are the servers' process ids.
 func (c *Cluster) pids() (pids []int) {
-	for _, p := range []*process{c.etcd, c.api, c.kcm} {
+	for _, p := range []*localserver.Process{c.etcd, c.api, c.kcm} {
 		if p != nil {
-			pids = append(pids, p.cmd.Process.Pid)
+			pids = append(pids, p.Pid())
 		}
 	}
 	return pids

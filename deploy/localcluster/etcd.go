@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -53,7 +54,7 @@ func (c *Cluster) withoutEtcd(ctx context.Context, f func(data string) error) er
 		return err
 	}
 	c.mu.Lock()
-	c.etcd.stop(stopLimit)
+	c.etcd.Stop(syscall.SIGTERM, stopLimit)
 	err := f(filepath.Join(c.dir, "etcd"))
 	if err == nil {
 		err = c.startEtcd(ctx)

@@ -9,15 +9,17 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
 const (
 	readyLimit = 90 * time.Second // for one server, on a busy machine
-	pollEvery  = 50 * time.Millisecond
-	bindTries  = 5 // of an API server that must come back at its old port
+	bindTries  = 5                // of an API server that must come back at its old port
 )
 
 // freePorts returns n different loopback ports that are free now. Nothing reserves them, so
@@ -53,7 +55,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 		return err
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	return c.etcd.await(ctx, readyLimit, func(ctx context.Context) error {
+	return c.etcd.Await(ctx, readyLimit, func(ctx context.Context) error {
 		return get(ctx, client, c.etcdURL+"/health")
 	})
 }
@@ -87,14 +89,14 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		if c.api, err = c.spawn("kube-apiserver", args); err != nil {
 			return err
 		}
-		err = c.api.await(ctx, readyLimit, func(ctx context.Context) error {
+		err = c.api.Await(ctx, readyLimit, func(ctx context.Context) error {
 			return get(ctx, client, c.admin.Host+"/readyz")
 		})
 		if err == nil {
 			c.progress("kube-apiserver ready at %s (%.1fs)", c.admin.Host, time.Since(began).Seconds())
 			return nil
 		}
-		c.api.stop(stopLimit)
+		c.api.Stop(syscall.SIGTERM, stopLimit)
 		c.api = nil
 		if !errors.Is(err, ErrPortTaken) || try == bindTries {
 			return err
@@ -126,7 +128,7 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 	}
 	defer client.CloseIdleConnections()
 	began := time.Now()
-	err = c.kcm.await(ctx, readyLimit, func(ctx context.Context) error {
+	err = c.kcm.Await(ctx, readyLimit, func(ctx context.Context) error {
 		return get(ctx, client, c.admin.Host+"/api/v1/namespaces/default/serviceaccounts/default")
 	})
 	if err != nil {
@@ -137,12 +139,12 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 }
 
 // spawn starts one server with its log in the cluster's directory.
-func (c *Cluster) spawn(name string, args []string) (*process, error) {
+func (c *Cluster) spawn(name string, args []string) (*localserver.Process, error) {
 	path := filepath.Join(c.bin, name)
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w (unset KUBEBUILDER_ASSETS to have it built)", err)
 	}
-	return startProcess(path, args, filepath.Join(c.dir, name+".log"))
+	return localserver.Start(path, args, nil, filepath.Join(c.dir, name+".log"))
 }
 
 // get reports whether url answers 200 OK.

@@ -18,6 +18,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
 const (
@@ -29,8 +31,7 @@ const (
 )
 
 var (
-	errPortTaken = errors.New("another process took the port chosen for the S3 server")
-	errStopped   = errors.New("the S3 server was stopped: start a new one")
+	errStopped = errors.New("the S3 server was stopped: start a new one")
 )
 
 // Options of Start. The zero value is a server in a temporary directory.
@@ -52,8 +53,8 @@ type Server struct {
 	addr           string
 	client         *minio.Client
 
-	mu      sync.Mutex // guards the fields below and orders start and stop
-	proc    *process   // nil: it does not run
+	mu      sync.Mutex           // guards the fields below and orders start and stop
+	proc    *localserver.Process // nil: it does not run
 	stopped bool
 	stopErr error
 }
@@ -83,7 +84,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		if s.addr, err = freeAddress(); err != nil {
 			break
 		}
-		if err = s.run(ctx); !errors.Is(err, errPortTaken) || attempt == startAttempts || ctx.Err() != nil {
+		if err = s.run(ctx); !errors.Is(err, localserver.ErrPortTaken) || attempt == startAttempts || ctx.Err() != nil {
 			break
 		}
 	}
@@ -157,12 +158,12 @@ func (s *Server) run(ctx context.Context) error {
 	// Only what it needs: the caller's VGW_ variables are not meant for it. The credentials are
 	// no arguments, which everybody on the machine could see.
 	env := []string{"HOME=" + s.dir, "ROOT_ACCESS_KEY=" + s.access, "ROOT_SECRET_KEY=" + s.secret}
-	p, err := startProcess(s.bin, args, env, filepath.Join(s.dir, "versitygw.log"))
+	p, err := localserver.Start(s.bin, args, env, filepath.Join(s.dir, "versitygw.log"))
 	if err != nil {
 		return err
 	}
-	if err := p.await(ctx, readyLimit, s.healthy); err != nil {
-		p.stop(syscall.SIGKILL, stopLimit)
+	if err := p.Await(ctx, readyLimit, s.healthy); err != nil {
+		p.Stop(syscall.SIGKILL, stopLimit)
 		return err
 	}
 	s.proc = p
@@ -220,10 +221,7 @@ func (s *Server) Client() *minio.Client { return s.client }
 func (s *Server) Pid() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.proc == nil {
-		return 0
-	}
-	return s.proc.cmd.Process.Pid
+	return s.proc.Pid()
 }
 
 // Kill ends the server at once, as a crash does. Its data stays for Restart.
@@ -258,7 +256,7 @@ func (s *Server) end(sig syscall.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.proc != nil {
-		s.proc.stop(sig, stopLimit)
+		s.proc.Stop(sig, stopLimit)
 		s.proc = nil
 	}
 }

@@ -119,7 +119,7 @@ func TestCredentialsAreInNoArgumentAndNoLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes.Contains(log, []byte(secret)) || strings.Contains(strings.Join(s.proc.cmd.Args, " "), secret) || strings.Contains(s.URL("b", ""), secret) {
+	if bytes.Contains(log, []byte(secret)) || strings.Contains(strings.Join(s.proc.Args(), " "), secret) || strings.Contains(s.URL("b", ""), secret) {
 		t.Error("the secret key is shown")
 	}
 	info, err := os.Stat(s.CredentialsFile())

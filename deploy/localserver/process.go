@@ -1,8 +1,9 @@
-package localcluster
+package localserver
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,19 +14,21 @@ import (
 	"time"
 )
 
-// process is a running server whose output goes to a log file. A nil *process has ended.
-type process struct {
+// ErrPortTaken is in the error of a server that could not listen because another process has its port.
+var ErrPortTaken = errors.New("another process took the port chosen for a server")
+
+// Process is a running server whose output goes to a log file. A nil *Process has ended.
+type Process struct {
 	name   string
 	log    string
 	offset int64 // where this run begins in the log
 	cmd    *exec.Cmd
-	done   chan struct{} // closed when it has ended; err is set before
-	err    error
+	done   chan struct{} // closed when it has ended
 }
 
-// startProcess starts a program in a process group of its own, so that a Ctrl-C at the
+// Start starts a program with that environment (nil: ours) in a process group of its own, so that a Ctrl-C at the
 // terminal reaches only us, and appends its output to the file log.
-func startProcess(path string, args []string, log string) (*process, error) {
+func Start(path string, args, env []string, log string) (*Process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -35,11 +38,11 @@ func startProcess(path string, args []string, log string) (*process, error) {
 		f.Close()
 		return nil, err
 	}
-	p := &process{
+	p := &Process{
 		name: filepath.Base(path), log: log, offset: info.Size(),
 		cmd: exec.Command(path, args...), done: make(chan struct{}),
 	}
-	p.cmd.Stdout, p.cmd.Stderr = f, f
+	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, f, f
 	p.cmd.SysProcAttr = sysProcAttr()
 	started := make(chan error)
 	go p.run(f, started)
@@ -49,9 +52,20 @@ func startProcess(path string, args []string, log string) (*process, error) {
 	return p, nil
 }
 
+// Pid is the process's number; 0 for a nil *Process.
+func (p *Process) Pid() int {
+	if p == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
+// Args are the program and its arguments, as everybody on the machine can see them.
+func (p *Process) Args() []string { return p.cmd.Args }
+
 // run starts the program and waits for its end on one operating system thread: Linux sends
 // the parent-death signal when the starting thread ends, so that thread has to live as long.
-func (p *process) run(log *os.File, started chan<- error) {
+func (p *Process) run(log *os.File, started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer log.Close()
@@ -60,13 +74,13 @@ func (p *process) run(log *os.File, started chan<- error) {
 	if err != nil {
 		return
 	}
-	p.err = p.cmd.Wait()
+	_ = p.cmd.Wait() // however it ended: whoever asks looks at ProcessState
 	close(p.done)
 }
 
-// await calls ready until it returns nil. It fails when the process ends, when limit has
+// Await calls ready until it returns nil. It fails when the process ends, when limit has
 // passed and when ctx ends, the first two with the last lines of the log.
-func (p *process) await(ctx context.Context, limit time.Duration, ready func(context.Context) error) error {
+func (p *Process) Await(ctx context.Context, limit time.Duration, ready func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	go func() { // whoever else listens at the port may never answer
@@ -76,7 +90,7 @@ func (p *process) await(ctx context.Context, limit time.Duration, ready func(con
 		case <-limited.Done():
 		}
 	}()
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := ready(limited)
@@ -101,7 +115,7 @@ func (p *process) await(ctx context.Context, limit time.Duration, ready func(con
 }
 
 // failure adds the end of the log to err, and ErrPortTaken when the log says so.
-func (p *process) failure(err error) error {
+func (p *Process) failure(err error) error {
 	data, readErr := os.ReadFile(p.log)
 	if readErr != nil {
 		return fmt.Errorf("%w (%w)", err, readErr)
@@ -118,14 +132,14 @@ func (p *process) failure(err error) error {
 	return fmt.Errorf("%w; its log is %s and ends:\n  %s", err, p.log, strings.Join(lines, "\n  "))
 }
 
-// stop asks the process to end, kills its group when it is still there after limit, and
-// returns when it is gone.
-func (p *process) stop(limit time.Duration) {
+// Stop sends sig, kills the process group when it is still there after limit, and returns when
+// the process is gone.
+func (p *Process) Stop(sig syscall.Signal, limit time.Duration) {
 	if p == nil {
 		return
 	}
 	// A process that has ended already is what we want; other errors cannot happen to our own child.
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.cmd.Process.Signal(sig)
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {

@@ -1,4 +1,4 @@
-package localcluster
+package localserver
 
 import "syscall"
 

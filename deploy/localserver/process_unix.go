@@ -1,8 +1,8 @@
 //go:build unix && !linux
 
-package locals3
+package localserver
 
 import "syscall"
 
-// sysProcAttr puts the server into its own process group.
+// sysProcAttr puts a server into its own process group.
 func sysProcAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

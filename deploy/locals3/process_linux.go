@@ -1,8 +1,0 @@
-package locals3
-
-import "syscall"
-
-// sysProcAttr puts the server into its own process group and has the kernel kill it when we die.
-func sysProcAttr() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-}
