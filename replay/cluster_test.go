@@ -55,6 +55,7 @@ func TestOnCluster(t *testing.T) {
 		{"owned objects when asked for", testOwned},
 		{"cluster-scoped objects that are needed", testNeeded},
 		{"scopes in Velero's words", testScopes},
+		{"what the server would refuse", testRehearsal},
 		{"undo of a restore", testUndo},
 		{"undo of a restored namespace", testUndoNamespace},
 		{"stopped, gone on with, undone", testStopped},
@@ -70,6 +71,7 @@ func TestOnCluster(t *testing.T) {
 type world struct {
 	*testing.T
 	target *Target
+	config *rest.Config
 }
 
 func newWorld(t *testing.T, cfg *rest.Config) *world {
@@ -80,7 +82,7 @@ func newWorld(t *testing.T, cfg *rest.Config) *world {
 	if err := target.refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &world{t, target}
+	return &world{t, target, cfg}
 }
 
 func (w *world) resource(gr string) servedResource {

@@ -36,6 +36,8 @@ func (p *planner) compare(ctx context.Context, it *Item, original object) error 
 		return fmt.Errorf("comparing %s: %w", it, err)
 	}
 	switch {
+	case len(p.req.Fields) > 0:
+		return p.planFields(ctx, it, live, have, want)
 	case len(diff) == 0:
 		it.Action, it.update = ActionUnchanged, live.json()
 		return nil

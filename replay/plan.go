@@ -254,6 +254,10 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	}
 	it.managed, _ = original.at("metadata", "managedFields").([]any)
 	it.live = p.live.objects[it.key()]
+	if len(p.req.Fields) > 0 && (it.live == nil || object(it.live.Object).deleting()) {
+		it.Action, it.Reason = ActionFail, "is not there, so that no field of it can be restored: restore it as a whole, without --field"
+		return nil
+	}
 	create := p.prepared(e, original, false)
 	p.linkOwners(ctx, it, create)
 	it.create = create.json()

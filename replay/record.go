@@ -232,7 +232,7 @@ func (rec *Record) end() error {
 	return errors.Join(rec.append(line{outcome: outcome{State: "end"}, Time: rec.Ended}), rec.sync())
 }
 
-// Progress counts what has become of the objects that the plan writes.
+// RecordProgress counts what has become of the objects that the plan writes.
 type RecordProgress struct {
 	Total   int `json:"total"`
 	Done    int `json:"done"`

@@ -82,6 +82,8 @@ type RestoreRequest struct {
 	Scope Scope
 	// ExcludeResources are left out, and are not pruned.
 	ExcludeResources []schema.GroupResource
+	// Fields, when there are some, are all that is restored of objects that are there; see ParseField.
+	Fields []string
 	// Cluster says which objects outside any namespace a restore of some namespaces brings back.
 	Cluster ClusterPolicy
 	// NamespaceMappings restores a namespace under another name: old name to new name.
@@ -149,7 +151,9 @@ func (r *RestoreRequest) validate() error {
 func (r *RestoreRequest) normalize() { r.Exact = r.Exact || r.Prune }
 
 // overwrites reports whether the request may change or delete what is there.
-func (r *RestoreRequest) overwrites() bool { return r.Prune || r.Existing != ExistingNone }
+func (r *RestoreRequest) overwrites() bool {
+	return r.Prune || r.Existing != ExistingNone || len(r.Fields) > 0
+}
 
 // ParseNamespaceMappings reads mappings as they are typed: "old:new". None give nil.
 func ParseNamespaceMappings(mappings []string) (map[string]string, error) {

@@ -30,9 +30,7 @@ const (
 	healthPath    = "/healthz-locals3" // no bucket can have this name
 )
 
-var (
-	errStopped = errors.New("the S3 server was stopped: start a new one")
-)
+var errStopped = errors.New("the S3 server was stopped: start a new one")
 
 // Options of Start. The zero value is a server in a temporary directory.
 type Options struct {

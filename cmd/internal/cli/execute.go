@@ -19,17 +19,19 @@ import (
 
 // applyFlags are those of every command that writes to a cluster.
 type applyFlags struct {
-	records              string
-	output               string
-	dryRun, yes, verbose bool
-	wait                 time.Duration
+	records      string
+	output       string
+	dryRun       string
+	yes, verbose bool
+	wait         time.Duration
 }
 
 func (f *applyFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	f.addRecords(cmd)
 	fs.DurationVar(&f.wait, "wait", replay.DefaultWait, "how long to wait for a namespace to go or a definition to be ready")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "show the plan and write nothing")
+	fs.StringVar(&f.dryRun, "dry-run", "none", "client: show the plan and write nothing; server: also let the API server try each write, and tell what it would refuse")
+	fs.Lookup("dry-run").NoOptDefVal = "client"
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "name every object in the plan, and show what differs")
 	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	fs.StringVarP(&f.output, "output", "o", "", "json: the plan and the result (default: for people)")
@@ -42,6 +44,9 @@ func (f *applyFlags) addRecords(cmd *cobra.Command) {
 func (f *applyFlags) check() error {
 	if f.output != "" && f.output != "json" {
 		return usage("-o %s: want json", f.output)
+	}
+	if f.dryRun != "none" && f.dryRun != "client" && f.dryRun != "server" {
+		return usage("--dry-run=%s: want client or server", f.dryRun)
 	}
 	return nil
 }
@@ -99,11 +104,17 @@ type execution struct {
 func (e *execution) run() error {
 	cmd, ctx := e.cmd, e.cmd.Context()
 	report := &restoreReport{cmd: cmd, json: e.flags.output == "json", verbose: e.flags.verbose, plan: e.plan, done: map[replay.Action]int{}}
+	if err := e.checkRights(ctx); err != nil {
+		return err
+	}
 	if err := report.showPlan(); err != nil {
 		return err
 	}
-	if e.flags.dryRun {
+	switch e.flags.dryRun {
+	case "client":
 		return report.dryRun()
+	case "server":
+		return report.rehearsal(ctx, e.target)
 	}
 	if e.plan.Writes() == 0 {
 		return report.nothingToDo()
@@ -135,6 +146,18 @@ func (e *execution) run() error {
 		err = closed
 	}
 	return report.applied(result, err, undo, resume)
+}
+
+// checkRights adds to the plan's warnings what the API server will not allow.
+func (e *execution) checkRights(ctx context.Context) error {
+	missing, err := e.plan.Rights(ctx, e.target)
+	if err != nil {
+		return fmt.Errorf("ask for the rights that the plan needs: %w", err)
+	}
+	for _, m := range missing {
+		e.plan.Warnings = append(e.plan.Warnings, "your rights do not allow to "+m+": these will fail")
+	}
+	return nil
 }
 
 // begin makes the record, unless there is one.

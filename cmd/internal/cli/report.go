@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +43,39 @@ func (r *restoreReport) dryRun() error {
 		return r.encode(nil, "", "")
 	}
 	fmt.Fprintln(r.cmd.ErrOrStderr(), "Dry run: nothing was written.")
+	return nil
+}
+
+// rehearsal lets the API server try all writes, and tells what it would refuse.
+func (r *restoreReport) rehearsal(ctx context.Context, target *replay.Target) error {
+	rejected, tried, untried, err := r.plan.Rehearse(ctx, target)
+	if err != nil {
+		return fmt.Errorf("--dry-run=server: %w", err)
+	}
+	if r.json {
+		enc := json.NewEncoder(r.cmd.OutOrStdout())
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(struct {
+			Plan     *replay.Plan       `json:"plan"`
+			Rejected []replay.Rejection `json:"rejected"`
+			Tried    int                `json:"tried"`
+			Untried  int                `json:"untried"`
+		}{r.plan, rejected, tried, untried}); err != nil {
+			return err
+		}
+	} else {
+		for i := range rejected {
+			fmt.Fprintf(r.cmd.OutOrStdout(), "refused: %s %s: %s\n", rejected[i].Item.Action, rejected[i].Item, rejected[i].Why)
+		}
+		fmt.Fprintf(r.cmd.ErrOrStderr(), "Dry run on the server: nothing was written; of %d writes it would refuse %d", tried, len(rejected))
+		if untried > 0 {
+			fmt.Fprintf(r.cmd.ErrOrStderr(), "; %d could not be tried, because their namespace or definition is not there yet", untried)
+		}
+		fmt.Fprintln(r.cmd.ErrOrStderr(), ".")
+	}
+	if len(rejected) > 0 || r.plan.Count(replay.ActionFail) > 0 {
+		return failure(ErrPartly, "%d of the plan's objects would fail", len(rejected)+r.plan.Count(replay.ActionFail))
+	}
 	return nil
 }
 

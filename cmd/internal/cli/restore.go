@@ -21,7 +21,7 @@ type restoreFlags struct {
 	scope              scopeFlags
 	at, existing       string
 	planFile, savePlan string
-	mappings           []string
+	mappings, fields   []string
 	request            replay.RestoreRequest
 }
 
@@ -61,6 +61,7 @@ as they are, Secrets as well: it is for you only.`,
 		Example: `  tidemark restore -n shop --at 15m
   tidemark restore -n shop --at 2026-11-22T10:30:00Z --existing update --prune --dry-run
   tidemark restore deploy/web cm/settings -n shop --at before-upgrade --existing update
+  tidemark restore deploy/web -n shop --at 1h --field .spec.replicas
   tidemark restore -n shop --at 1h --namespace-mappings shop:shop-copy
   tidemark restore -n shop --at 1h --save-plan shop.plan && tidemark restore --plan shop.plan`,
 		ValidArgsFunction: f.complete,
@@ -77,6 +78,7 @@ as they are, Secrets as well: it is for you only.`,
 	f.addRestore(cmd)
 	f.addSelector(cmd)
 	f.scope.add(cmd)
+	cmd.Flags().StringArrayVar(&f.fields, "field", nil, "only this field of the objects, such as .spec.replicas; may be given several times")
 	cmd.Flags().StringVar(&f.at, "at", "", atHelp)
 	cmd.Flags().StringVar(&f.planFile, "plan", "", "apply the plan in this file, which --save-plan wrote")
 	return cmd
@@ -143,6 +145,16 @@ func (f *restoreFlags) check() (err error) {
 	}
 	if f.request.MaxDeletes < 0 {
 		return usage("--max-deletes %d: want a number of objects", f.request.MaxDeletes)
+	}
+	for _, field := range f.fields {
+		path, err := replay.ParseField(field)
+		if err != nil {
+			return usage("--field: %v", err)
+		}
+		f.request.Fields = append(f.request.Fields, path)
+	}
+	if len(f.fields) > 0 && (f.request.Prune || f.request.Exact || f.request.Existing != replay.ExistingNone) {
+		return usage("--field changes the fields and nothing else: leave out --existing, --exact and --prune")
 	}
 	if f.request.NamespaceMappings, err = replay.ParseNamespaceMappings(f.mappings); err != nil {
 		return usage("%v", err)
