@@ -222,6 +222,17 @@ func verified(t testing.TB, store archive.Store, identity age.Identity) (*compac
 	return compactor.Verify(t.Context(), a, compactor.Level{Checksum: true, Percent: 100, Full: true})
 }
 
+// Verify writes nothing: it can be killed at any moment, and may be run by whoever may only read.
+func TestVerifyWritesNothing(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	m.fill(t)
+	store := &dying{Store: mem, left: 0}
+	if r, err := verified(t, store, m.identity); err != nil || r.Damaged() || r.Proven == 0 || store.dead {
+		t.Errorf("over a store that takes no write: %+v, %v", r, err)
+	}
+}
+
 // Bytes of every file are flipped, in turn: it is found before it is used, no answer is wrong, and
 // what does not depend on the file is still answered. Some twenty bytes of each file are;
 // TIDEMARK_EVERY_BYTE=1 takes all of them, and a quarter of an hour.

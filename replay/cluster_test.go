@@ -55,6 +55,7 @@ func TestOnCluster(t *testing.T) {
 		{"owned objects when asked for", testOwned},
 		{"cluster-scoped objects that are needed", testNeeded},
 		{"scopes in Velero's words", testScopes},
+		{"transforms", testTransforms},
 		{"what the server would refuse", testRehearsal},
 		{"undo of a restore", testUndo},
 		{"undo of a restored namespace", testUndoNamespace},

@@ -15,7 +15,11 @@ import (
 
 // compare decides about an object that the target has already.
 func (p *planner) compare(ctx context.Context, it *Item, original object) error {
-	want := p.prepared(it.entry, original, true)
+	want, _, err := p.prepared(it.entry, original, true)
+	if err != nil {
+		it.Action, it.Reason = ActionFail, err.Error()
+		return nil
+	}
 	p.linkOwners(ctx, it, want)
 	if it.live.GetAPIVersion() != want.str("apiVersion") {
 		// Only the same version can be compared.

@@ -53,6 +53,8 @@ type Item struct {
 	// Conflicts are fields that an undo leaves because they were changed again since: Old is live,
 	// New is what they were before the change that is taken back.
 	Conflicts []FieldDiff `json:"conflicts,omitempty"`
+	// Transformed names the transforms that changed the object on its way back.
+	Transformed []string `json:"transformed,omitempty"`
 	// Wave says when: items are written in the order of their waves.
 	Wave int `json:"wave"`
 
@@ -258,7 +260,12 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 		it.Action, it.Reason = ActionFail, "is not there, so that no field of it can be restored: restore it as a whole, without --field"
 		return nil
 	}
-	create := p.prepared(e, original, false)
+	create, by, err := p.prepared(e, original, false)
+	if err != nil {
+		it.Action, it.Reason = ActionFail, err.Error()
+		return nil
+	}
+	it.Transformed = by
 	p.linkOwners(ctx, it, create)
 	it.create = create.json()
 	switch {
@@ -278,12 +285,12 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	return nil
 }
 
-// prepared is the object after the rules; exists says that it is to be compared with or
+// prepared is the object after the rules and transforms; exists says that it is to be compared with or
 // merged into a live one.
-func (p *planner) prepared(e *entry, original object, exists bool) object {
-	o := original.clone()
+func (p *planner) prepared(e *entry, original object, exists bool) (o object, by []string, err error) {
+	o = original.clone()
 	prepare(&subject{gr: e.gr, obj: o, original: original, exists: exists, req: p.req, past: p.past})
-	return o
+	return p.req.Transforms.Apply(e.gr, e.namespace, o)
 }
 
 // normal is a live object after the rules.

@@ -3,6 +3,7 @@ package replay
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ func (p *Plan) WriteText(w io.Writer, verbose bool) error {
 	for _, action := range actionOrder {
 		p.writeAction(&b, action, verbose)
 	}
+	p.writeTransforms(&b)
 	for _, warning := range p.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", warning)
 	}
@@ -44,6 +46,22 @@ func (p *Plan) WriteText(w io.Writer, verbose bool) error {
 	fmt.Fprintf(&b, "%s\n", line)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// writeTransforms tells how many objects each transform changes.
+func (p *Plan) writeTransforms(b *strings.Builder) {
+	counts := map[string]int{}
+	for _, it := range p.Items {
+		if !it.Action.writes() {
+			continue
+		}
+		for _, by := range slices.Compact(slices.Sorted(slices.Values(it.Transformed))) {
+			counts[by]++
+		}
+	}
+	for _, by := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(b, "changed on the way: %d by %s\n", counts[by], by)
+	}
 }
 
 // writeAction prints the items of one action, kind by kind.
@@ -151,6 +169,9 @@ func writeItem(b *strings.Builder, it *Item, verbose bool) {
 	}
 	if it.Reason != "" {
 		fmt.Fprintf(b, ": %s", it.Reason)
+	}
+	if verbose && len(it.Transformed) > 0 {
+		fmt.Fprintf(b, " [%s]", strings.Join(it.Transformed, "; "))
 	}
 	b.WriteString("\n")
 	switch {

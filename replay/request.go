@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay/transform"
 )
 
 // Errors of planning and applying.
@@ -82,6 +83,8 @@ type RestoreRequest struct {
 	Scope Scope
 	// ExcludeResources are left out, and are not pruned.
 	ExcludeResources []schema.GroupResource
+	// Transforms change the objects on their way back; nil: none does.
+	Transforms *transform.Set
 	// Fields, when there are some, are all that is restored of objects that are there; see ParseField.
 	Fields []string
 	// Cluster says which objects outside any namespace a restore of some namespaces brings back.

@@ -270,7 +270,10 @@ func (u *undoer) bringBack(ctx context.Context, it *Item) error {
 		return nil
 	}
 	it.managed, _ = original.at("metadata", "managedFields").([]any)
-	create := u.prepared(it.entry, original, false)
+	create, _, err := u.prepared(it.entry, original, false)
+	if err != nil {
+		return err
+	}
 	u.linkOwners(ctx, it, create)
 	it.create, it.Action = create.json(), ActionCreate
 	if it.live != nil {
@@ -281,7 +284,11 @@ func (u *undoer) bringBack(ctx context.Context, it *Item) error {
 
 // compareAgain deals with what was deleted and is there again.
 func (u *undoer) compareAgain(ctx context.Context, it *Item, before object) error {
-	diff, err := diffBodies(u.normal(it, it.live.Object), u.prepared(it.entry, before, true))
+	want, _, err := u.prepared(it.entry, before, true)
+	if err != nil {
+		return err
+	}
+	diff, err := diffBodies(u.normal(it, it.live.Object), want)
 	switch {
 	case err != nil:
 		return fmt.Errorf("comparing %s: %w", it, err)

@@ -22,6 +22,7 @@ type restoreFlags struct {
 	at, existing       string
 	planFile, savePlan string
 	mappings, fields   []string
+	transforms         transformFlags
 	request            replay.RestoreRequest
 }
 
@@ -42,6 +43,10 @@ What is chosen: TYPE and NAME arguments, -n, -A and -l as everywhere, or Velero'
 --or-selector. Objects with the label velero.io/exclude-from-backup=true are left alone. Of what
 lies outside any namespace, a restore of namespaces brings back what its objects need and what
 is missing: classes, volumes, roles; --include-cluster-resources says otherwise.
+
+On their way back objects can be changed, which the plan shows: --namespace-mappings,
+--storage-class-mappings, --image-rewrite, and --resource-modifiers with Velero's files. An object
+for which a rule fails is not restored.
 
   --existing update     also make what exists as it was
   --existing recreate   also replace what cannot be changed in place
@@ -78,6 +83,7 @@ as they are, Secrets as well: it is for you only.`,
 	f.addRestore(cmd)
 	f.addSelector(cmd)
 	f.scope.add(cmd)
+	f.transforms.add(cmd)
 	cmd.Flags().StringArrayVar(&f.fields, "field", nil, "only this field of the objects, such as .spec.replicas; may be given several times")
 	cmd.Flags().StringVar(&f.at, "at", "", atHelp)
 	cmd.Flags().StringVar(&f.planFile, "plan", "", "apply the plan in this file, which --save-plan wrote")
@@ -155,6 +161,9 @@ func (f *restoreFlags) check() (err error) {
 	}
 	if len(f.fields) > 0 && (f.request.Prune || f.request.Exact || f.request.Existing != replay.ExistingNone) {
 		return usage("--field changes the fields and nothing else: leave out --existing, --exact and --prune")
+	}
+	if f.request.Transforms, err = f.transforms.read(); err != nil {
+		return err
 	}
 	if f.request.NamespaceMappings, err = replay.ParseNamespaceMappings(f.mappings); err != nil {
 		return usage("%v", err)
