@@ -120,7 +120,7 @@ spec: {suspend: true, completions: 3, template: {spec: {restartPolicy: Never, co
 	if it := w.want(p, "configmaps", "edited-again", ActionSkip, ".data.a"); len(it.Conflicts) != 1 || string(it.Conflicts[0].Old) != `"9"` || string(it.Conflicts[0].New) != `"2"` {
 		t.Errorf("the conflict: %v", it.Conflicts)
 	}
-	w.want(p, "configmaps", "lost", ActionSkip, "changed since by kubectl-edit")
+	w.want(p, "configmaps", "lost", ActionSkip, "kubectl-edit; --force")
 	w.want(p, "configmaps", "new", ActionCreate, "")
 	w.want(p, "deployments.apps", "web", ActionUpdate, "")
 	w.want(p, "jobs.batch", "once", ActionRecreate, "")

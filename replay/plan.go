@@ -168,6 +168,7 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		return nil, err
 	}
 	p.relinkRecreated()
+	p.warnEffects()
 	p.plan.sort()
 	return p.plan, nil
 }

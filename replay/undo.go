@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -98,6 +99,7 @@ func NewUndo(ctx context.Context, target *Target, q UndoRequest) (*Plan, error) 
 		return nil, err
 	}
 	u.relinkRecreated()
+	u.warnEffects()
 	limit := cmp.Or(q.MaxDeletes, DefaultMaxDeletes)
 	if n := u.plan.Count(ActionDelete); limit > 0 && n > limit {
 		return nil, fmt.Errorf("%w: the undo would delete %d objects, and --max-deletes allows %d", ErrTooManyDeletes, n, limit)
@@ -254,7 +256,7 @@ func (u *undoer) remove(it *Item, after object, last Step) {
 // by names who changed an object last, as far as it says.
 func by(live object) string {
 	if names := Managers(nil, live.json(), nil); len(names) > 0 {
-		return " by " + names[0]
+		return " by " + strings.Join(names, " or ") // managers of one second cannot be told apart
 	}
 	return ""
 }

@@ -28,5 +28,8 @@ func Binary(ctx context.Context, progress io.Writer) (string, error) {
 		Takes:    "about 3 minutes on 2 cores",
 	}
 	dir, err := b.Dir(ctx, progress)
-	return filepath.Join(dir, "versitygw"), err
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "versitygw"), nil
 }

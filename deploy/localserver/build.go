@@ -19,17 +19,18 @@ import (
 
 const modulePath = "github.com/tidemark-backup/tidemark"
 
-// ErrNoCheckout is returned when the module that the servers are built from cannot be found.
-var ErrNoCheckout = errors.New("it is built from a checkout of " + modulePath + ", and none was found: run this inside one")
+// ErrNoCheckout is returned when the module that the servers are built from cannot be found. Its text
+// follows the name of what is built.
+var ErrNoCheckout = errors.New("is built from a checkout of " + modulePath + ", and none was found; run this inside one")
 
 // Build says how the programs of one module are built.
 type Build struct {
 	// What it is, for people: "the control plane".
 	What string
 	// Module is the folder of the servers' own module, from the root of the checkout. Source is the
-	// source file of the package that uses it: the module lies beside it.
+	// source file of the package that uses it, from runtime.Caller: the module lies beside it.
 	Module, Source string
-	// Cache is the folder below the user's cache directory.
+	// Cache is the folder below tidemark in the user's cache directory.
 	Cache string
 	// Version finds in the module's go.mod what the servers are called by, such as "v1.36.3", and
 	// what the linker is to be told; no version is an error.
@@ -40,7 +41,7 @@ type Build struct {
 	Takes string
 }
 
-// Program is one program of a module.
+// Program is one program of a module: the name of its file and the path of its main package.
 type Program struct {
 	Name, Package string
 }
@@ -184,7 +185,7 @@ func (b *Build) folder(ctx context.Context) (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("%s: %w", b.What, ErrNoCheckout)
+	return "", fmt.Errorf("%s %w", b.What, ErrNoCheckout)
 }
 
 func isModule(dir string) bool {

@@ -1,4 +1,4 @@
-package locals3
+package localserver
 
 import (
 	"bufio"
@@ -13,17 +13,14 @@ import (
 // TestServerDiesWithTheProcessThatStartedIt runs this test binary again as the process that
 // starts a server, and kills it.
 func TestServerDiesWithTheProcessThatStartedIt(t *testing.T) {
-	if dir := os.Getenv("LOCALS3_TO_BE_KILLED"); dir != "" {
-		s, err := Start(t.Context(), Options{Dir: dir})
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Println("pid", s.Pid())
+	if log := os.Getenv("LOCALSERVER_TO_BE_KILLED"); log != "" {
+		p := startShell(t, "exec sleep 300", log)
+		fmt.Println("pid", p.Pid())
 		<-t.Context().Done() // until killed
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=5m")
-	cmd.Env = append(os.Environ(), "LOCALS3_TO_BE_KILLED="+t.TempDir())
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=2m")
+	cmd.Env = append(os.Environ(), "LOCALSERVER_TO_BE_KILLED="+t.TempDir()+"/log")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
