@@ -22,6 +22,11 @@ func Binaries(ctx context.Context, progress io.Writer) (string, error) {
 		return dir, nil
 	}
 	_, source, _, _ := runtime.Caller(0)
+	return binaries(ctx, source, progress)
+}
+
+// binaries builds from the module beside source, a file of this package.
+func binaries(ctx context.Context, source string, progress io.Writer) (string, error) {
 	b := localserver.Build{
 		What: "the control plane", Module: "deploy/localcluster/controlplane", Source: source, Cache: "controlplane", Version: versionOf,
 		Programs: []localserver.Program{

@@ -1,9 +1,12 @@
 package localcluster
 
 import (
+	"errors"
 	"io"
 	"strings"
 	"testing"
+
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
 func TestAssetsOfKubebuilderAreUsedWhenNamed(t *testing.T) {
@@ -11,6 +14,14 @@ func TestAssetsOfKubebuilderAreUsedWhenNamed(t *testing.T) {
 	dir, err := Binaries(t.Context(), io.Discard)
 	if err != nil || dir != "/somewhere" {
 		t.Errorf("Binaries = %q, %v; want KUBEBUILDER_ASSETS", dir, err)
+	}
+}
+
+func TestOutsideACheckoutTheErrorNamesTheWayOut(t *testing.T) {
+	t.Chdir(t.TempDir())
+	_, err := binaries(t.Context(), "trimmed/binaries.go", io.Discard)
+	if !errors.Is(err, localserver.ErrNoCheckout) || !strings.Contains(err.Error(), "KUBEBUILDER_ASSETS") {
+		t.Errorf("binaries = %v, want ErrNoCheckout with KUBEBUILDER_ASSETS", err)
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// ErrPortTaken is in the error of a server that could not listen because another process has its port.
+// ErrPortTaken is returned when a server ended, or was not ready, after it logged that another process
+// has its port: choose another one and start again.
 var ErrPortTaken = errors.New("another process took the port chosen for a server")
 
 // Process is a running server whose output goes to a log file. A nil *Process has ended.
@@ -26,8 +27,9 @@ type Process struct {
 	done   chan struct{} // closed when it has ended
 }
 
-// Start starts a program with that environment (nil: ours) in a process group of its own, so that a Ctrl-C at the
-// terminal reaches only us, and appends its output to the file log.
+// Start starts a program with that environment (nil: ours) in a process group of its own, so that a
+// Ctrl-C at the terminal reaches only us, and appends its output to the file log. On Linux the program
+// is killed when we die; elsewhere it goes on.
 func Start(path string, args, env []string, log string) (*Process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -60,7 +62,7 @@ func (p *Process) Pid() int {
 	return p.cmd.Process.Pid
 }
 
-// Args are the program and its arguments, as everybody on the machine can see them.
+// Args are the program and its arguments, as everybody on the machine can see them. p is not nil.
 func (p *Process) Args() []string { return p.cmd.Args }
 
 // run starts the program and waits for its end on one operating system thread: Linux sends
@@ -79,7 +81,8 @@ func (p *Process) run(log *os.File, started chan<- error) {
 }
 
 // Await calls ready until it returns nil. It fails when the process ends, when limit has
-// passed and when ctx ends, the first two with the last lines of the log.
+// passed and when ctx ends, the first two with the last lines of the log, the last with its cause.
+// The process is not stopped.
 func (p *Process) Await(ctx context.Context, limit time.Duration, ready func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -132,8 +135,8 @@ func (p *Process) failure(err error) error {
 	return fmt.Errorf("%w; its log is %s and ends:\n  %s", err, p.log, strings.Join(lines, "\n  "))
 }
 
-// Stop sends sig, kills the process group when it is still there after limit, and returns when
-// the process is gone.
+// Stop sends sig, kills the process group when the process is still there after limit, and returns
+// when it is gone. A nil or ended Process is left as it is.
 func (p *Process) Stop(sig syscall.Signal, limit time.Duration) {
 	if p == nil {
 		return

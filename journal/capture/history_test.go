@@ -206,7 +206,7 @@ func TestEveryRefusedWatchIsFollowedByAnotherCheck(t *testing.T) {
 	r := start(t, s, vfs.NewMem())
 	r.await(configMaps, 109)
 	r.eventually("watched", func() bool { return r.state(configMaps).State == StateWatching })
-	refuse.Store(4) // the HTTP transport itself asks again once when a connection breaks
+	refuse.Store(4)                   // the HTTP transport itself asks again once when a connection breaks
 	s.update(func() { cms.breaks++ }) // the check after this one finds the same history, and then it is another
 	r.eventually("a new epoch", func() bool { return r.journal.Newest().Epoch == 2 })
 	r.eventually("the new state", func() bool { l := r.journal.Ledger(configMaps); return l.Watermark.Epoch == 2 && l.Watermark.RV == 90 })

@@ -37,7 +37,9 @@ func TestTransforms(t *testing.T) {
 	}{
 		{
 			"a claim's storage class", "persistentvolumeclaims", `{metadata: {name: c, annotations: {volume.beta.kubernetes.io/storage-class: slow}}, spec: {storageClassName: slow}}`,
-			`{metadata: {name: c, annotations: {volume.beta.kubernetes.io/storage-class: fast}}, spec: {storageClassName: fast}}`, Options{StorageClasses: map[string]string{"slow": "fast"}}, "storage class slow -> fast",
+			`{metadata: {name: c, annotations: {volume.beta.kubernetes.io/storage-class: fast}}, spec: {storageClassName: fast}}`,
+			Options{StorageClasses: map[string]string{"slow": "fast"}},
+			"storage class slow -> fast",
 		},
 		{
 			"another class stays", "persistentvolumes", `{metadata: {name: c}, spec: {storageClassName: other}}`, `{metadata: {name: c}, spec: {storageClassName: other}}`, Options{StorageClasses: map[string]string{"slow": "fast"}}, "",
@@ -46,17 +48,20 @@ func TestTransforms(t *testing.T) {
 			"claims that a StatefulSet makes, and ephemeral ones", "statefulsets.apps",
 			`{spec: {volumeClaimTemplates: [{spec: {storageClassName: slow}}], template: {spec: {volumes: [{name: v, ephemeral: {volumeClaimTemplate: {spec: {storageClassName: slow}}}}]}}}}`,
 			`{spec: {volumeClaimTemplates: [{spec: {storageClassName: fast}}], template: {spec: {volumes: [{name: v, ephemeral: {volumeClaimTemplate: {spec: {storageClassName: fast}}}}]}}}}`,
-			Options{StorageClasses: map[string]string{"slow": "fast"}}, "storage class slow -> fast",
+			Options{StorageClasses: map[string]string{"slow": "fast"}},
+			"storage class slow -> fast",
 		},
 		{
 			"images of one registry, also by their short names", "cronjobs.batch",
 			`{spec: {jobTemplate: {spec: {template: {spec: {initContainers: [{image: nginx}], containers: [{image: "team/app:1"}, {image: "quay.io/x:1"}, {image: "docker.io/library/redis@sha256:0"}], volumes: [{image: {reference: "docker.io/data:1"}}]}}}}}}`,
 			`{spec: {jobTemplate: {spec: {template: {spec: {initContainers: [{image: r.example/mirror/library/nginx}], containers: [{image: "r.example/mirror/team/app:1"}, {image: "quay.io/x:1"}, {image: "r.example/mirror/library/redis@sha256:0"}], volumes: [{image: {reference: "r.example/mirror/data:1"}}]}}}}}}`,
-			Options{Images: []ImageRewrite{{"docker.io", "r.example/mirror"}}}, "images docker.io -> r.example/mirror",
+			Options{Images: []ImageRewrite{{"docker.io", "r.example/mirror"}}},
+			"images docker.io -> r.example/mirror",
 		},
 		{
 			"a prefix ends where a part of the name does", "pods", `{spec: {containers: [{image: "quay.io/team-a/x:1"}, {image: "quay.io/team/x:1"}]}}`, `{spec: {containers: [{image: "quay.io/team-a/x:1"}, {image: "r/x:1"}]}}`,
-			Options{Images: []ImageRewrite{{"quay.io/team", "r"}}}, "images quay.io/team -> r",
+			Options{Images: []ImageRewrite{{"quay.io/team", "r"}}},
+			"images quay.io/team -> r",
 		},
 		{
 			"a JSON patch of what the conditions choose", "deployments.apps", deployment, strings.Replace(deployment, "replicas: 1", "replicas: 3", 1),
