@@ -151,6 +151,12 @@ func (v *verifier) problem(p Problem) {
 	v.r.Problems = append(v.r.Problems, p)
 }
 
+func (v *verifier) isBad(file string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.bad[file]
+}
+
 // lost notes a file that cannot be used, and what that costs.
 func (v *verifier) lost(file, what string) {
 	v.mu.Lock()
@@ -253,7 +259,7 @@ func (v *verifier) files(ctx context.Context) error {
 	}
 	all := slices.SortedFunc(maps.Values(v.s.Files()), func(a, b archive.File) int { return cmp.Compare(b.Size, a.Size) })
 	for _, f := range all { // the largest first, so that none is left for the end
-		if v.bad[f.Name] || v.level.Percent < 100 && rand.IntN(100) >= v.level.Percent {
+		if v.isBad(f.Name) || v.level.Percent < 100 && rand.IntN(100) >= v.level.Percent {
 			continue
 		}
 		g.Go(func() error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -57,41 +58,41 @@ func (k *kube) killed(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	inTheMiddle := 0
-	for wait := 100 * time.Millisecond; inTheMiddle < 3; wait += time.Duration(rand.IntN(150)) * time.Millisecond {
+	for inTheMiddle := 0; inTheMiddle < 3; {
 		ts.Check(ctx.Err())
 		p := tidemarkProcess(ctx, ts, "restore", "-n", args[0], "--at", ts.Getenv("THEN"), "--yes")
 		ts.Check(p.Start())
-		time.Sleep(wait)
+		after := rand.IntN(n / 2)
+		for written(ts) < after && ctx.Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
 		ts.Check(p.Process.Kill())
 		_ = p.Wait() // it was killed, or done before
 		rec := newestRecord(ctx, ts)
-		if rec == nil || rec.Items.Done == 0 {
-			continue // nothing was written yet
+		if rec == nil {
+			continue // it had not begun
 		}
-		if !rec.Ended.IsZero() {
-			wait = 0 // too late
-		} else {
+		if rec.Ended.IsZero() && rec.Items.Done > 0 {
 			inTheMiddle++
 		}
 		before := k.made(ctx, ts, args[0])
 		out, err := tidemarkProcess(ctx, ts, "restores", "resume", rec.ID, "--yes").CombinedOutput()
 		if err != nil {
-			ts.Fatalf("resume after %v, with %+v: %v\n%s", wait, rec.Items, err, out)
+			ts.Fatalf("resume after %d objects, with %+v: %v\n%s", after, rec.Items, err, out)
 		}
-		after := k.made(ctx, ts, args[0])
+		there := k.made(ctx, ts, args[0])
 		missing, twice := 0, 0
 		for i := range n {
 			name := fmt.Sprint("o", i)
-			if after[name] == "" {
+			if there[name] == "" {
 				missing++
 			}
-			if before[name] != "" && before[name] != after[name] {
+			if before[name] != "" && before[name] != there[name] {
 				twice++
 			}
 		}
 		if missing+twice > 0 {
-			ts.Fatalf("killed after %v with %+v: after going on %d of %d objects are missing, %d were made twice", wait, rec.Items, missing, n, twice)
+			ts.Fatalf("killed with %+v: after going on %d of %d objects are missing, %d were made twice", rec.Items, missing, n, twice)
 		}
 		if out, err := tidemarkProcess(ctx, ts, "undo", rec.ID, "--yes").CombinedOutput(); err != nil {
 			ts.Fatalf("undo: %v\n%s", err, out)
@@ -99,6 +100,19 @@ func (k *kube) killed(ts *testscript.TestScript, _ bool, args []string) {
 		gone(ctx, ts, k.resource("namespaces", ""), args[0])
 		ts.Check(os.RemoveAll(ts.MkAbs(".local")))
 	}
+}
+
+// written counts the objects that the only restore on record has written.
+func written(ts *testscript.TestScript) int {
+	files, err := filepath.Glob(filepath.Join(ts.MkAbs(".local"), "state", "tidemark", "restores", "*", "progress.jsonl"))
+	ts.Check(err)
+	n := 0
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		ts.Check(err)
+		n += bytes.Count(b, []byte(`"s":"done"`))
+	}
+	return n
 }
 
 // tidemarkProcess is the program under test, in the script's environment.
