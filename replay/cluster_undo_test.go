@@ -145,6 +145,16 @@ spec: {suspend: true, completions: 3, template: {spec: {restartPolicy: Never, co
 	if again := w.undo(q); again.Writes() != 0 {
 		t.Errorf("undone twice:\n%s", planText(again))
 	}
+	// What was made anew by somebody since is another object, also when it is of the same name.
+	w.delete("configmaps", "undone", "edited")
+	w.make("somebody", `{apiVersion: v1, kind: ConfigMap, metadata: {name: edited, namespace: undone}, data: {a: "1"}}`)
+	w.make("somebody", `{apiVersion: v1, kind: ConfigMap, metadata: {name: lost, namespace: undone}, data: {a: "1"}}`)
+	p = w.undo(rec.Undo())
+	w.want(p, "configmaps", "edited", ActionSkip, "made anew since")
+	p = w.undo(q)
+	w.want(p, "configmaps", "lost", ActionSkip, "made anew since")
+	begun := UndoRequest{Force: true, Reversals: []Reversal{{Resource: parseGR("configmaps"), Namespace: "undone", Name: "lost", Steps: []Step{{After: []byte(`{"data":{"other":"1"}}`)}}}}}
+	w.want(w.undo(begun), "configmaps", "lost", ActionSkip, "changed since") // begun, and perhaps never made: it is not ours by its look
 }
 
 func testUndoNamespace(t *testing.T, w *world) {

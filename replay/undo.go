@@ -182,6 +182,8 @@ func (u *undoer) reverse(ctx context.Context, r *Reversal) error {
 		it.Action, it.Reason = ActionSkip, "was deleted since; --force brings it back"
 	case !live:
 		return u.bringBack(ctx, it)
+	case wasThere && last.UID != "" && last.UID != object(it.live.Object).uid() && !u.force:
+		it.Action, it.Reason = ActionSkip, "was deleted and made anew since; --force takes the change out of the new one as well"
 	case !wasThere: // it was deleted, and is there again
 		return u.compareAgain(ctx, it, before)
 	default:
@@ -235,7 +237,7 @@ func (u *undoer) notOurs(it *Item, before, after object) (reason, rule string) {
 func (u *undoer) remove(it *Item, after object, last Step) {
 	live := object(it.live.Object)
 	same := last.UID == "" || last.UID == live.uid()
-	if same && !u.force {
+	if same && (!u.force || last.UID == "") { // whose it is, is only known by its uid, or by how it looks
 		if last.Made != "" {
 			same = last.Made == u.plan.fingerprint(it.Resource, live)
 		} else {
