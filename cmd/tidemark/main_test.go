@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -37,7 +36,7 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"s3":        objectStore(t),
+			"s3":        objectStore,
 			"failing":   func(ts *testscript.TestScript, _ bool, args []string) { untilFailing(ts, args[0], true) },
 			"working":   func(ts *testscript.TestScript, _ bool, args []string) { untilFailing(ts, args[0], false) },
 			"story":     tellStory,
@@ -69,6 +68,7 @@ func tellStory(ts *testscript.TestScript, _ bool, args []string) {
 // setup gives each script a home of its own and a kubeconfig of a cluster that is away.
 func setup(env *testscript.Env) error {
 	path := filepath.Join(env.WorkDir, "kubeconfig")
+	env.Values[objectStoreKey{}] = new(*locals3.Server)
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("KUBECONFIG", path)
 	env.Setenv("TIDEMARK_SERVER", "unix://"+filepath.Join(env.WorkDir, "d", "tidemark.sock"))
@@ -97,42 +97,35 @@ func archived(ts *testscript.TestScript, _ bool, _ []string) {
 // objectStore is "s3 BUCKET [lock]", which starts a real S3 server with that bucket (with object lock), gives
 // the script its credentials and puts an archive's URL into $S3; "s3 down" and "s3 up"; and "s3 held N"
 // and "s3 locked", which ask the server whether N objects are under a legal hold, and all are locked.
-func objectStore(t *testing.T) func(*testscript.TestScript, bool, []string) {
-	var mu sync.Mutex
-	var server *locals3.Server
-	t.Cleanup(func() {
-		if server != nil {
-			if err := server.Stop(); err != nil {
-				t.Error(err)
-			}
+// Each script has a server of its own, since "down" is meant for one script only.
+func objectStore(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	server, _ := ts.Value(objectStoreKey{}).(**locals3.Server)
+	switch args[0] {
+	case "down":
+		(*server).Kill()
+	case "up":
+		ts.Check((*server).Restart(ctx))
+	case "held", "locked":
+		checkLocks(ctx, ts, *server, args)
+	default:
+		if *server == nil {
+			s, err := locals3.Start(ctx, locals3.Options{})
+			ts.Check(err)
+			*server = s
+			ts.Defer(func() { ts.Check(s.Stop()) })
 		}
-	})
-	return func(ts *testscript.TestScript, _ bool, args []string) {
-		mu.Lock()
-		defer mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-		defer cancel()
-		var err error
-		switch args[0] {
-		case "down":
-			server.Kill()
-		case "up":
-			ts.Check(server.Restart(ctx))
-		case "held", "locked":
-			checkLocks(ctx, ts, server, args)
-		default:
-			if server == nil {
-				server, err = locals3.Start(ctx, locals3.Options{})
-				ts.Check(err)
-			}
-			ts.Check(server.MakeBucket(ctx, args[0], len(args) > 1))
-			access, secret := server.Credentials()
-			ts.Setenv("AWS_ACCESS_KEY_ID", access)
-			ts.Setenv("AWS_SECRET_ACCESS_KEY", secret)
-			ts.Setenv("S3", server.URL(args[0], "prod"))
-		}
+		ts.Check((*server).MakeBucket(ctx, args[0], len(args) > 1))
+		access, secret := (*server).Credentials()
+		ts.Setenv("AWS_ACCESS_KEY_ID", access)
+		ts.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+		ts.Setenv("S3", (*server).URL(args[0], "prod"))
 	}
 }
+
+// objectStoreKey finds the script's server among its environment's values.
+type objectStoreKey struct{}
 
 // checkLocks asks the server itself, of the bucket in $S3.
 func checkLocks(ctx context.Context, ts *testscript.TestScript, server *locals3.Server, args []string) {

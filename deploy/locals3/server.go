@@ -27,7 +27,6 @@ const (
 	readyLimit    = 60 * time.Second // on a busy machine
 	stopLimit     = time.Second      // between SIGTERM and SIGKILL: clients' idle connections hold it back
 	region        = "us-east-1"
-	healthPath    = "/healthz-locals3" // no bucket can have this name
 )
 
 var errStopped = errors.New("the S3 server was stopped: start a new one")
@@ -49,6 +48,7 @@ type Server struct {
 	dir, bin       string
 	access, secret string
 	addr           string
+	health         string // only this server answers this path, and no bucket can have the name: another server at the port is not taken for it
 	client         *minio.Client
 
 	mu      sync.Mutex           // guards the fields below and orders start and stop
@@ -71,7 +71,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opts: o, bin: bin, access: "AK" + rand.Text()[:18], secret: rand.Text()}
+	s := &Server{opts: o, bin: bin, access: "AK" + rand.Text()[:18], secret: rand.Text(), health: "/healthz-" + rand.Text()}
 	if s.dir, err = prepareDir(o.Dir); err != nil {
 		return nil, fmt.Errorf("start the S3 server: %w", err)
 	}
@@ -150,7 +150,7 @@ func (s *Server) run(ctx context.Context) error {
 		return errors.New("the S3 server runs already")
 	}
 	args := []string{
-		"--port", s.addr, "--region", region, "--health", healthPath, "--quiet", "--keep-alive",
+		"--port", s.addr, "--region", region, "--health", s.health, "--quiet", "--keep-alive",
 		"posix", "--versioning-dir", filepath.Join(s.dir, "versions"), filepath.Join(s.dir, "data"),
 	}
 	// Only what it needs: the caller's VGW_ variables are not meant for it. The credentials are
@@ -170,7 +170,7 @@ func (s *Server) run(ctx context.Context) error {
 
 // healthy reports whether the server answers.
 func (s *Server) healthy(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addr+healthPath, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addr+s.health, nil)
 	if err != nil {
 		return err
 	}
