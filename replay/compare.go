@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -21,7 +22,7 @@ func (p *planner) compare(ctx context.Context, it *Item, original object) error 
 		return nil
 	}
 	p.linkOwners(ctx, it, want)
-	if it.live.GetAPIVersion() != want.str("apiVersion") {
+	if it.live.version != want.str("apiVersion") {
 		// Only the same version can be compared.
 		live, err := p.target.get(ctx, it.served, it.Namespace, it.Name)
 		if err != nil {
@@ -31,9 +32,9 @@ func (p *planner) compare(ctx context.Context, it *Item, original object) error 
 			it.live, it.Action = nil, ActionCreate
 			return nil
 		}
-		it.live = live
+		it.live = newFound(live.Object)
 	}
-	live := object(it.live.Object)
+	live := it.live.object()
 	have := normal(p.req, p.past, it.Resource, live)
 	diff, err := diffBodies(have, want)
 	if err != nil {
@@ -41,9 +42,9 @@ func (p *planner) compare(ctx context.Context, it *Item, original object) error 
 	}
 	switch {
 	case len(p.req.Fields) > 0:
-		return p.planFields(ctx, it, live, have, want)
+		return p.planFields(it, live, have, want)
 	case len(diff) == 0:
-		it.Action, it.update = ActionUnchanged, live.json()
+		it.Action, it.update = ActionUnchanged, pack(live.json())
 		return nil
 	case it.entry.needed && p.req.Existing != ExistingNone:
 		it.Action, it.Reason, it.Rule, it.Diff = ActionSkip, "is there, and only needed by what is restored: left as it is", "needed", diff
@@ -54,7 +55,7 @@ func (p *planner) compare(ctx context.Context, it *Item, original object) error 
 		it.Action, it.Reason, it.Diff = ActionSkip, "exists and differs; --existing update makes it as it was", diff
 		return nil
 	}
-	return p.planUpdate(ctx, it, live, have, want, diff)
+	return p.planUpdate(it, live, have, want, diff)
 }
 
 func diffBodies(have, want object) ([]FieldDiff, error) {
@@ -73,7 +74,7 @@ func (p *planner) addToAccount(it *Item, live, have, want object, full []FieldDi
 		it.Action, it.Reason, it.Diff = ActionSkip, "exists and differs; --existing update makes it as it was", full
 		return nil
 	}
-	it.Action, it.Reason, it.Rule, it.Diff, it.update = ActionUpdate, "gets back what it lacks", "service-account-merge", diff, merged.json()
+	it.Action, it.Reason, it.Rule, it.Diff, it.update = ActionUpdate, "gets back what it lacks", "service-account-merge", diff, pack(merged.json())
 	return nil
 }
 
@@ -110,13 +111,13 @@ func hasNamed(list []any, name string) bool {
 
 // planUpdate decides how to make an existing object as it was. The API server is asked, by
 // a dry run, whether it would take the change: only it knows which fields cannot change.
-func (p *planner) planUpdate(ctx context.Context, it *Item, live, have, want object, full []FieldDiff) error {
+func (p *planner) planUpdate(it *Item, live, have, want object, full []FieldDiff) error {
 	merged := merge(live, have, want, p.req.Exact)
 	diff, err := diffBodies(have, normal(p.req, p.past, it.Resource, merged))
 	if err != nil {
 		return fmt.Errorf("comparing %s: %w", it, err)
 	}
-	it.update, it.Diff = merged.json(), diff
+	it.update, it.Diff = pack(merged.json()), diff
 	if !p.req.Exact {
 		if it.Reason, err = p.keeps(it, merged, want); err != nil {
 			return fmt.Errorf("comparing %s: %w", it, err)
@@ -130,15 +131,24 @@ func (p *planner) planUpdate(ctx context.Context, it *Item, live, have, want obj
 	if len(it.owners) > 0 {
 		return nil // the body is not complete yet; apply finds out
 	}
-	refused := p.dryRun(ctx, it, merged)
-	if refused == nil {
-		return nil
+	wanted := pack(want.json())
+	p.try(it, func(ctx context.Context, refused error) error { return p.refusedUpdate(ctx, it, wanted.object(), refused) })
+	return nil
+}
+
+// refusedUpdate decides about an object that the API server does not let be updated as planned.
+func (p *planner) refusedUpdate(ctx context.Context, it *Item, want object, refused error) error {
+	live := it.live.object()
+	have := normal(p.req, p.past, it.Resource, live)
+	full, err := diffBodies(have, want)
+	if err != nil {
+		return fmt.Errorf("comparing %s: %w", it, err)
 	}
 	if !p.req.Exact {
 		// What was added since may contradict what was there, such as a second kind of probe.
 		exact := merge(live, have, want, true)
-		if !reflect.DeepEqual(exact, merged) && p.dryRun(ctx, it, exact) == nil {
-			it.update, it.Diff, it.Reason = exact.json(), full, "made exactly as it was: what was added since does not go with it"
+		if !reflect.DeepEqual(exact, it.update.object()) && p.dryRun(ctx, it, exact) == nil {
+			it.update, it.Diff, it.Reason = pack(exact.json()), full, "made exactly as it was: what was added since does not go with it"
 			return nil
 		}
 	}
@@ -179,6 +189,44 @@ func paths(diff []FieldDiff) string {
 
 // precious are the kinds whose deletion takes more with it than the object.
 var precious = map[string]bool{"namespaces": true, "customresourcedefinitions.apiextensions.k8s.io": true, "persistentvolumes": true, "persistentvolumeclaims": true}
+
+// trial is an update that the API server is asked about before the plan is complete.
+type trial struct {
+	it   *Item
+	then func(ctx context.Context, refused error) error // what becomes of the item if it is refused
+}
+
+// try has the API server asked whether it takes the item's update, with all others at once: one after another they
+// would take most of a plan's time.
+func (p *planner) try(it *Item, then func(ctx context.Context, refused error) error) {
+	p.trials = append(p.trials, trial{it, then})
+}
+
+// tryAll asks, and decides about what is refused.
+func (p *planner) tryAll(ctx context.Context) error {
+	refused := make([]error, len(p.trials))
+	g, asking := errgroup.WithContext(ctx)
+	g.SetLimit(liveReaders)
+	for i, t := range p.trials {
+		g.Go(func() error {
+			refused[i] = p.dryRun(asking, t.it, t.it.update.object())
+			return asking.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i, t := range p.trials {
+		if refused[i] == nil {
+			continue
+		}
+		if err := t.then(ctx, refused[i]); err != nil {
+			return err
+		}
+	}
+	p.trials = nil
+	return nil
+}
 
 // dryRun returns the API server's refusal when it says that the body is invalid. All other
 // answers are left to apply: they may be different by then.

@@ -47,7 +47,7 @@ func effectsOf(it *Item) (all []string) {
 		}
 		o = it.create.object()
 	case it.live != nil:
-		o = it.live.Object
+		o = it.live.object()
 	default:
 		return nil
 	}
@@ -64,7 +64,7 @@ func effectsOf(it *Item) (all []string) {
 	case slices.Contains(webhookResources, gr) && made:
 		all = append(all, "is asked about writes as soon as it is there: its backend must run")
 	}
-	if tool := managedBy(o, it.managed); tool != "" {
+	if tool := managedBy(o, it.managed.list()); tool != "" {
 		all = append(all, "is managed by "+tool+", which may change it again: pause that, or change its source")
 	}
 	return all
@@ -72,10 +72,10 @@ func effectsOf(it *Item) (all []string) {
 
 // mayMatter is a cheap look at whether an object to be created can have any effect.
 func mayMatter(it *Item) bool {
-	gr := it.Resource.String()
+	gr, text := it.Resource.String(), it.create.json()
 	return gr == "services" || gr == "persistentvolumeclaims" || gr == "cronjobs.batch" || slices.Contains(webhookResources, gr) ||
-		slices.ContainsFunc(gitOps, func(g struct{ tool, manager, mark string }) bool { return bytes.Contains(it.create, []byte(g.mark)) }) ||
-		managedBy(nil, it.managed) != ""
+		slices.ContainsFunc(gitOps, func(g struct{ tool, manager, mark string }) bool { return bytes.Contains(text, []byte(g.mark)) }) ||
+		managedBy(nil, it.managed.list()) != ""
 }
 
 // gitOps are the tools that make objects as their source has them, by what they leave in the objects.

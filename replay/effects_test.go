@@ -3,8 +3,6 @@ package replay
 import (
 	"strings"
 	"testing"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 func TestEffectsAreTold(t *testing.T) {
@@ -31,9 +29,9 @@ func TestEffectsAreTold(t *testing.T) {
 		o := fromYAML(t, c.object)
 		it := &Item{Resource: parseGR(c.resource), Name: "x", Action: c.action}
 		if c.action == ActionCreate {
-			it.create = o.json()
+			it.create = pack(o.json())
 		} else {
-			it.live = &unstructured.Unstructured{Object: o}
+			it.live = newFound(o)
 		}
 		got := strings.Join(effectsOf(it), "; ")
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
@@ -42,7 +40,7 @@ func TestEffectsAreTold(t *testing.T) {
 	}
 	p := &planner{plan: &Plan{}}
 	for _, name := range []string{"a", "b", "c"} {
-		p.add(&Item{Resource: parseGR("cronjobs.batch"), Namespace: "n", Name: name, Action: ActionCreate, create: body(`{}`)})
+		p.add(&Item{Resource: parseGR("cronjobs.batch"), Namespace: "n", Name: name, Action: ActionCreate, create: pack([]byte(`{}`))})
 	}
 	p.add(&Item{Resource: parseGR("cronjobs.batch"), Name: "d", Action: ActionSkip})
 	p.warnEffects()

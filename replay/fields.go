@@ -34,7 +34,7 @@ func ParseField(path string) (string, error) {
 }
 
 // planFields plans to make single fields of a live object as they were, and nothing else.
-func (p *planner) planFields(ctx context.Context, it *Item, live, have, want object) error {
+func (p *planner) planFields(it *Item, live, have, want object) error {
 	body := live.clone()
 	for _, path := range p.req.Fields {
 		if err := copyField(body, want, splitPath(path)); err != nil {
@@ -46,14 +46,15 @@ func (p *planner) planFields(ctx context.Context, it *Item, live, have, want obj
 	if err != nil {
 		return fmt.Errorf("comparing %s: %w", it, err)
 	}
-	it.update, it.Diff, it.Action = body.json(), diff, ActionUpdate
+	it.update, it.Diff, it.Action = pack(body.json()), diff, ActionUpdate
 	if len(diff) == 0 {
 		it.Action = ActionUnchanged
 		return nil
 	}
-	if refused := p.dryRun(ctx, it, body); refused != nil {
+	p.try(it, func(_ context.Context, refused error) error {
 		it.Action, it.Reason = ActionFail, invalid(refused, "does not allow to change")
-	}
+		return nil
+	})
 	return nil
 }
 

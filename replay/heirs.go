@@ -23,7 +23,7 @@ func (p *planner) heirs(ctx context.Context) error {
 	places := map[string]bool{}  // their namespaces
 	for _, it := range p.plan.Items {
 		if it.Action == ActionRecreate {
-			owners[string(it.live.GetUID())] = it
+			owners[string(it.live.uid)] = it
 			places[it.Namespace] = true
 		}
 	}
@@ -88,12 +88,12 @@ func (p *planner) inherit(r servedResource, u *unstructured.Unstructured, owners
 		case it.Action != ActionSkip:
 			return // relinkRecreated points it at the new owner
 		}
-		it.served, it.live = r, u
+		it.served, it.live = r, newFound(o)
 		if ref.at("controller") == true && isRemade(r, ref) && !takesOver(owner, o) {
 			it.Action, it.Rule, it.Reason = ActionDelete, "", "belongs to "+owner.String()+", which is created anew and makes its own"
 			return
 		}
-		it.Action, it.Rule, it.update = ActionUpdate, "", o.json()
+		it.Action, it.Rule, it.update = ActionUpdate, "", pack(o.json())
 		it.Reason = belongs(owner.key())
 		return
 	}

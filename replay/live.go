@@ -20,7 +20,7 @@ const (
 // liveSet is what the target has of the objects that a plan is about.
 type liveSet struct {
 	mu      sync.Mutex
-	objects map[objectKey]*unstructured.Unstructured
+	objects map[objectKey]*found
 	errs    map[objectKey]error // what could not be read
 	none    map[string]bool     // namespaces that the target does not have
 	gone    map[string]bool     // namespaces that are being deleted
@@ -30,7 +30,7 @@ type liveSet struct {
 // readLive reads the live counterparts of everything the past has. Namespaces that are not
 // there, or are being deleted, are not looked into.
 func readLive(ctx context.Context, target *Target, req *RestoreRequest, p *past) (*liveSet, error) {
-	l := &liveSet{objects: map[objectKey]*unstructured.Unstructured{}, errs: map[objectKey]error{}, none: map[string]bool{}, gone: map[string]bool{}, created: map[string]bool{}}
+	l := &liveSet{objects: map[objectKey]*found{}, errs: map[objectKey]error{}, none: map[string]bool{}, gone: map[string]bool{}, created: map[string]bool{}}
 	wanted := map[schema.GroupResource]map[string][]string{} // resource -> namespace -> names
 	spaces := map[string]bool{}
 	for _, e := range p.list {
@@ -91,10 +91,8 @@ func (l *liveSet) readEverywhere(ctx context.Context, target *Target, r servedRe
 		}
 	}
 	err := target.list(ctx, r, "", func(u *unstructured.Unstructured) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
 		if k := (objectKey{r.GroupResource(), u.GetNamespace(), u.GetName()}); wanted[k] {
-			l.objects[k] = u
+			l.have(k, u)
 		}
 	})
 	if !apierrors.IsForbidden(err) {
@@ -106,6 +104,14 @@ func (l *liveSet) readEverywhere(ctx context.Context, target *Target, r servedRe
 		}
 	}
 	return nil
+}
+
+// have files a live object.
+func (l *liveSet) have(k objectKey, u *unstructured.Unstructured) {
+	f := newFound(u.Object)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.objects[k] = f
 }
 
 func (l *liveSet) readNamespaces(ctx context.Context, target *Target, names map[string]bool) error {
@@ -126,7 +132,7 @@ func (l *liveSet) readNamespaces(ctx context.Context, target *Target, names map[
 			case object(u.Object).deleting():
 				l.gone[name] = true
 			default:
-				l.objects[objectKey{namespaces, "", name}] = u
+				l.objects[objectKey{namespaces, "", name}] = newFound(u.Object)
 			}
 			return nil
 		})
@@ -145,9 +151,7 @@ func (l *liveSet) read(ctx context.Context, target *Target, r servedResource, na
 		}
 		err := target.list(ctx, r, namespace, func(u *unstructured.Unstructured) {
 			if wanted[u.GetName()] && u.GetNamespace() == namespace {
-				l.mu.Lock()
-				l.objects[objectKey{gr, namespace, u.GetName()}] = u
-				l.mu.Unlock()
+				l.have(objectKey{gr, namespace, u.GetName()}, u)
 			}
 		})
 		if err == nil || !apierrors.IsForbidden(err) && !apierrors.IsMethodNotSupported(err) {
@@ -159,14 +163,14 @@ func (l *liveSet) read(ctx context.Context, target *Target, r servedResource, na
 		if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsMethodNotSupported(err) {
 			return err
 		}
-		l.mu.Lock()
 		k := objectKey{gr, namespace, name}
 		if err != nil {
+			l.mu.Lock()
 			l.errs[k] = err
+			l.mu.Unlock()
 		} else if u != nil {
-			l.objects[k] = u
+			l.have(k, u)
 		}
-		l.mu.Unlock()
 	}
 	return nil
 }

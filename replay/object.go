@@ -12,18 +12,6 @@ import (
 // object is an object's content. Whole numbers are int64 in it, as client-go wants them.
 type object map[string]any
 
-// body is an object's JSON as it will be sent, until owners are linked.
-type body []byte
-
-// object parses the body. Bodies are made from objects, so that it cannot fail.
-func (b body) object() object {
-	o, err := parseObject(b)
-	if err != nil {
-		panic("a body that is no object")
-	}
-	return o
-}
-
 func parseObject(b []byte) (object, error) {
 	var o object
 	if err := utiljson.Unmarshal(b, (*map[string]any)(&o)); err != nil || o == nil {

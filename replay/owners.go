@@ -84,9 +84,9 @@ func (p *planner) ownerUID(ctx context.Context, k objectKey) (uid string, pendin
 	live, known := p.live.objects[k]
 	e := p.pastOf(k)
 	switch {
-	case live != nil && !object(live.Object).deleting():
+	case live != nil && !live.deleting:
 		// A live owner that is created anew gets another uid: see relinkRecreated.
-		return string(live.GetUID()), false
+		return string(live.uid), false
 	case e != nil && e.refused == "":
 		return "", true
 	case known || p.live.none[k.namespace] || p.live.gone[k.namespace]:
@@ -100,8 +100,12 @@ func (p *planner) ownerUID(ctx context.Context, k objectKey) (uid string, pendin
 	if err != nil && !apierrors.IsForbidden(err) {
 		p.warn("%v", err)
 	}
-	p.live.objects[k] = u // nil is remembered as well
-	if u == nil || object(u.Object).deleting() {
+	p.live.objects[k] = nil // is remembered as well
+	if u == nil {
+		return "", false
+	}
+	p.live.objects[k] = newFound(u.Object)
+	if object(u.Object).deleting() {
 		return "", false
 	}
 	return string(u.GetUID()), false
@@ -126,14 +130,14 @@ func (p *planner) relinkRecreated() {
 	recreated := map[string]objectKey{}
 	for _, it := range p.plan.Items {
 		if it.Action == ActionRecreate {
-			recreated[string(it.live.GetUID())] = it.key()
+			recreated[string(it.live.uid)] = it.key()
 		}
 	}
 	if len(recreated) == 0 {
 		return
 	}
 	for _, it := range p.plan.Items {
-		for _, b := range []*body{&it.create, &it.update} {
+		for _, b := range []*packed{&it.create, &it.update} {
 			if *b == nil {
 				continue
 			}
@@ -144,7 +148,7 @@ func (p *planner) relinkRecreated() {
 					continue
 				}
 				ref.put(pendingUID, "uid")
-				*b = o.json()
+				*b = pack(o.json())
 				if p := (pendingOwner{k, ref.str("kind")}); !slices.Contains(it.owners, p) {
 					it.owners = append(it.owners, p)
 				}

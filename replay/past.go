@@ -28,19 +28,10 @@ func (k objectKey) String() string { return objectName(k.gr, k.namespace, k.name
 // entry is one object as it was at the cut.
 type entry struct {
 	objectKey
-	raw     []byte // the recorded JSON; maps of all of it would take ten times the memory
+	packed         // as it was recorded
 	needed  bool   // only because another one refers to it: it is created when it is missing, and else left
 	refused string // why it is not restored
 	rule    string // which rule says so
-}
-
-// object parses the recorded object.
-func (e *entry) object() object {
-	o, err := parseObject(e.raw)
-	if err != nil {
-		panic("a recorded object that was parsed once cannot be parsed again")
-	}
-	return o
 }
 
 // past is what there was at the cut, as far as it is in scope.
@@ -72,12 +63,11 @@ func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope 
 		if p.byKey[k] != nil {
 			continue
 		}
-		raw := slices.Clone(e.Object) // the event is valid until the next one only
-		obj, err := parseObject(raw)
+		obj, err := parseObject(e.Object)
 		if err != nil {
 			return fmt.Errorf("reading the recorded %s: %w", e.ID(), err)
 		}
-		n := &entry{objectKey: k, raw: raw}
+		n := &entry{objectKey: k, packed: pack(e.Object)}
 		p.list = append(p.list, n)
 		p.byKey[k] = n
 		if e.UID != "" {

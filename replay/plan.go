@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -60,11 +59,11 @@ type Item struct {
 
 	entry   *entry
 	served  servedResource
-	create  body // what a create sends
-	update  body // what an update sends
-	live    *unstructured.Unstructured
+	create  packed // what a create sends, until owners are linked
+	update  packed // what an update sends
+	live    *found
 	owners  []pendingOwner
-	managed []any // who owned which fields at the cut
+	managed parts // who owned which fields at the cut
 	// awaitGone says that a live object is being deleted and must be gone first.
 	awaitGone bool
 	// unsure says that writing it was begun by a run that was cut off: it may be done.
@@ -117,6 +116,7 @@ type planner struct {
 	past       *past
 	live       *liveSet
 	plan       *Plan
+	trials     []trial
 	strategies map[schema.GroupResource]string // conversion strategies of CRDs looked up
 }
 
@@ -157,6 +157,9 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		if err := p.decide(ctx, e); err != nil {
 			return nil, err
 		}
+	}
+	if err := p.tryAll(ctx); err != nil {
+		return nil, err
 	}
 	p.tellInstances()
 	if req.Prune {
@@ -255,9 +258,9 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 		it.Action, it.Reason = ActionFail, why
 		return nil
 	}
-	it.managed, _ = original.at("metadata", "managedFields").([]any)
+	it.managed = packParts(original.list("metadata", "managedFields"))
 	it.live = p.live.objects[it.key()]
-	if len(p.req.Fields) > 0 && (it.live == nil || object(it.live.Object).deleting()) {
+	if len(p.req.Fields) > 0 && (it.live == nil || it.live.deleting) {
 		it.Action, it.Reason = ActionFail, "is not there, so that no field of it can be restored: restore it as a whole, without --field"
 		return nil
 	}
@@ -268,13 +271,13 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	}
 	it.Transformed = by
 	p.linkOwners(ctx, it, create)
-	it.create = create.json()
+	it.create = pack(create.json())
 	switch {
 	case it.live == nil && p.live.gone[it.Namespace], it.live == nil && e.gr == namespaces && p.live.gone[it.Name]:
 		it.Action, it.Reason, it.awaitGone = ActionCreate, "when the namespace that is being deleted is gone", e.gr == namespaces
 	case it.live == nil:
 		it.Action = ActionCreate
-	case object(it.live.Object).deleting():
+	case it.live.deleting:
 		it.Action, it.Reason, it.awaitGone = ActionCreate, "when the live one, which is being deleted, is gone", true
 	default:
 		err := p.compare(ctx, it, original)

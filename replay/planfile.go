@@ -10,7 +10,6 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -36,15 +35,15 @@ type savedPlan struct {
 
 // savedItem is what an item holds beside what it shows; of items that write only.
 type savedItem struct {
-	Index     int             `json:"i"`
-	Version   string          `json:"version"`
-	Kind      string          `json:"kind"`
-	Create    json.RawMessage `json:"create,omitempty"`
-	Update    json.RawMessage `json:"update,omitempty"`
-	Live      json.RawMessage `json:"live,omitempty"`
-	Managed   []any           `json:"managed,omitempty"`
-	Owners    []savedOwner    `json:"owners,omitempty"`
-	AwaitGone bool            `json:"awaitGone,omitempty"`
+	Index     int          `json:"i"`
+	Version   string       `json:"version"`
+	Kind      string       `json:"kind"`
+	Create    packed       `json:"create,omitempty"`
+	Update    packed       `json:"update,omitempty"`
+	Live      packed       `json:"live,omitempty"`
+	Managed   []any        `json:"managed,omitempty"`
+	Owners    []savedOwner `json:"owners,omitempty"`
+	AwaitGone bool         `json:"awaitGone,omitempty"`
 }
 
 type savedOwner struct {
@@ -65,9 +64,9 @@ func (p *Plan) Save(w io.Writer) error {
 		if !it.Action.writes() {
 			continue
 		}
-		b := savedItem{Index: i, Version: it.served.Version, Kind: it.served.Kind, Create: json.RawMessage(it.create), Update: json.RawMessage(it.update), Managed: it.managed, AwaitGone: it.awaitGone}
+		b := savedItem{Index: i, Version: it.served.Version, Kind: it.served.Kind, Create: it.create, Update: it.update, Managed: it.managed.list(), AwaitGone: it.awaitGone}
 		if it.live != nil {
-			b.Live = object(it.live.Object).json()
+			b.Live = it.live.packed
 		}
 		for _, o := range it.owners {
 			b.Owners = append(b.Owners, savedOwner{o.key.gr.String(), o.key.namespace, o.key.name, o.kind})
@@ -111,20 +110,16 @@ func LoadPlan(r io.Reader) (*Plan, error) {
 			return nil, errors.New("this is no plan that tidemark saved: it has no such item")
 		}
 		it := p.Items[b.Index]
-		it.create, it.update, it.managed, it.awaitGone = body(b.Create), body(b.Update), b.Managed, b.AwaitGone
+		it.create, it.update, it.managed, it.awaitGone = b.Create, b.Update, packParts(b.Managed), b.AwaitGone
 		it.served = servedResource{it.Resource.WithVersion(b.Version), b.Kind, it.Namespace != "", nil}
 		if b.Live != nil {
-			live, err := parseObject(b.Live)
-			if err != nil {
-				return nil, fmt.Errorf("reading the plan's %s: %w", it, err)
-			}
-			it.live = live.unstructured()
+			it.live = newFound(b.Live.object())
 		}
 		for _, o := range b.Owners {
 			it.owners = append(it.owners, pendingOwner{objectKey{schema.ParseGroupResource(o.Resource), o.Namespace, o.Name}, o.Kind})
 		}
 		if it.Action == ActionRecreate {
-			p.recreated[string(it.live.GetUID())] = it
+			p.recreated[string(it.live.uid)] = it
 		}
 	}
 	return p, nil
@@ -199,13 +194,13 @@ func (p *Plan) Check(ctx context.Context, target *Target) error {
 }
 
 // asFound reports whether a live object is as the plan found it.
-func (p *Plan) asFound(it *Item, u *unstructured.Unstructured) bool {
-	if u == nil || object(u.Object).deleting() {
-		return it.live == nil || object(it.live.Object).deleting()
+func (p *Plan) asFound(it *Item, now *found) bool {
+	if now == nil || now.deleting {
+		return it.live == nil || it.live.deleting
 	}
-	if it.live == nil || it.live.GetUID() != u.GetUID() {
+	if it.live == nil || it.live.uid != now.uid {
 		return false
 	}
-	diff, err := DiffObjects(p.disowned(it.live.Object).json(), p.disowned(u.Object).json(), DiffOptions{IgnoreStatus: true})
+	diff, err := DiffObjects(p.disowned(it.live.object()).json(), p.disowned(now.object()).json(), DiffOptions{IgnoreStatus: true})
 	return err == nil && len(diff) == 0
 }

@@ -33,10 +33,11 @@ func (p *planner) prune(ctx context.Context, catalog *Catalog) error {
 		for _, ns := range places {
 			g.Go(func() error {
 				err := p.target.list(ctx, r, ns, func(u *unstructured.Unstructured) {
-					it := &Item{Resource: r.GroupResource(), Namespace: u.GetNamespace(), Name: u.GetName(), Action: ActionDelete, Reason: "was not there", served: r, live: u}
+					it := &Item{Resource: r.GroupResource(), Namespace: u.GetNamespace(), Name: u.GetName(), Action: ActionDelete, Reason: "was not there", served: r}
 					mu.Lock()
 					defer mu.Unlock()
-					if !existed[it.key()] && p.mayPrune(it) {
+					if !existed[it.key()] && p.mayPrune(it, u.Object) {
+						it.live = newFound(u.Object)
 						doomed = append(doomed, it)
 					}
 				})
@@ -141,8 +142,7 @@ func (p *planner) prunable(catalog *Catalog, l *journal.Ledger, kept *shared) (s
 }
 
 // mayPrune reports whether a live object is the restore's to delete.
-func (p *planner) mayPrune(it *Item) bool {
-	o := object(it.live.Object)
+func (p *planner) mayPrune(it *Item, o object) bool {
 	if o.deleting() || o.controller() != nil {
 		return false
 	}
@@ -152,7 +152,7 @@ func (p *planner) mayPrune(it *Item) bool {
 	if names := p.req.Scope.Names; names != nil && !slices.Contains(names, it.Name) {
 		return false
 	}
-	if s := p.req.Scope.Selector; s != nil && !s.Matches(labels.Set(it.live.GetLabels())) {
+	if s := p.req.Scope.Selector; s != nil && !s.Matches(labels.Set(o.unstructured().GetLabels())) {
 		return false
 	}
 	return !guarded(&subject{gr: it.Resource, obj: o, original: o, live: true, req: p.req, past: p.past})

@@ -112,12 +112,12 @@ func (a *applier) recreated(ctx context.Context, it *Item) (done bool, err error
 		return false, err
 	case u == nil:
 		return true, a.create(ctx, it)
-	case u.GetUID() == it.live.GetUID() && object(u.Object).deleting():
+	case u.GetUID() == it.live.uid && object(u.Object).deleting():
 		if err := a.awaitGone(ctx, it); err != nil {
 			return false, err
 		}
 		return true, a.create(ctx, it)
-	case u.GetUID() == it.live.GetUID():
+	case u.GetUID() == it.live.uid:
 		return false, nil
 	case a.isAs(ctx, it, it.create.object()):
 		a.madeAs(it, u.Object)

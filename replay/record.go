@@ -289,19 +289,19 @@ func (rec *Record) Undo() UndoRequest {
 		}
 		s := Step{Made: o.Made, UID: o.UID}
 		if it.live != nil && it.Action != ActionCreate {
-			s.Before = object(it.live.Object).json()
+			s.Before = it.live.json()
 		}
 		if it.Action == ActionUpdate {
-			s.After = it.update
+			s.After = it.update.json()
 		}
 		if it.Action == ActionCreate && s.Made == "" {
 			if o.State == "done" {
 				continue // somebody else had made it
 			}
-			s.After, s.UID = it.create, "" // begun: it may have been made, as this
+			s.After, s.UID = it.create.json(), "" // begun: it may have been made, as this
 		}
 		if it.Action == ActionRecreate {
-			s.After, s.Recreated = it.create, true
+			s.After, s.Recreated = it.create.json(), true
 		}
 		q.Reversals = append(q.Reversals, Reversal{Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, Steps: []Step{s}})
 	}

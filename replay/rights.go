@@ -172,7 +172,7 @@ func (p *Plan) rehearse(ctx context.Context, target *Target, it *Item) error {
 		case ActionUpdate:
 			_, err = client.Update(ctx, withoutPending(it.update.object()).unstructured(), metav1.UpdateOptions{FieldManager: fieldManager, DryRun: dry})
 		default: // what is recreated cannot be tried while the old one is there
-			uid := it.live.GetUID()
+			uid := it.live.uid
 			err = client.Delete(ctx, it.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, DryRun: dry})
 		}
 		return struct{}{}, err

@@ -92,6 +92,9 @@ func NewUndo(ctx context.Context, target *Target, q UndoRequest) (*Plan, error) 
 			return nil, err
 		}
 	}
+	if err := u.tryAll(ctx); err != nil {
+		return nil, err
+	}
 	if err := u.keepContainers(ctx); err != nil {
 		return nil, err
 	}
@@ -113,12 +116,12 @@ func NewUndo(ctx context.Context, target *Target, q UndoRequest) (*Plan, error) 
 func (u *undoer) entries(reversals []Reversal) (all *past, err error) {
 	all = &past{byKey: map[objectKey]*entry{}}
 	for _, r := range reversals {
-		e := &entry{objectKey: objectKey{r.Resource, r.Namespace, r.Name}, raw: r.Steps[0].Before}
+		e := &entry{objectKey: objectKey{r.Resource, r.Namespace, r.Name}, packed: pack(r.Steps[0].Before)}
 		all.list = append(all.list, e)
-		if e.raw == nil {
+		if e.packed == nil {
 			continue
 		}
-		o, err := parseObject(e.raw)
+		o, err := parseObject(r.Steps[0].Before)
 		if err != nil {
 			return nil, fmt.Errorf("reading %s as it was: %w", e, err)
 		}
@@ -171,7 +174,7 @@ func (u *undoer) reverse(ctx context.Context, r *Reversal) error {
 		it.Action, it.Reason = ActionFail, why
 		return nil
 	}
-	live := it.live != nil && !object(it.live.Object).deleting()
+	live := it.live != nil && !it.live.deleting
 	wasThere := after != nil || last.Made != ""
 	switch {
 	case before == nil && !live:
@@ -182,12 +185,12 @@ func (u *undoer) reverse(ctx context.Context, r *Reversal) error {
 		it.Action, it.Reason = ActionSkip, "was deleted since; --force brings it back"
 	case !live:
 		return u.bringBack(ctx, it)
-	case wasThere && last.UID != "" && last.UID != object(it.live.Object).uid() && !u.force:
+	case wasThere && last.UID != "" && last.UID != string(it.live.uid) && !u.force:
 		it.Action, it.Reason = ActionSkip, "was deleted and made anew since; --force takes the change out of the new one as well"
 	case !wasThere: // it was deleted, and is there again
 		return u.compareAgain(ctx, it, before)
 	default:
-		return u.takeBack(ctx, it, r.Steps)
+		return u.takeBack(it, r.Steps)
 	}
 	return nil
 }
@@ -215,7 +218,7 @@ func (u *undoer) notOurs(it *Item, before, after object) (reason, rule string) {
 		o = after
 	}
 	if o == nil && it.live != nil {
-		o = it.live.Object
+		o = it.live.object()
 	}
 	if o == nil {
 		return "", ""
@@ -235,7 +238,7 @@ func (u *undoer) notOurs(it *Item, before, after object) (reason, rule string) {
 
 // remove plans to delete what was made, if it is still as it was made.
 func (u *undoer) remove(it *Item, after object, last Step) {
-	live := object(it.live.Object)
+	live := it.live.object()
 	same := last.UID == "" || last.UID == live.uid()
 	if same && (!u.force || last.UID == "") { // whose it is, is only known by its uid, or by how it looks
 		if last.Made != "" {
@@ -273,13 +276,13 @@ func (u *undoer) bringBack(ctx context.Context, it *Item) error {
 		it.Action, it.Reason = ActionFail, why
 		return nil
 	}
-	it.managed, _ = original.at("metadata", "managedFields").([]any)
+	it.managed = packParts(original.list("metadata", "managedFields"))
 	create, _, err := u.prepared(it.entry, original, false)
 	if err != nil {
 		return err
 	}
 	u.linkOwners(ctx, it, create)
-	it.create, it.Action = create.json(), ActionCreate
+	it.create, it.Action = pack(create.json()), ActionCreate
 	if it.live != nil {
 		it.Reason, it.awaitGone = "when the live one, which is being deleted, is gone", true
 	}
@@ -292,7 +295,7 @@ func (u *undoer) compareAgain(ctx context.Context, it *Item, before object) erro
 	if err != nil {
 		return err
 	}
-	diff, err := diffBodies(u.normal(it, it.live.Object), want)
+	diff, err := diffBodies(u.normal(it, it.live.object()), want)
 	switch {
 	case err != nil:
 		return fmt.Errorf("comparing %s: %w", it, err)
@@ -307,8 +310,8 @@ func (u *undoer) compareAgain(ctx context.Context, it *Item, before object) erro
 }
 
 // takeBack plans to take changes out of a live object, the newest first.
-func (u *undoer) takeBack(ctx context.Context, it *Item, steps []Step) error {
-	live := object(it.live.Object)
+func (u *undoer) takeBack(it *Item, steps []Step) error {
+	live := it.live.object()
 	body, have := live, u.normal(it, live)
 	for _, s := range slices.Backward(steps) {
 		before, after, err := u.sides(it, s.Before, s.After)
@@ -329,7 +332,7 @@ func (u *undoer) takeBack(ctx context.Context, it *Item, steps []Step) error {
 	if !u.force && len(it.Conflicts) > 0 {
 		it.Reason = "keeps what has been changed again since: " + paths(it.Conflicts) + " (--force takes it back as well)"
 	}
-	it.update = body.json()
+	it.update = pack(body.json())
 	switch {
 	case len(it.Diff) == 0 && len(it.Conflicts) > 0:
 		it.Action = ActionSkip
@@ -337,9 +340,7 @@ func (u *undoer) takeBack(ctx context.Context, it *Item, steps []Step) error {
 		it.Action, it.Reason = ActionUnchanged, "was taken back already"
 	default:
 		it.Action = ActionUpdate
-		if err := u.dryRun(ctx, it, body); err != nil {
-			return u.recreate(ctx, it, steps, err)
-		}
+		u.try(it, func(ctx context.Context, refused error) error { return u.recreate(ctx, it, steps, refused) })
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func (a *applier) create(ctx context.Context, it *Item) error {
 	if err := it.link(body, a.uid); err != nil {
 		return err
 	}
-	manager, entries := creator(it.managed)
+	manager, entries := creator(it.managed.list())
 	client := a.target.client(it.served, it.Namespace)
 	u, unsure, err := retryCounting(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
 		return client.Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
@@ -206,11 +206,11 @@ func (a *applier) unmoved(ctx context.Context, it *Item) (object, error) {
 		return nil, err
 	}
 	live := object(u.Object)
-	diff, err := DiffObjects(a.plan.disowned(it.live.Object).json(), a.plan.disowned(live).json(), DiffOptions{IgnoreStatus: true})
+	diff, err := DiffObjects(a.plan.disowned(it.live.object()).json(), a.plan.disowned(live).json(), DiffOptions{IgnoreStatus: true})
 	if err != nil {
 		return nil, err
 	}
-	if len(diff) > 0 || u.GetUID() != it.live.GetUID() {
+	if len(diff) > 0 || u.GetUID() != it.live.uid {
 		return nil, errMeanwhile
 	}
 	return live, nil
@@ -219,8 +219,7 @@ func (a *applier) unmoved(ctx context.Context, it *Item) (object, error) {
 // delete removes the very object that the plan saw. What belongs to an object that is about
 // to be created anew is orphaned, not deleted: the plan links it to the new one.
 func (a *applier) delete(ctx context.Context, it *Item, dependents metav1.DeletionPropagation) error {
-	rv := it.live.GetResourceVersion()
-	uid := it.live.GetUID()
+	rv, uid := it.live.rv, it.live.uid
 	for range maxRebases {
 		_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, a.target.client(it.served, it.Namespace).Delete(ctx, it.Name, metav1.DeleteOptions{

@@ -1,0 +1,205 @@
+package bench
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/tidemark-backup/tidemark/deploy/localcluster"
+	"github.com/tidemark-backup/tidemark/replay"
+)
+
+// part is a share of the mixed objects of a namespace.
+type part struct {
+	gvr  schema.GroupVersionResource
+	kind string
+	n    int // of 1,000
+	body func(i int) map[string]any
+}
+
+// mixedParts are what namespaces are made of: mostly configuration, some workloads and what goes with them.
+// No controller makes anything of them, so that all that is counted is written by the restore.
+func mixedParts() []part {
+	text := strings.Repeat("some line of a configuration file = 12345\n", 24)
+	pod := map[string]any{
+		"metadata": map[string]any{"labels": map[string]any{"app": "web"}},
+		"spec": map[string]any{"containers": []any{map[string]any{
+			"name": "web", "image": "registry.example.com/web:1.2.3", "ports": []any{map[string]any{"containerPort": int64(8080)}},
+			"env":            []any{map[string]any{"name": "MODE", "value": "fast"}, map[string]any{"name": "LEVEL", "value": "info"}},
+			"resources":      map[string]any{"requests": map[string]any{"cpu": "10m", "memory": "16Mi"}},
+			"readinessProbe": map[string]any{"httpGet": map[string]any{"path": "/ready", "port": int64(8080)}},
+		}}},
+	}
+	selector := map[string]any{"matchLabels": map[string]any{"app": "web"}}
+	gvr := func(group, version, resource string) schema.GroupVersionResource {
+		return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
+	}
+	spec := func(fields map[string]any) func(int) map[string]any {
+		return func(int) map[string]any { return map[string]any{"spec": fields} }
+	}
+	return []part{
+		{configMaps, "ConfigMap", 350, func(i int) map[string]any {
+			return map[string]any{"data": map[string]any{"app.conf": fmt.Sprintf("%d\n%s", i, text)}}
+		}},
+		{secrets, "Secret", 250, func(int) map[string]any {
+			return map[string]any{"data": map[string]any{"token": strings.Repeat("Y2FuYXJ5", 30)}}
+		}},
+		{gvr("", "v1", "services"), "Service", 100, spec(map[string]any{"selector": map[string]any{"app": "web"}, "ports": []any{map[string]any{"name": "http", "port": int64(80)}}})},
+		{gvr("", "v1", "pods"), "Pod", 50, spec(pod["spec"].(map[string]any))},
+		{gvr("apps", "v1", "deployments"), "Deployment", 100, spec(map[string]any{"replicas": int64(0), "paused": true, "selector": selector, "template": pod})},
+		{gvr("", "v1", "serviceaccounts"), "ServiceAccount", 50, func(int) map[string]any { return nil }},
+		{gvr("rbac.authorization.k8s.io", "v1", "roles"), "Role", 50, func(int) map[string]any {
+			return map[string]any{"rules": []any{map[string]any{"apiGroups": []any{""}, "resources": []any{"pods"}, "verbs": []any{"get", "list"}}}}
+		}},
+		{gvr("policy", "v1", "poddisruptionbudgets"), "PodDisruptionBudget", 50, spec(map[string]any{"minAvailable": int64(1), "selector": selector})},
+	}
+}
+
+// mixed makes a namespace of n objects.
+func mixed(ns string, n int) (all []*unstructured.Unstructured, resources []schema.GroupVersionResource) {
+	for _, p := range mixedParts() {
+		for i := range p.n * n / 1000 {
+			version := p.gvr.GroupVersion().String()
+			u := object(version, p.kind, ns, fmt.Sprintf("%s-%d", strings.ToLower(p.kind), i), p.body(i))
+			u.SetLabels(map[string]string{"app": "web", "tier": fmt.Sprint(i % 3)})
+			all, resources = append(all, u), append(resources, p.gvr)
+		}
+	}
+	return all, resources
+}
+
+// createAll creates objects from so many clients at once, as fast as the server takes them.
+func createAll(b *testing.B, d dynamic.Interface, clients int, all []*unstructured.Unstructured, resources []schema.GroupVersionResource) {
+	b.Helper()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(all) {
+					return
+				}
+				if _, err := d.Resource(resources[i]).Namespace(all[i].GetNamespace()).Create(b.Context(), all[i], metav1.CreateOptions{FieldManager: "kubectl-create"}); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if b.Failed() {
+		b.FailNow()
+	}
+}
+
+// everyRequest counts requests.
+type everyRequest struct {
+	http.RoundTripper
+	n *atomic.Int64
+}
+
+func (c everyRequest) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.n.Add(1)
+	return c.RoundTripper.RoundTrip(r)
+}
+
+// BenchmarkRestore measures a restore of a namespace of 1,000 mixed objects on a real control plane with its
+// controllers, from the plan and the question for rights to the last object, recorded as the command records
+// it: into a new namespace, which is compared with 32 plain clients that create the same objects in another one in
+// the same run. "plan" is planning alone: against nothing, against the same 1,000 objects, and against 1,000
+// that all differ. One op is one restore, or one plan.
+func BenchmarkRestore(b *testing.B) {
+	const objects, clients = 1000, 32
+	cluster := startCluster(b, localcluster.Options{})
+	plain := fastClient(b, cluster.Config())
+	createNamespace(b, plain, "subject")
+	all, resources := mixed("subject", objects)
+	createAll(b, plain, clients, all, resources)
+	r := record(b, cluster.Config(), b.TempDir())
+	cut, err := r.source.Resolve(b.Context(), replay.At{})
+	must(b, err)
+	var requests atomic.Int64
+	config := rest.CopyConfig(cluster.Config())
+	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return everyRequest{rt, &requests} })
+	target, err := replay.NewTarget(config)
+	must(b, err)
+	records := replay.OpenRecords(b.TempDir())
+	n := 0
+	request := func() replay.RestoreRequest {
+		n++
+		return replay.RestoreRequest{Cut: cut, Scope: replay.InNamespace("subject"), NamespaceMappings: map[string]string{"subject": fmt.Sprintf("restored-%d", n)}}
+	}
+	plan := func(req replay.RestoreRequest) *replay.Plan {
+		p, err := replay.NewPlan(b.Context(), r.source, target, req)
+		must(b, err)
+		return p
+	}
+	b.Run("apply", func(b *testing.B) {
+		var ours, theirs time.Duration
+		written, sent := 0, int64(0)
+		for b.Loop() {
+			name := fmt.Sprintf("plain-%d", n)
+			createNamespace(b, plain, name)
+			copies, resources := mixed(name, objects)
+			start := time.Now()
+			createAll(b, plain, clients, copies, resources)
+			theirs += time.Since(start)
+
+			before := requests.Load()
+			start = time.Now()
+			p := plan(request())
+			_, err := p.Rights(b.Context(), target)
+			must(b, err)
+			rec, err := records.Begin(p)
+			must(b, err)
+			result, err := p.Apply(b.Context(), target, replay.ApplyOptions{Record: rec})
+			must(b, err)
+			must(b, rec.Close())
+			ours += time.Since(start)
+			sent += requests.Load() - before
+			written += result.Done
+		}
+		rate := float64(written) / ours.Seconds()
+		b.ReportMetric(rate, "objects/s")
+		b.ReportMetric(rate/(float64(objects*b.N)/theirs.Seconds()), "of-plain")
+		b.ReportMetric(float64(sent)/float64(written), "requests/object")
+	})
+	b.Run("plan/nothing", func(b *testing.B) {
+		for b.Loop() {
+			if p := plan(request()); p.Count(replay.ActionCreate) < objects {
+				b.Fatalf("%d to create", p.Count(replay.ActionCreate))
+			}
+		}
+	})
+	same := replay.RestoreRequest{Cut: cut, Scope: replay.InNamespace("subject"), Existing: replay.ExistingUpdate, Prune: true}
+	b.Run("plan/same", func(b *testing.B) {
+		for b.Loop() {
+			if p := plan(same); p.Writes() != 0 {
+				b.Fatalf("%d to write", p.Writes())
+			}
+		}
+	})
+	for i, u := range all {
+		patch := []byte(`{"metadata":{"labels":{"app":"changed","new":"label"}}}`)
+		_, err := plain.Resource(resources[i]).Namespace("subject").Patch(b.Context(), u.GetName(), "application/merge-patch+json", patch, metav1.PatchOptions{})
+		must(b, err)
+	}
+	b.Run("plan/differs", func(b *testing.B) {
+		for b.Loop() {
+			if p := plan(same); p.Count(replay.ActionUpdate) < objects {
+				b.Fatalf("%d to update", p.Count(replay.ActionUpdate))
+			}
+		}
+	})
+}
