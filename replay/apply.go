@@ -52,8 +52,8 @@ type Result struct {
 	Unchanged int `json:"unchanged"` // were as they should be
 	Skipped   int `json:"skipped"`   // left out by a rule or the policy for existing objects
 	Failed    int `json:"failed"`
-	// Left tells why objects that the plan wanted to write were left alone after all; they
-	// count as skipped.
+	// Left tells why objects that the plan wanted to write were left alone after all, which
+	// count as skipped, and which ones were made without the status that they were to get.
 	Left []ItemError `json:"left,omitempty"`
 	// Errors tell why; one entry stands for all objects that failed for one common reason.
 	Errors []ItemError `json:"errors,omitempty"`
@@ -228,11 +228,20 @@ func (a *applier) block(what string, err error) {
 // finish counts an item and tells about it.
 func (a *applier) finish(it *Item, err error) {
 	skip := errors.As(err, new(*leftAlone))
+	var partly *withoutStatus
+	if errors.As(err, &partly) {
+		err = nil // it is there; that its status is not is told below
+	}
 	if err != nil && !skip {
 		a.o.Logger.Warn("object not restored", zap.Stringer("resource", it.Resource), zap.String("namespace", it.Namespace), zap.String("name", it.Name), zap.String("action", string(it.Action)))
 		a.fail(it, err)
 	}
 	a.outcome(it, err, skip)
+	if partly != nil {
+		a.mu.Lock()
+		a.result.Left = append(a.result.Left, ItemError{Item: it, Err: partly, Message: partly.Error()})
+		a.mu.Unlock()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.done++
@@ -255,6 +264,11 @@ func (a *applier) finish(it *Item, err error) {
 type leftAlone struct{ why string }
 
 func (l *leftAlone) Error() string { return l.why }
+
+// withoutStatus is the outcome of an item that was made, and whose status could not be written.
+type withoutStatus struct{ error }
+
+func (w *withoutStatus) Unwrap() error { return w.error }
 
 func (a *applier) fail(it *Item, err error) {
 	a.mu.Lock()

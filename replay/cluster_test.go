@@ -56,6 +56,10 @@ func TestOnCluster(t *testing.T) {
 		{"cluster-scoped objects that are needed", testNeeded},
 		{"scopes in Velero's words", testScopes},
 		{"transforms", testTransforms},
+		{"workloads at rest until all is there", testQuiesce},
+		{"status when it is asked for", testStatus},
+		{"node ports", testNodePorts},
+		{"what the target does not have", testAbsent},
 		{"what the server would refuse", testRehearsal},
 		{"undo of a restore", testUndo},
 		{"undo of a restored namespace", testUndoNamespace},
@@ -260,7 +264,7 @@ func (w *world) apply(p *Plan) *Result {
 
 func planText(p *Plan) string {
 	var b strings.Builder
-	if err := p.WriteText(&b, true); err != nil {
+	if err := p.WriteText(&b, DetailAll); err != nil {
 		return err.Error()
 	}
 	return b.String()

@@ -132,7 +132,9 @@ func (p *planner) planUpdate(it *Item, live, have, want object, full []FieldDiff
 		return nil // the body is not complete yet; apply finds out
 	}
 	wanted := pack(want.json())
-	p.try(it, func(ctx context.Context, refused error) error { return p.refusedUpdate(ctx, it, wanted.object(), refused) })
+	p.try(it, func(ctx context.Context, refused error) error {
+		return p.refusedUpdate(ctx, it, wanted.object(), refused)
+	})
 	return nil
 }
 

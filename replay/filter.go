@@ -123,17 +123,20 @@ var referring = []string{
 }
 
 // needs are the cluster-scoped objects that an object refers to.
-func (e *entry) needs() (all []need) {
+func (e *entry) needs() []need {
 	if !slices.Contains(referring, e.gr.String()) {
 		return nil
 	}
-	o := e.object()
+	return needsOf(e.gr, e.object())
+}
+
+func needsOf(gr schema.GroupResource, o object) (all []need) {
 	add := func(gr schema.GroupResource, name string) {
 		if name != "" {
 			all = append(all, need{gr, name})
 		}
 	}
-	switch e.gr.String() {
+	switch gr.String() {
 	case "persistentvolumeclaims":
 		add(volumes, o.str("spec", "volumeName"))
 		add(storageClasses, o.str("spec", "storageClassName"))
@@ -154,10 +157,18 @@ func (e *entry) needs() (all []need) {
 	for _, claim := range o.objects("spec", "volumeClaimTemplates") {
 		add(storageClasses, claim.str("spec", "storageClassName"))
 	}
+	for _, pod := range podsOf(o) {
+		add(priorities, pod.str("priorityClassName"))
+		add(runtimeClasses, pod.str("runtimeClassName"))
+	}
+	return all
+}
+
+// podsOf are the specs of the Pod that an object is, or makes.
+func podsOf(o object) (all []object) {
 	for _, at := range [][]string{{"spec"}, {"template", "spec"}, {"spec", "template", "spec"}, {"spec", "jobTemplate", "spec", "template", "spec"}} {
 		if pod := o.sub(at...); pod != nil && pod.list("containers") != nil {
-			add(priorities, pod.str("priorityClassName"))
-			add(runtimeClasses, pod.str("runtimeClassName"))
+			all = append(all, pod)
 		}
 	}
 	return all

@@ -39,6 +39,7 @@ func (a *applier) meet(ctx context.Context, it *Item, body object, unsure bool) 
 			a.restored(it.key(), string(u.GetUID()))
 			if unsure {
 				a.madeAs(it, live)
+				return a.putStatus(ctx, it)
 			}
 			return nil
 		case it.Resource == accounts: // a controller makes them, and the plan promised what they had

@@ -15,6 +15,7 @@ const (
 	waveWorkloads   = 600
 	waveRest        = 700
 	waveLimits      = 800 // what would stand in the way of the waves before
+	waveStart       = 850 // workloads that were made at rest
 	waveAdmission   = 900 // their backends must run first
 	waveDeletes     = 1000
 )
@@ -76,6 +77,10 @@ func baseWave(gr schema.GroupResource) int {
 func setWaves(items []*Item) {
 	byKey := make(map[objectKey]*Item, len(items))
 	for _, it := range items {
+		if it.Action == ActionStart {
+			it.Wave = waveStart
+			continue
+		}
 		byKey[it.key()] = it
 		it.Wave = -1
 	}

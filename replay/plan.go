@@ -24,15 +24,16 @@ const (
 	ActionUpdate    Action = "update"
 	ActionRecreate  Action = "recreate" // delete and create, for fields that cannot be changed
 	ActionDelete    Action = "delete"
+	ActionStart     Action = "start" // a workload that the plan makes at rest; see RestoreRequest.Quiesce
 	ActionUnchanged Action = "unchanged"
 	ActionSkip      Action = "skip" // a rule or the policy for existing objects leaves it out
 	ActionFail      Action = "fail" // it cannot be restored; the reason says why and what helps
 )
 
-var actionOrder = []Action{ActionCreate, ActionUpdate, ActionRecreate, ActionDelete, ActionFail, ActionSkip, ActionUnchanged}
+var actionOrder = []Action{ActionCreate, ActionUpdate, ActionRecreate, ActionStart, ActionDelete, ActionFail, ActionSkip, ActionUnchanged}
 
 func (a Action) writes() bool {
-	return a == ActionCreate || a == ActionUpdate || a == ActionRecreate || a == ActionDelete
+	return a == ActionCreate || a == ActionUpdate || a == ActionRecreate || a == ActionDelete || a == ActionStart
 }
 
 // Item is what a plan does with one object, and why.
@@ -54,6 +55,8 @@ type Item struct {
 	Conflicts []FieldDiff `json:"conflicts,omitempty"`
 	// Transformed names the transforms that changed the object on its way back.
 	Transformed []string `json:"transformed,omitempty"`
+	// StatusToo is set when the status is written as well, should the object be created.
+	StatusToo bool `json:"status,omitempty"`
 	// Wave says when: items are written in the order of their waves.
 	Wave int `json:"wave"`
 
@@ -64,6 +67,7 @@ type Item struct {
 	live    *found
 	owners  []pendingOwner
 	managed parts // who owned which fields at the cut
+	status  parts // what is written to the created object's status; empty: nothing
 	// awaitGone says that a live object is being deleted and must be gone first.
 	awaitGone bool
 	// unsure says that writing it was begun by a run that was cut off: it may be done.
@@ -172,6 +176,12 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 	}
 	p.relinkRecreated()
 	p.warnEffects()
+	if err := p.warnAbsent(ctx); err != nil {
+		return nil, err
+	}
+	if req.Quiesce {
+		p.quiesce()
+	}
 	p.plan.sort()
 	return p.plan, nil
 }
@@ -272,6 +282,14 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	it.Transformed = by
 	p.linkOwners(ctx, it, create)
 	it.create = pack(create.json())
+	if s := original.sub("status"); len(s) > 0 && p.req.restoresStatus(e.gr, original) {
+		switch {
+		case !it.served.HasStatus:
+			p.warn("%s: its status cannot be written by itself: it comes back without", it)
+		default:
+			it.status, it.StatusToo = packParts([]any{map[string]any(s)}), true
+		}
+	}
 	switch {
 	case it.live == nil && p.live.gone[it.Namespace], it.live == nil && e.gr == namespaces && p.live.gone[it.Name]:
 		it.Action, it.Reason, it.awaitGone = ActionCreate, "when the namespace that is being deleted is gone", e.gr == namespaces

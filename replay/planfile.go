@@ -27,6 +27,7 @@ type savedPlan struct {
 		Existing   ExistingPolicy    `json:"existing"`
 		Exact      bool              `json:"exact,omitempty"`
 		Owned      bool              `json:"owned,omitempty"`
+		NodePorts  NodePortPolicy    `json:"nodePorts,omitempty"`
 		Namespaces map[string]string `json:"namespaceMappings,omitempty"`
 	} `json:"request"`
 	Scaled [][3]string `json:"scaled,omitempty"`
@@ -42,6 +43,7 @@ type savedItem struct {
 	Update    packed       `json:"update,omitempty"`
 	Live      packed       `json:"live,omitempty"`
 	Managed   []any        `json:"managed,omitempty"`
+	Status    []any        `json:"status,omitempty"`
 	Owners    []savedOwner `json:"owners,omitempty"`
 	AwaitGone bool         `json:"awaitGone,omitempty"`
 }
@@ -56,7 +58,7 @@ type savedOwner struct {
 // Save writes the plan so that LoadPlan can read it, with all objects in it, Secrets as well.
 func (p *Plan) Save(w io.Writer) error {
 	s := savedPlan{Format: planFormat, Plan: p}
-	s.Request.Existing, s.Request.Exact, s.Request.Owned, s.Request.Namespaces = p.req.Existing, p.req.Exact, p.req.Owned, p.req.NamespaceMappings
+	s.Request.Existing, s.Request.Exact, s.Request.Owned, s.Request.Namespaces, s.Request.NodePorts = p.req.Existing, p.req.Exact, p.req.Owned, p.req.NamespaceMappings, p.req.NodePorts
 	for t := range p.past.scaled {
 		s.Scaled = append(s.Scaled, [3]string{t.kind, t.namespace, t.name})
 	}
@@ -64,7 +66,7 @@ func (p *Plan) Save(w io.Writer) error {
 		if !it.Action.writes() {
 			continue
 		}
-		b := savedItem{Index: i, Version: it.served.Version, Kind: it.served.Kind, Create: it.create, Update: it.update, Managed: it.managed.list(), AwaitGone: it.awaitGone}
+		b := savedItem{Index: i, Version: it.served.Version, Kind: it.served.Kind, Create: it.create, Update: it.update, Managed: it.managed.list(), Status: it.status.list(), AwaitGone: it.awaitGone}
 		if it.live != nil {
 			b.Live = it.live.packed
 		}
@@ -100,7 +102,7 @@ func LoadPlan(r io.Reader) (*Plan, error) {
 	}
 	p := s.Plan
 	p.past = &past{byKey: map[objectKey]*entry{}, byUID: map[string]*entry{}, scaled: map[scaleTarget]bool{}}
-	p.req = RestoreRequest{Cut: p.Cut, Existing: s.Request.Existing, Exact: s.Request.Exact, Owned: s.Request.Owned, NamespaceMappings: s.Request.Namespaces}
+	p.req = RestoreRequest{Cut: p.Cut, Existing: s.Request.Existing, Exact: s.Request.Exact, Owned: s.Request.Owned, NamespaceMappings: s.Request.Namespaces, NodePorts: s.Request.NodePorts}
 	for _, t := range s.Scaled {
 		p.past.scaled[scaleTarget{t[0], t[1], t[2]}] = true
 	}
@@ -110,8 +112,8 @@ func LoadPlan(r io.Reader) (*Plan, error) {
 			return nil, errors.New("this is no plan that tidemark saved: it has no such item")
 		}
 		it := p.Items[b.Index]
-		it.create, it.update, it.managed, it.awaitGone = b.Create, b.Update, packParts(b.Managed), b.AwaitGone
-		it.served = servedResource{it.Resource.WithVersion(b.Version), b.Kind, it.Namespace != "", nil}
+		it.create, it.update, it.managed, it.status, it.awaitGone = b.Create, b.Update, packParts(b.Managed), packParts(b.Status), b.AwaitGone
+		it.served = servedResource{GroupVersionResource: it.Resource.WithVersion(b.Version), Kind: b.Kind, Namespaced: it.Namespace != ""}
 		if b.Live != nil {
 			it.live = newFound(b.Live.object())
 		}
@@ -162,7 +164,7 @@ func (p *Plan) Check(ctx context.Context, target *Target) error {
 	}
 	now := &past{}
 	for _, it := range p.Items {
-		if it.Action.writes() {
+		if it.Action.writes() && it.Action != ActionStart {
 			now.list = append(now.list, &entry{objectKey: it.key()})
 		}
 	}
@@ -172,7 +174,7 @@ func (p *Plan) Check(ctx context.Context, target *Target) error {
 	}
 	var moved []string
 	for _, it := range p.Items {
-		if !it.Action.writes() {
+		if !it.Action.writes() || it.Action == ActionStart {
 			continue
 		}
 		if err := live.errs[it.key()]; err != nil && !apierrors.IsNotFound(err) {

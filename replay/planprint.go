@@ -12,10 +12,21 @@ import (
 // shownInShort is how many objects of one kind and action the short form names.
 const shownInShort = 5
 
-// WriteText prints the plan for people: what happens to how many objects of which kind, and
-// why. In the short form, objects are named while they are few, and always when they are
-// changed, deleted or cannot be restored; verbose names all of them, with what differs.
-func (p *Plan) WriteText(w io.Writer, verbose bool) error {
+// Detail says how much WriteText tells.
+type Detail uint8
+
+const (
+	// DetailShort names objects while they are few, and always when they are changed, deleted or cannot
+	// be restored.
+	DetailShort Detail = iota
+	// DetailDiffs also shows what differs.
+	DetailDiffs
+	// DetailAll also names every object.
+	DetailAll
+)
+
+// WriteText prints the plan for people: what happens to how many objects of which kind, and why.
+func (p *Plan) WriteText(w io.Writer, detail Detail) error {
 	var b strings.Builder
 	what := p.Purpose
 	if what == "" {
@@ -26,7 +37,7 @@ func (p *Plan) WriteText(w io.Writer, verbose bool) error {
 		fmt.Fprintf(&b, "in the cluster at %s\n", p.Server)
 	}
 	for _, action := range actionOrder {
-		p.writeAction(&b, action, verbose)
+		p.writeAction(&b, action, detail)
 	}
 	p.writeTransforms(&b)
 	for _, warning := range p.Warnings {
@@ -65,7 +76,7 @@ func (p *Plan) writeTransforms(b *strings.Builder) {
 }
 
 // writeAction prints the items of one action, kind by kind.
-func (p *Plan) writeAction(b *strings.Builder, action Action, verbose bool) {
+func (p *Plan) writeAction(b *strings.Builder, action Action, detail Detail) {
 	kinds := map[string][]*Item{}
 	var order []string
 	for _, it := range p.Items {
@@ -85,12 +96,12 @@ func (p *Plan) writeAction(b *strings.Builder, action Action, verbose bool) {
 	for _, k := range order {
 		items := kinds[k]
 		switch {
-		case verbose || loud:
+		case detail == DetailAll || loud:
 			for _, it := range items {
-				writeItem(b, it, verbose)
+				writeItem(b, it, detail)
 			}
 		case action == ActionSkip:
-			writeReasons(b, k, items)
+			writeSkipped(b, k, items, detail)
 		case action == ActionUnchanged:
 			writeUnchanged(b, k, items)
 		default:
@@ -120,7 +131,7 @@ func writeUnchanged(b *strings.Builder, kind string, items []*Item) {
 	writeNames(b, kind, same)
 	for _, it := range items {
 		if it.Reason != "" {
-			writeItem(b, it, false)
+			writeItem(b, it, DetailShort)
 		}
 	}
 }
@@ -135,6 +146,19 @@ func names(items []*Item) string {
 		list = append(list, name)
 	}
 	return strings.Join(list, ", ")
+}
+
+// writeSkipped prints what is left out, what differs by itself if differences are to be shown.
+func writeSkipped(b *strings.Builder, kind string, items []*Item, detail Detail) {
+	var rest []*Item
+	for _, it := range items {
+		if detail >= DetailDiffs && len(it.Diff) > 0 {
+			writeItem(b, it, detail)
+		} else {
+			rest = append(rest, it)
+		}
+	}
+	writeReasons(b, kind, rest)
 }
 
 // writeReasons prints why items of one kind are left out, each reason once.
@@ -162,7 +186,7 @@ func writeReasons(b *strings.Builder, kind string, items []*Item) {
 	}
 }
 
-func writeItem(b *strings.Builder, it *Item, verbose bool) {
+func writeItem(b *strings.Builder, it *Item, detail Detail) {
 	fmt.Fprintf(b, "  %s", it)
 	if it.From != "" {
 		fmt.Fprintf(b, " (from %s)", it.From)
@@ -170,12 +194,12 @@ func writeItem(b *strings.Builder, it *Item, verbose bool) {
 	if it.Reason != "" {
 		fmt.Fprintf(b, ": %s", it.Reason)
 	}
-	if verbose && len(it.Transformed) > 0 {
+	if detail == DetailAll && len(it.Transformed) > 0 {
 		fmt.Fprintf(b, " [%s]", strings.Join(it.Transformed, "; "))
 	}
 	b.WriteString("\n")
 	switch {
-	case verbose:
+	case detail >= DetailDiffs:
 		var d strings.Builder
 		if WriteDiff(&d, "", it.Diff, false) == nil {
 			for l := range strings.Lines(d.String()) {

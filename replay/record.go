@@ -282,8 +282,24 @@ func (rec *Record) Each(yield func(it *Item, state, why string)) {
 // can be seen.
 func (rec *Record) Undo() UndoRequest {
 	q := UndoRequest{Purpose: "takes back " + rec.ID, Cluster: rec.Plan.Cluster, MaxDeletes: -1, Owned: true, scaled: rec.Plan.past.scaled}
+	started := map[objectKey]int{} // the items that started what was made at rest
+	for i, it := range rec.Plan.Items {
+		if it.Action == ActionStart && rec.done[i].Made != "" {
+			started[it.key()] = i
+		}
+	}
 	for i, it := range rec.Plan.Items {
 		o := rec.done[i]
+		if it.Action == ActionStart {
+			continue
+		}
+		create := it.create
+		if at, ok := started[it.key()]; ok {
+			o.Made = rec.done[at].Made
+			body, field := create.object(), rests[it.Resource.String()].field
+			body.put(rec.Plan.Items[at].update.object().at("spec", field), "spec", field)
+			create = pack(body.json())
+		}
 		if !it.Action.writes() || o.State != "done" && o.State != "begin" {
 			continue
 		}
@@ -298,10 +314,10 @@ func (rec *Record) Undo() UndoRequest {
 			if o.State == "done" {
 				continue // somebody else had made it
 			}
-			s.After, s.UID = it.create.json(), "" // begun: it may have been made, as this
+			s.After, s.UID = create.json(), "" // begun: it may have been made, as this
 		}
 		if it.Action == ActionRecreate {
-			s.After, s.Recreated = it.create.json(), true
+			s.After, s.Recreated = create.json(), true
 		}
 		q.Reversals = append(q.Reversals, Reversal{Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, Steps: []Step{s}})
 	}

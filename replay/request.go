@@ -105,10 +105,44 @@ type RestoreRequest struct {
 	// OtherCluster allows to update, recreate and prune in a cluster that is not the one
 	// that history is of. Creating what is missing needs no permission.
 	OtherCluster bool
+	// Quiesce makes Deployments, StatefulSets, ReplicaSets, ReplicationControllers, Jobs and CronJobs without replicas, or
+	// suspended, and starts them when all else is there.
+	Quiesce bool
+	// Status are the resources whose objects get their status back when they are created.
+	Status []schema.GroupResource
+	// NodePorts says which ports of the nodes Services get back.
+	NodePorts NodePortPolicy
 	// Owned brings back objects as well that a restored controller would make anew, such as
 	// the Pods of a ReplicaSet.
 	Owned bool
 }
+
+// restoresStatus reports whether an object gets its status back: its annotation, which is Velero's, has the
+// last word.
+func (r *RestoreRequest) restoresStatus(gr schema.GroupResource, o object) bool {
+	switch o.annotation("velero.io/restore-status") {
+	case "true":
+		return true
+	case "false":
+		return false
+	}
+	return slices.Contains(r.Status, gr) || slices.Contains(r.Status, AnyResource)
+}
+
+// AnyResource stands for all resources in RestoreRequest.Status.
+var AnyResource = schema.GroupResource{Resource: "*"}
+
+// NodePortPolicy says which ports of the nodes Services get back.
+type NodePortPolicy uint8
+
+const (
+	// NodePortsChosen keeps those that somebody asked for, and has the cluster choose the others anew.
+	NodePortsChosen NodePortPolicy = iota
+	// NodePortsKept keeps all; a Service whose port is taken by then is refused by the API server.
+	NodePortsKept
+	// NodePortsDropped keeps none.
+	NodePortsDropped
+)
 
 // namespace is the name a namespace is restored under.
 func (r *RestoreRequest) namespace(ns string) string {

@@ -114,7 +114,7 @@ warning: mind the gap
 7 to create, 1 to update, 1 to delete, 1 that cannot be restored, 6 to skip, 2 unchanged
 `
 	var b strings.Builder
-	if err := p.WriteText(&b, false); err != nil || b.String() != short {
+	if err := p.WriteText(&b, DetailShort); err != nil || b.String() != short {
 		t.Errorf("%v\n%s", err, b.String())
 	}
 	if long := planText(p); !strings.Contains(long, "configmaps shop/f\n") || !strings.Contains(long, "      + .spec.replicas: 2\n") {

@@ -24,7 +24,7 @@ type right struct {
 
 // verbs are what the API server must allow for an action.
 var verbs = map[Action][]string{
-	ActionCreate: {"create"}, ActionUpdate: {"update"}, ActionRecreate: {"delete", "create"}, ActionDelete: {"delete"},
+	ActionCreate: {"create"}, ActionUpdate: {"update"}, ActionRecreate: {"delete", "create"}, ActionDelete: {"delete"}, ActionStart: {"patch"},
 }
 
 // Rights asks the API server, before anything is written, whether it will let the plan be applied,
@@ -36,6 +36,9 @@ func (p *Plan) Rights(ctx context.Context, target *Target) ([]string, error) {
 	for _, it := range p.Items {
 		for _, v := range verbs[it.Action] {
 			needed[right{v, it.Resource, it.Namespace}]++
+		}
+		if it.status.packed != nil && it.Action.writes() {
+			needed[right{"update", schema.GroupResource{Group: it.Resource.Group, Resource: it.Resource.Resource + "/status"}, it.Namespace}]++
 		}
 	}
 	everywhere := map[right]bool{}
@@ -86,8 +89,9 @@ func (t *Target) allowed(ctx context.Context, rights []right) (map[right]bool, e
 	g.SetLimit(liveReaders)
 	for _, r := range rights {
 		g.Go(func() error {
+			resource, sub, _ := strings.Cut(r.gr.Resource, "/")
 			ask := object{"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": map[string]any{
-				"resourceAttributes": map[string]any{"verb": r.verb, "group": r.gr.Group, "resource": r.gr.Resource, "namespace": r.namespace},
+				"resourceAttributes": map[string]any{"verb": r.verb, "group": r.gr.Group, "resource": resource, "subresource": sub, "namespace": r.namespace},
 			}}
 			u, err := retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
 				return t.dyn.Resource(reviews).Create(ctx, ask.unstructured(), metav1.CreateOptions{})
@@ -137,7 +141,7 @@ func (p *Plan) Rehearse(ctx context.Context, target *Target) (rejected []Rejecti
 		if !it.Action.writes() {
 			continue
 		}
-		if it.Namespace != "" && (coming[it.Namespace] || p.gone[it.Namespace]) || coming[it.Resource.String()] || it.awaitGone {
+		if it.Namespace != "" && (coming[it.Namespace] || p.gone[it.Namespace]) || coming[it.Resource.String()] || it.awaitGone || it.Action == ActionStart {
 			untried++
 			continue
 		}

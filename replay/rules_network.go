@@ -12,15 +12,16 @@ import (
 func fixService(s *subject) {
 	o := s.obj
 	chosen := chosenBy(s)
+	chosen.policy = s.req.NodePorts
 	if o.str("spec", "clusterIP") != "None" && !chosen.clusterIP {
 		o.drop("spec", "clusterIP")
 		o.drop("spec", "clusterIPs")
 	}
-	if !chosen.healthPort {
+	if !chosen.keeps(chosen.healthPort) {
 		o.drop("spec", "healthCheckNodePort")
 	}
 	for _, p := range o.objects("spec", "ports") {
-		if !chosen.nodePorts[portKey(p)] {
+		if !chosen.keeps(chosen.nodePorts[portKey(p)]) {
 			p.drop("nodePort")
 		}
 	}
@@ -30,6 +31,12 @@ func fixService(s *subject) {
 type serviceChoices struct {
 	clusterIP, healthPort bool
 	nodePorts             map[string]bool // by portKey
+	policy                NodePortPolicy
+}
+
+// keeps reports whether a port of the nodes stays, which somebody chose or not.
+func (c *serviceChoices) keeps(chosen bool) bool {
+	return c.policy == NodePortsKept || c.policy == NodePortsChosen && chosen
 }
 
 func portKey(p object) string {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,7 @@ type servedResource struct {
 	schema.GroupVersionResource
 	Kind       string
 	Namespaced bool
+	HasStatus  bool // as a subresource
 	Verbs      []string
 }
 
@@ -119,12 +121,18 @@ func (t *Target) refresh(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
+		withStatus := map[string]bool{}
 		for _, r := range l.APIResources {
-			if slices.Contains([]byte(r.Name), '/') { // a subresource
+			if of, sub, ok := strings.Cut(r.Name, "/"); ok && sub == "status" {
+				withStatus[of] = true
+			}
+		}
+		for _, r := range l.APIResources {
+			if strings.Contains(r.Name, "/") { // a subresource
 				continue
 			}
 			gr := schema.GroupResource{Group: gv.Group, Resource: r.Name}
-			table.byResource[gr] = append(table.byResource[gr], servedResource{gv.WithResource(r.Name), r.Kind, r.Namespaced, r.Verbs})
+			table.byResource[gr] = append(table.byResource[gr], servedResource{gv.WithResource(r.Name), r.Kind, r.Namespaced, withStatus[r.Name], r.Verbs})
 			if gk := (schema.GroupKind{Group: gv.Group, Kind: r.Kind}); table.byKind[gk].Resource == "" {
 				table.byKind[gk] = gr
 			}

@@ -179,7 +179,10 @@ func (p *planner) inComingVersion(it *Item, gv schema.GroupVersion) (object, str
 	def := crd.object()
 	for _, v := range def.objects("spec", "versions") {
 		if v.at("served") == true && v.str("name") == gv.Version {
-			it.served = servedResource{gv.WithResource(it.Resource.Resource), def.str("spec", "names", "kind"), def.str("spec", "scope") == "Namespaced", nil}
+			it.served = servedResource{
+				GroupVersionResource: gv.WithResource(it.Resource.Resource), Kind: def.str("spec", "names", "kind"),
+				Namespaced: def.str("spec", "scope") == "Namespaced", HasStatus: v.at("subresources", "status") != nil,
+			}
 			return it.entry.object(), "", nil
 		}
 	}

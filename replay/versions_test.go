@@ -14,7 +14,7 @@ func serving(list ...string) *Target {
 	for _, s := range list {
 		f := strings.Fields(s)
 		gv, _ := schema.ParseGroupVersion(f[0])
-		r := servedResource{gv.WithResource(f[2]), f[1], true, []string{"list", "watch", "delete"}}
+		r := servedResource{GroupVersionResource: gv.WithResource(f[2]), Kind: f[1], Namespaced: true, Verbs: []string{"list", "watch", "delete"}}
 		t.served.byResource[r.GroupResource()] = append(t.served.byResource[r.GroupResource()], r)
 		t.served.byKind[schema.GroupKind{Group: gv.Group, Kind: f[1]}] = r.GroupResource()
 	}

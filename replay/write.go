@@ -47,6 +47,8 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 		if err == nil {
 			err = a.create(ctx, it)
 		}
+	case ActionStart:
+		err = a.start(ctx, it)
 	case ActionDelete:
 		err = a.delete(ctx, it, metav1.DeletePropagationBackground)
 	}
@@ -80,10 +82,37 @@ func (a *applier) create(ctx context.Context, it *Item) error {
 	}
 	a.restored(it.key(), string(u.GetUID()))
 	a.madeAs(it, u.Object)
-	if entries == nil {
+	if entries != nil {
+		a.putManagers(ctx, it, u, entries)
+	}
+	return a.putStatus(ctx, it)
+}
+
+// putStatus writes the status that the object had, if that is asked for. Its controller may write it at the same
+// time, and has the last word.
+func (a *applier) putStatus(ctx context.Context, it *Item) error {
+	if it.status.packed == nil {
 		return nil
 	}
-	return a.putManagers(ctx, it, u, entries)
+	status := it.status.list()[0]
+	var err error
+	for range maxRebases {
+		var u *unstructured.Unstructured
+		if u, err = a.target.get(ctx, it.served, it.Namespace, it.Name); err != nil || u == nil {
+			break
+		}
+		u.Object["status"] = status
+		_, err = retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+			return a.target.client(it.served, it.Namespace).UpdateStatus(ctx, u.DeepCopy(), metav1.UpdateOptions{FieldManager: fieldManager})
+		})
+		if err == nil {
+			return nil
+		}
+		if !apierrors.IsConflict(err) {
+			break
+		}
+	}
+	return &withoutStatus{fmt.Errorf("was made, but its status could not be written: %w", err)}
 }
 
 // creator chooses the field manager to create an object as, so that one call is enough: the
@@ -106,7 +135,7 @@ func creator(managed []any) (manager string, entries []any) {
 
 // putManagers gives a created object its field managers back. Failing costs no data, so it
 // never fails the item.
-func (a *applier) putManagers(ctx context.Context, it *Item, u *unstructured.Unstructured, entries []any) error {
+func (a *applier) putManagers(ctx context.Context, it *Item, u *unstructured.Unstructured, entries []any) {
 	client := a.target.client(it.served, it.Namespace)
 	for range maxRebases {
 		list := entries
@@ -118,19 +147,18 @@ func (a *applier) putManagers(ctx context.Context, it *Item, u *unstructured.Uns
 		}
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"managedFields": list, "uid": u.GetUID(), "resourceVersion": u.GetResourceVersion()}})
 		if err != nil {
-			return nil
+			return
 		}
 		_, err = retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
 			return client.Patch(ctx, it.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 		})
 		if !apierrors.IsConflict(err) {
-			return nil
+			return
 		}
 		if u, err = a.target.get(ctx, it.served, it.Namespace, it.Name); err != nil || u == nil {
-			return nil
+			return
 		}
 	}
-	return nil
 }
 
 func hasManager(entries []any, m map[string]any) bool {

@@ -17,6 +17,8 @@ type Options struct {
 	Images []ImageRewrite
 	// Modifiers are files of resource modifiers, used in their order.
 	Modifiers []File
+	// Expressions come last, in their order.
+	Expressions []Expression
 }
 
 // File is a file's text, and its name for messages.
@@ -29,8 +31,18 @@ type File struct {
 type Set struct {
 	classes map[string]string
 	images  []ImageRewrite
-	rules   []*rule
+	steps   []step
 }
+
+// step is one rule of a file, or one expression.
+type step interface {
+	// apply gives the changed object, or the same one when it is not for it.
+	apply(gr schema.GroupResource, namespace string, o map[string]any) (out map[string]any, did bool, err error)
+	title() string
+}
+
+func (r *rule) title() string       { return r.name }
+func (e *expression) title() string { return e.name }
 
 // New reads the rules. An error names the file and the rule.
 func New(o Options) (*Set, error) {
@@ -45,7 +57,16 @@ func New(o Options) (*Set, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.rules = append(s.rules, rules...)
+		for _, r := range rules {
+			s.steps = append(s.steps, r)
+		}
+	}
+	expressions, err := compileExpressions(o.Expressions)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range expressions {
+		s.steps = append(s.steps, e)
 	}
 	return s, nil
 }
@@ -59,16 +80,16 @@ func (s *Set) Apply(gr schema.GroupResource, namespace string, o map[string]any)
 	}
 	out = runtime.DeepCopyJSON(o)
 	by = append(s.mapClasses(gr, out), s.rewriteImages(gr, out)...)
-	for _, r := range s.rules {
+	for _, r := range s.steps {
 		changed, did, err := r.apply(gr, namespace, out)
 		if err == nil && did {
 			err = sameObject(out, changed)
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", r.name, err)
+			return nil, nil, fmt.Errorf("%s: %w", r.title(), err)
 		}
 		if did {
-			out, by = changed, append(by, r.name)
+			out, by = changed, append(by, r.title())
 		}
 	}
 	return out, by, nil

@@ -17,7 +17,7 @@ func (f *applyFlags) confirm(cmd *cobra.Command, plan *replay.Plan) error {
 	if f.yes {
 		return nil
 	}
-	if f.output == "json" {
+	if f.output != "" {
 		return errNobody
 	}
 	return confirm(cmd, "\n"+question(plan)+"?")
@@ -52,7 +52,7 @@ func confirm(cmd *cobra.Command, question string) error {
 // question says what would be done: "Create 45, update 2 and delete 1 objects".
 func question(plan *replay.Plan) string {
 	var parts []string
-	for _, a := range []replay.Action{replay.ActionCreate, replay.ActionUpdate, replay.ActionRecreate, replay.ActionDelete} {
+	for _, a := range []replay.Action{replay.ActionCreate, replay.ActionUpdate, replay.ActionRecreate, replay.ActionDelete, replay.ActionStart} {
 		if n := plan.Count(a); n > 0 {
 			parts = append(parts, fmt.Sprintf("%s %d", a, n))
 		}

@@ -19,11 +19,25 @@ import (
 
 // applyFlags are those of every command that writes to a cluster.
 type applyFlags struct {
-	records      string
-	output       string
-	dryRun       string
-	yes, verbose bool
-	wait         time.Duration
+	records        string
+	output         string
+	resultFile     string
+	dryRun         string
+	yes            bool
+	verbose, diffs bool
+	events         bool
+	wait           time.Duration
+}
+
+// detail says how much of a plan is shown.
+func (f *applyFlags) detail() replay.Detail {
+	switch {
+	case f.verbose:
+		return replay.DetailAll
+	case f.diffs:
+		return replay.DetailDiffs
+	}
+	return replay.DetailShort
 }
 
 func (f *applyFlags) add(cmd *cobra.Command) {
@@ -33,8 +47,11 @@ func (f *applyFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.dryRun, "dry-run", "none", "client: show the plan and write nothing; server: also let the API server try each write, and tell what it would refuse")
 	fs.Lookup("dry-run").NoOptDefVal = "client"
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "name every object in the plan, and show what differs")
+	fs.BoolVar(&f.diffs, "show-diff", false, "show what differs in objects that exist")
+	fs.StringVar(&f.resultFile, "result-file", "", "also write the plan and the result to this file, as JSON")
+	fs.BoolVar(&f.events, "events", true, "leave Events in the namespaces that were restored and on objects that failed")
 	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
-	fs.StringVarP(&f.output, "output", "o", "", "json: the plan and the result (default: for people)")
+	fs.StringVarP(&f.output, "output", "o", "", "json or yaml: the plan and the result (default: for people)")
 }
 
 func (f *applyFlags) addRecords(cmd *cobra.Command) {
@@ -42,8 +59,8 @@ func (f *applyFlags) addRecords(cmd *cobra.Command) {
 }
 
 func (f *applyFlags) check() error {
-	if f.output != "" && f.output != "json" {
-		return usage("-o %s: want json", f.output)
+	if f.output != "" && f.output != "json" && f.output != "yaml" {
+		return usage("-o %s: want json or yaml", f.output)
 	}
 	if f.dryRun != "none" && f.dryRun != "client" && f.dryRun != "server" {
 		return usage("--dry-run=%s: want client or server", f.dryRun)
@@ -103,7 +120,7 @@ type execution struct {
 
 func (e *execution) run() error {
 	cmd, ctx := e.cmd, e.cmd.Context()
-	report := &restoreReport{cmd: cmd, json: e.flags.output == "json", verbose: e.flags.verbose, plan: e.plan, done: map[replay.Action]int{}}
+	report := &restoreReport{cmd: cmd, flags: e.flags, plan: e.plan, done: map[replay.Action]int{}}
 	if err := e.checkRights(ctx); err != nil {
 		return err
 	}
@@ -138,10 +155,16 @@ func (e *execution) run() error {
 		bar.update(at)
 	}})
 	bar.finish()
+	if e.flags.events && result != nil && (result.Done > 0 || result.Failed > 0) {
+		if err := e.plan.Announce(work, e.target, result); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "no Events could be left: %v\n", err)
+		}
+	}
 	if e.record == nil {
 		return report.applied(result, err, "", "")
 	}
 	undo, resume := e.command("undo"), e.command("restores", "resume")
+	report.describe = e.command("restores", "describe")
 	if closed := e.record.Close(); closed != nil && err == nil {
 		err = closed
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -20,6 +21,9 @@ type progress struct {
 	drawn    bool   // a line is there to be written over
 	waiting  string // said last, so that it is said once
 	failures int
+	began    time.Time // of the first object; what was there before does not count
+	before   int       // objects done by then
+	shown    time.Time
 }
 
 func newProgress(w io.Writer) *progress {
@@ -42,9 +46,34 @@ func (p *progress) update(at replay.Progress) {
 		p.line("waiting for %s", at.Waiting)
 	}
 	p.waiting = at.Waiting
-	if p.terminal {
-		p.draw(at)
+	now := time.Now()
+	if p.began.IsZero() {
+		p.began, p.before, p.shown = now, max(at.Done-1, 0), now
 	}
+	switch {
+	case p.terminal && (now.Sub(p.shown) >= redrawEvery || at.Done == at.Total || at.Waiting != ""):
+		p.shown = now
+		p.draw(at)
+	case !p.terminal && now.Sub(p.shown) >= tellEvery:
+		p.shown = now
+		p.line("%d of %d objects%s", at.Done, at.Total, p.pace(at, now))
+	}
+}
+
+const (
+	redrawEvery = 50 * time.Millisecond
+	tellEvery   = 10 * time.Second
+)
+
+// pace tells how fast it goes and how long it will take, once there is something to tell it from.
+func (p *progress) pace(at replay.Progress, now time.Time) string {
+	took, done := now.Sub(p.began), at.Done-p.before
+	if took < 500*time.Millisecond || done < 2 {
+		return ""
+	}
+	rate := float64(done) / took.Seconds()
+	left := time.Duration(float64(at.Total-at.Done) / rate * float64(time.Second)).Round(time.Second)
+	return fmt.Sprintf(", %.0f/s, %s left", rate, left)
 }
 
 func (p *progress) draw(at replay.Progress) {
@@ -54,6 +83,7 @@ func (p *progress) draw(at replay.Progress) {
 		filled = bar * at.Done / at.Total
 	}
 	s := fmt.Sprintf("[%s%s] %d/%d", strings.Repeat("=", filled), strings.Repeat(" ", bar-filled), at.Done, at.Total)
+	s += p.pace(at, time.Now())
 	if p.failures > 0 {
 		s += fmt.Sprintf("  %d not written", p.failures)
 	}

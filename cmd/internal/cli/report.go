@@ -2,44 +2,80 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // restoreReport tells about a restore, for people as it goes and for programs at its end.
 type restoreReport struct {
-	cmd           *cobra.Command
-	json, verbose bool
-	plan          *replay.Plan
-	done          map[replay.Action]int // objects written so far
+	cmd   *cobra.Command
+	flags *applyFlags
+	plan  *replay.Plan
+	done  map[replay.Action]int // objects written so far
+	// describe is the command that tells all; empty when nothing was recorded.
+	describe string
 }
 
+// structured reports whether a program reads what is printed.
+func (r *restoreReport) structured() bool { return r.flags.output != "" }
+
 func (r *restoreReport) showPlan() error {
-	if r.json {
+	if r.structured() {
 		return nil
 	}
-	return r.plan.WriteText(r.cmd.OutOrStdout(), r.verbose)
+	return r.plan.WriteText(r.cmd.OutOrStdout(), r.flags.detail())
 }
 
 func (r *restoreReport) encode(result *replay.Result, undo, resume string) error {
-	enc := json.NewEncoder(r.cmd.OutOrStdout())
-	enc.SetIndent("", "  ")
-	return enc.Encode(struct {
+	return r.print(r.outcome(result, undo, resume))
+}
+
+func (r *restoreReport) outcome(result *replay.Result, undo, resume string) any {
+	return struct {
 		Plan   *replay.Plan   `json:"plan"`
 		Result *replay.Result `json:"result,omitempty"`
 		Undo   string         `json:"undo,omitempty"`   // the command that takes it back
 		Resume string         `json:"resume,omitempty"` // the command that goes on, when it was stopped or failed in part
-	}{r.plan, result, undo, resume})
+	}{r.plan, result, undo, resume}
+}
+
+// print writes for programs, as JSON or YAML.
+func (r *restoreReport) print(v any) error {
+	if r.flags.output == "yaml" {
+		b, err := yaml.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = r.cmd.OutOrStdout().Write(b)
+		return err
+	}
+	return writeJSON(r.cmd.OutOrStdout(), v)
+}
+
+// keep writes the result file that was asked for.
+func (r *restoreReport) keep(result *replay.Result, undo, resume string) error {
+	if r.flags.resultFile == "" {
+		return nil
+	}
+	f, err := os.OpenFile(r.flags.resultFile, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = errors.Join(writeJSON(f, r.outcome(result, undo, resume)), f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("--result-file: %w", err)
+	}
+	return nil
 }
 
 func (r *restoreReport) dryRun() error {
-	if r.json {
+	if r.structured() {
 		return r.encode(nil, "", "")
 	}
 	fmt.Fprintln(r.cmd.ErrOrStderr(), "Dry run: nothing was written.")
@@ -52,10 +88,8 @@ func (r *restoreReport) rehearsal(ctx context.Context, target *replay.Target) er
 	if err != nil {
 		return fmt.Errorf("--dry-run=server: %w", err)
 	}
-	if r.json {
-		enc := json.NewEncoder(r.cmd.OutOrStdout())
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(struct {
+	if r.structured() {
+		if err := r.print(struct {
 			Plan     *replay.Plan       `json:"plan"`
 			Rejected []replay.Rejection `json:"rejected"`
 			Tried    int                `json:"tried"`
@@ -80,7 +114,7 @@ func (r *restoreReport) rehearsal(ctx context.Context, target *replay.Target) er
 }
 
 func (r *restoreReport) nothingToDo() error {
-	if r.json {
+	if r.structured() {
 		if err := r.encode(nil, "", ""); err != nil {
 			return err
 		}
@@ -108,12 +142,15 @@ func (r *restoreReport) applied(result *replay.Result, failed error, undo, resum
 	if failed == nil {
 		resume = ""
 	}
-	if r.json {
+	if r.structured() {
 		if err := r.encode(result, undo, resume); err != nil {
 			return err
 		}
 	} else if result != nil {
 		r.summary(result, undo, resume)
+	}
+	if err := r.keep(result, undo, resume); err != nil && failed == nil {
+		return err
 	}
 	switch {
 	case failed == nil:
@@ -127,11 +164,30 @@ func (r *restoreReport) applied(result *replay.Result, failed error, undo, resum
 	return failed
 }
 
+// mostTold is how many failures the summary names: it is to fit a screen.
+const mostTold = 12
+
+// more says where the rest is told.
+func (r *restoreReport) more() string {
+	if r.describe == "" {
+		return "; -o json tells all"
+	}
+	return ": " + r.describe
+}
+
 func (r *restoreReport) summary(result *replay.Result, undo, resume string) {
 	out := r.cmd.OutOrStdout()
-	for i := range result.Errors {
-		fmt.Fprintf(out, "failed: %v\n", &result.Errors[i])
+	tell := func(how string, list []replay.ItemError) {
+		for i := range list {
+			if i == mostTold && len(list) > mostTold+1 {
+				fmt.Fprintf(out, "%s: %d more%s\n", how, len(list)-i, r.more())
+				return
+			}
+			fmt.Fprintf(out, "%s: %v\n", how, &list[i])
+		}
 	}
+	tell("failed", result.Errors)
+	tell("left alone", result.Left)
 	words := []string{fmt.Sprintf("%d created", r.done[replay.ActionCreate])}
 	for _, a := range []struct {
 		n    int
@@ -140,6 +196,7 @@ func (r *restoreReport) summary(result *replay.Result, undo, resume string) {
 		{r.done[replay.ActionUpdate], "updated"},
 		{r.done[replay.ActionRecreate], "recreated"},
 		{r.done[replay.ActionDelete], "deleted"},
+		{r.done[replay.ActionStart], "started"},
 		{result.Unchanged, "unchanged"},
 		{result.Skipped, "left out"},
 	} {

@@ -22,6 +22,8 @@ type restoreFlags struct {
 	at, existing       string
 	planFile, savePlan string
 	mappings, fields   []string
+	status             []string
+	nodePorts          bool
 	transforms         transformFlags
 	request            replay.RestoreRequest
 }
@@ -38,16 +40,6 @@ First the plan is shown: what will be created, updated, deleted and left out, an
 is written before you say yes. Applying does exactly what the plan shows, with the rights of
 your kubeconfig. By default only what is missing is created and what exists is left alone:
 
-What is chosen: TYPE and NAME arguments, -n, -A and -l as everywhere, or Velero's words
---include-namespaces, --exclude-namespaces, --include-resources, --exclude-resources and
---or-selector. Objects with the label velero.io/exclude-from-backup=true are left alone. Of what
-lies outside any namespace, a restore of namespaces brings back what its objects need and what
-is missing: classes, volumes, roles; --include-cluster-resources says otherwise.
-
-On their way back objects can be changed, which the plan shows: --namespace-mappings,
---storage-class-mappings, --image-rewrite, and --resource-modifiers with Velero's files. An object
-for which a rule fails is not restored.
-
   --existing update     also make what exists as it was
   --existing recreate   also replace what cannot be changed in place
   --prune               also delete what was not there then; with --existing update a true rewind,
@@ -55,6 +47,27 @@ for which a rule fails is not restored.
 
 Namespaces and cluster-scoped objects are only deleted when their type is named. To change a
 cluster that is not the recorded one needs --other-cluster.
+
+What is chosen: TYPE and NAME arguments, -n, -A and -l as everywhere, or Velero's words
+--include-namespaces, --exclude-namespaces, --include-resources, --exclude-resources and
+--or-selector. Objects with the label velero.io/exclude-from-backup=true are left alone. Of what
+lies outside any namespace, a restore of namespaces brings back what its objects need and what
+is missing: classes, volumes, roles; --include-cluster-resources says otherwise.
+
+On their way back objects can be changed, which the plan shows: --namespace-mappings,
+--storage-class-mappings, --image-rewrite, --resource-modifiers with Velero's files, and --transform
+with CEL. An object for which a rule fails is not restored. --transform takes an expression over
+object, resource, name, fromNamespace and toNamespace that gives a JSON merge patch ({} changes
+nothing), or @FILE:
+
+  version: v1
+  transforms:
+  - name: one replica is enough here
+    when: resource == "deployments.apps" && object.spec.replicas > 1
+    patch: '{"spec": {"replicas": 1}}'
+
+With --quiesce, workloads are made without replicas, and jobs suspended; they are started when all
+that they use is there. A restore that is cut off in between starts them when it is resumed.
 
 Every step is recorded on this machine before it is taken. Interrupted, killed or partly failed?
 'tidemark restores resume ID' goes on, and does nothing twice. Wrong? 'tidemark undo ID' takes it
@@ -101,6 +114,9 @@ func (f *restoreFlags) addRestore(cmd *cobra.Command) {
 	fs.BoolVar(&f.request.Prune, "prune", false, "delete what is there now and was not there then")
 	fs.IntVar(&f.request.MaxDeletes, "max-deletes", replay.DefaultMaxDeletes, "refuse to prune more objects than this; 0 is the same as not given")
 	fs.BoolVar(&f.request.OtherCluster, "other-cluster", false, "allow changing a cluster that is not the recorded one")
+	fs.BoolVar(&f.request.Quiesce, "quiesce", false, "make workloads without replicas, and start them when all else is there")
+	fs.StringSliceVar(&f.status, "restore-status", nil, "also write the status of created objects of these types, * for all; the annotation velero.io/restore-status on an object has the last word")
+	fs.BoolVar(&f.nodePorts, "preserve-nodeports", false, "keep all node ports of Services, or with =false none (default: those that somebody chose)")
 	fs.BoolVar(&f.request.Owned, "owned", false, "also bring back what a controller would make anew, such as the pods of a deployment")
 }
 
@@ -171,9 +187,36 @@ func (f *restoreFlags) check() (err error) {
 	return nil
 }
 
+// choices reads the flags that need to know whether they were given, or what types there are.
+func (f *restoreFlags) choices(cmd *cobra.Command, h *history) error {
+	if cmd.Flags().Changed("preserve-nodeports") {
+		f.request.NodePorts = replay.NodePortsDropped
+		if f.nodePorts {
+			f.request.NodePorts = replay.NodePortsKept
+		}
+	}
+	for _, name := range f.status {
+		if name == "*" {
+			f.request.Status = append(f.request.Status, replay.AnyResource)
+			continue
+		}
+		ledgers, err := h.kinds.find(name)
+		if err != nil {
+			return err
+		}
+		for _, l := range ledgers {
+			f.request.Status = append(f.request.Status, l.GroupResource())
+		}
+	}
+	return nil
+}
+
 // restore plans, asks, applies and reports. The scope and the cut are set.
 func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	ctx := cmd.Context()
+	if err := f.choices(cmd, h); err != nil {
+		return err
+	}
 	picked := picksFew(h.targets)
 	if picked && f.request.Prune && !sameNames(h.targets) {
 		return usage("--prune with single objects of several types: use one command for each type")
@@ -216,7 +259,7 @@ func (f *restoreFlags) save(cmd *cobra.Command, plan *replay.Plan) error {
 	if err := errors.Join(plan.Save(w), w.Sync(), w.Close()); err != nil {
 		return errors.Join(fmt.Errorf("--save-plan %s: %w", f.savePlan, err), os.Remove(f.savePlan))
 	}
-	report := &restoreReport{cmd: cmd, json: f.output == "json", verbose: f.verbose, plan: plan}
+	report := &restoreReport{cmd: cmd, flags: &f.applyFlags, plan: plan}
 	if err := report.showPlan(); err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func newRestoresDescribe() *cobra.Command {
 			if f.output == "json" {
 				return describeJSON(cmd, rec)
 			}
-			if err := rec.Plan.WriteText(cmd.OutOrStdout(), f.verbose); err != nil {
+			if err := rec.Plan.WriteText(cmd.OutOrStdout(), f.detail()); err != nil {
 				return err
 			}
 			out := cmd.OutOrStdout()

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,7 @@ import (
 
 // transformFlags say what is changed in objects on their way back.
 type transformFlags struct {
-	classes, images, modifiers []string
+	classes, images, modifiers, expressions []string
 }
 
 func (f *transformFlags) add(cmd *cobra.Command) {
@@ -19,11 +20,12 @@ func (f *transformFlags) add(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.classes, "storage-class-mappings", nil, "claims and volumes of one storage class get another, OLD:NEW")
 	fs.StringArrayVar(&f.images, "image-rewrite", nil, "images of one registry, or below a path in it, come from another, FROM=TO, such as docker.io=registry.example.com/mirror")
 	fs.StringArrayVar(&f.modifiers, "resource-modifiers", nil, "file with Velero's resource modifiers, or the ConfigMap that holds them; may be given several times")
+	fs.StringArrayVar(&f.expressions, "transform", nil, `CEL expression that gives a JSON merge patch of the object, such as 'resource == "deployments.apps" ? {"spec": {"replicas": 1}} : {}', or @FILE with several; may be given several times`)
 }
 
 // read makes the transforms; nil when there are none.
 func (f *transformFlags) read() (*transform.Set, error) {
-	if len(f.classes)+len(f.images)+len(f.modifiers) == 0 {
+	if len(f.classes)+len(f.images)+len(f.modifiers)+len(f.expressions) == 0 {
 		return nil, nil
 	}
 	o := transform.Options{StorageClasses: map[string]string{}}
@@ -47,6 +49,22 @@ func (f *transformFlags) read() (*transform.Set, error) {
 			return nil, usage("--resource-modifiers: %v", err)
 		}
 		o.Modifiers = append(o.Modifiers, transform.File{Name: name, Text: text})
+	}
+	for _, text := range f.expressions {
+		name, isFile := strings.CutPrefix(text, "@")
+		if !isFile {
+			o.Expressions = append(o.Expressions, transform.Expression{Name: "--transform " + strconv.Quote(text[:min(len(text), 40)]), Patch: text})
+			continue
+		}
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return nil, usage("--transform: %v", err)
+		}
+		all, err := transform.ParseExpressions(transform.File{Name: name, Text: content})
+		if err != nil {
+			return nil, usage("--transform: %v", err)
+		}
+		o.Expressions = append(o.Expressions, all...)
 	}
 	s, err := transform.New(o)
 	if err != nil {
