@@ -283,7 +283,11 @@ func (rec *Record) Each(yield func(it *Item, state, why string)) {
 func (rec *Record) Undo() UndoRequest {
 	q := UndoRequest{Purpose: "takes back " + rec.ID, Cluster: rec.Plan.Cluster, MaxDeletes: -1, Owned: true, scaled: rec.Plan.past.scaled}
 	started := map[objectKey]int{} // the items that started what was made at rest
+	uids := map[objectKey]string{}
 	for i, it := range rec.Plan.Items {
+		if uid := rec.done[i].UID; uid != "" {
+			uids[it.key()] = uid
+		}
 		if it.Action == ActionStart && rec.done[i].Made != "" {
 			started[it.key()] = i
 		}
@@ -308,20 +312,31 @@ func (rec *Record) Undo() UndoRequest {
 			s.Before = it.live.json()
 		}
 		if it.Action == ActionUpdate {
-			s.After = it.update.json()
+			s.After = linked(it, it.update, uids)
 		}
 		if it.Action == ActionCreate && s.Made == "" {
 			if o.State == "done" {
 				continue // somebody else had made it
 			}
-			s.After, s.UID = create.json(), "" // begun: it may have been made, as this
+			s.After, s.UID = linked(it, create, uids), "" // begun: it may have been made, as this
 		}
 		if it.Action == ActionRecreate {
-			s.After, s.Recreated = create.json(), true
+			s.After, s.Recreated = linked(it, create, uids), true
 		}
 		q.Reversals = append(q.Reversals, Reversal{Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, Steps: []Step{s}})
 	}
 	return q
+}
+
+// linked is a body as it was sent: with the uids that its owners had got by then. An owner that was not there was
+// not sent either.
+func linked(it *Item, p packed, uids map[objectKey]string) []byte {
+	if len(it.owners) == 0 {
+		return p.json()
+	}
+	body := p.object()
+	_ = it.link(body, func(k objectKey) string { return uids[k] })
+	return body.json()
 }
 
 // RecordInfo is one record of a list.

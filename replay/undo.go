@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -190,7 +191,7 @@ func (u *undoer) reverse(ctx context.Context, r *Reversal) error {
 	case !wasThere: // it was deleted, and is there again
 		return u.compareAgain(ctx, it, before)
 	default:
-		return u.takeBack(it, r.Steps)
+		return u.takeBack(ctx, it, r.Steps)
 	}
 	return nil
 }
@@ -310,7 +311,7 @@ func (u *undoer) compareAgain(ctx context.Context, it *Item, before object) erro
 }
 
 // takeBack plans to take changes out of a live object, the newest first.
-func (u *undoer) takeBack(it *Item, steps []Step) error {
+func (u *undoer) takeBack(ctx context.Context, it *Item, steps []Step) error {
 	live := it.live.object()
 	body, have := live, u.normal(it, live)
 	for _, s := range slices.Backward(steps) {
@@ -324,6 +325,9 @@ func (u *undoer) takeBack(it *Item, steps []Step) error {
 		var conflicts []FieldDiff
 		body, conflicts = revert(u.normal(it, before), u.normal(it, after), body, u.force)
 		it.Conflicts = append(it.Conflicts, conflicts...)
+	}
+	if !reflect.DeepEqual(body.at("metadata", "ownerReferences"), live.at("metadata", "ownerReferences")) {
+		u.linkOwners(ctx, it, body) // an owner that comes back has another uid; with the old one, the object would go
 	}
 	var err error
 	if it.Diff, err = diffBodies(have, u.normal(it, body)); err != nil {

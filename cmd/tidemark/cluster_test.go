@@ -85,7 +85,7 @@ func (k *kube) resource(name, namespace string) dynamic.ResourceInterface {
 }
 
 // run is "kube create|update RESOURCE FILE", "kube delete RESOURCE NAMESPACE NAME" (it waits
-// until the object is gone), "kube gone RESOURCE NAMESPACE NAME" and "[!] kube get RESOURCE NAMESPACE NAME".
+// until the object is gone), "kube gone RESOURCE NAMESPACE NAME", "kube list RESOURCE NAMESPACE" and "[!] kube get RESOURCE NAMESPACE NAME".
 func (k *kube) run(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -107,6 +107,12 @@ func (k *kube) run(ts *testscript.TestScript, neg bool, args []string) {
 		gone(ctx, ts, r, args[3])
 	case "gone":
 		gone(ctx, ts, k.resource(args[1], args[2]), args[3])
+	case "list":
+		list, err := k.resource(args[1], args[2]).List(ctx, metav1.ListOptions{})
+		ts.Check(err)
+		b, err := json.Marshal(list)
+		ts.Check(err)
+		fmt.Fprintf(ts.Stdout(), "%s\n", b)
 	case "get":
 		u, err := k.resource(args[1], args[2]).Get(ctx, args[3], metav1.GetOptions{})
 		if neg != apierrors.IsNotFound(err) {
