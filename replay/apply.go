@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // DefaultWait is how long Apply waits for what must come or go before it can write: a
@@ -169,10 +170,7 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 func (a *applier) wave(ctx context.Context, items []*Item) {
 	var wg sync.WaitGroup
 	defs := false
-	for _, it := range items {
-		if !it.Action.writes() {
-			continue
-		}
+	for _, it := range spread(items) {
 		if a.before(it) {
 			continue
 		}
@@ -207,6 +205,35 @@ func (a *applier) wave(ctx context.Context, items []*Item) {
 	if defs && ctx.Err() == nil {
 		a.awaitDefinitions(ctx, items)
 	}
+}
+
+// spread mixes the kinds of a wave evenly, and drops what is not written. Some kinds are slow by themselves, as Services
+// are, whose addresses the API server gives out one after another: alone at the end they would hold up everything.
+func spread(items []*Item) []*Item {
+	kinds := map[schema.GroupResource]int{}
+	for _, it := range items {
+		if it.Action.writes() {
+			kinds[it.Resource]++
+		}
+	}
+	type placed struct {
+		it *Item
+		at float64 // between 0 and 1
+	}
+	var all []placed
+	seen := map[schema.GroupResource]int{}
+	for _, it := range items {
+		if it.Action.writes() {
+			all = append(all, placed{it, (float64(seen[it.Resource]) + 0.5) / float64(kinds[it.Resource])})
+			seen[it.Resource]++
+		}
+	}
+	slices.SortStableFunc(all, func(a, b placed) int { return cmp.Compare(a.at, b.at) })
+	out := make([]*Item, len(all))
+	for i, p := range all {
+		out[i] = p.it
+	}
+	return out
 }
 
 // blockedBy says why an item cannot be written although it was not tried.

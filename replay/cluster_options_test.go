@@ -59,7 +59,7 @@ func testQuiesce(t *testing.T, w *world) {
 	ok(t, err)
 	stop := make(chan struct{})
 	_, err = p.Apply(t.Context(), w.target, ApplyOptions{Record: rec, Stop: stop, Progress: func(at Progress) {
-		if at.Item != nil && at.Item.Resource.String() == "services" { // all workloads are there by now
+		if at.Item != nil && at.Item.Resource.String() == "cronjobs.batch" { // all workloads are there by now
 			close(stop)
 		}
 	}})

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	firstParallel = 8
+	firstParallel = 16
 	mostParallel  = 32
 	fastAnswer    = 250 * time.Millisecond
 )

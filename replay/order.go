@@ -41,6 +41,7 @@ var waves = map[string]int{
 	"configmaps":                        waveConfig,
 	"limitranges":                       waveConfig,
 	"priorityclasses.scheduling.k8s.io": waveConfig,
+	"services":                          waveConfig, // before the Pods, which find them in their environment
 
 	"pods":                     waveWorkloads,
 	"replicationcontrollers":   waveWorkloads + 1,

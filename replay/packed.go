@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"bytes"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -17,8 +18,13 @@ func pack(text []byte) packed {
 		return nil
 	}
 	w, _ := packers()
-	return w.EncodeAll(text, make([]byte, 0, len(text)/3+64))
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	*scratch = w.EncodeAll(text, (*scratch)[:0])
+	return bytes.Clone(*scratch) // with no room to spare: there are many
 }
+
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // packers are used by all: they are safe for it, and each takes a few hundred KB.
 var packers = sync.OnceValues(func() (*zstd.Encoder, *zstd.Decoder) {

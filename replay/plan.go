@@ -300,7 +300,8 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	default:
 		err := p.compare(ctx, it, original)
 		if !it.Action.writes() && p.req.Existing != ExistingRecreate {
-			it.create, it.update, it.live = nil, nil, nil // of no use any more
+			it.live.packed = nil // the bodies are of no use any more
+			it.create, it.update, it.live, it.managed, it.status = nil, nil, nil, parts{}, parts{}
 		}
 		return err
 	}

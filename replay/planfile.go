@@ -75,7 +75,7 @@ func (p *Plan) Save(w io.Writer) error {
 		}
 		s.Bodies = append(s.Bodies, b)
 	}
-	z, err := zstd.NewWriter(w)
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
 		return err
 	}

