@@ -58,7 +58,6 @@ func TestOnCluster(t *testing.T) {
 		{"transforms", testTransforms},
 		{"workloads at rest until all is there", testQuiesce},
 		{"status when it is asked for", testStatus},
-		{"node ports", testNodePorts},
 		{"what the target does not have", testAbsent},
 		{"what the server would refuse", testRehearsal},
 		{"undo of a restore", testUndo},

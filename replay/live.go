@@ -114,30 +114,52 @@ func (l *liveSet) have(k objectKey, u *unstructured.Unstructured) {
 	l.objects[k] = f
 }
 
+// readNamespaces reads the namespaces of that name: with one list when they are many.
 func (l *liveSet) readNamespaces(ctx context.Context, target *Target, names map[string]bool) error {
+	if r, served := target.version(namespaces, ""); served && len(names) > fewSpaces {
+		all := map[string]*unstructured.Unstructured{}
+		err := target.list(ctx, r, "", func(u *unstructured.Unstructured) { all[u.GetName()] = u })
+		if err == nil {
+			for name := range names {
+				l.namespace(name, all[name])
+			}
+			return nil
+		}
+		if !apierrors.IsForbidden(err) {
+			return err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(liveReaders)
 	for name := range names {
 		g.Go(func() error {
 			u, err := target.namespace(ctx, name)
+			if err != nil && !apierrors.IsForbidden(err) {
+				return err
+			}
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			switch {
-			case apierrors.IsForbidden(err): // a tenant need not see it; the objects will tell
+			if err != nil { // a tenant need not see it; the objects will tell
 				l.errs[objectKey{namespaces, "", name}] = err
-			case err != nil:
-				return err
-			case u == nil:
-				l.none[name] = true
-			case object(u.Object).deleting():
-				l.gone[name] = true
-			default:
-				l.objects[objectKey{namespaces, "", name}] = newFound(u.Object)
+				return nil
 			}
+			l.namespace(name, u)
 			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// namespace files what a namespace is: nil means that it is not there.
+func (l *liveSet) namespace(name string, u *unstructured.Unstructured) {
+	switch {
+	case u == nil:
+		l.none[name] = true
+	case object(u.Object).deleting():
+		l.gone[name] = true
+	default:
+		l.objects[objectKey{namespaces, "", name}] = newFound(u.Object)
+	}
 }
 
 // read reads some objects of one resource in one namespace. What may not be read costs

@@ -46,6 +46,11 @@ func run(ctx context.Context, out io.Writer, keep, binaries bool, program string
 			return err
 		}
 		fmt.Fprintln(out, "control plane:", dir)
+		dir, err = localcluster.NewerBinaries(ctx, out)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "newer control plane:", dir)
 		store, err := locals3.Binary(ctx, out)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -51,14 +52,18 @@ func (k *kube) made(ctx context.Context, ts *testscript.TestScript, namespace st
 
 // killed is "killed NAMESPACE N": time and again it restores the deleted namespace with its N ConfigMaps
 // from $THEN, kills the process (SIGKILL) at some moment, goes on, looks that all is there and nothing
-// was made twice, and undoes it.
+// was made twice, and undoes it. It ends after 3 kills in the middle, or TIDEMARK_KILLS.
 func (k *kube) killed(ts *testscript.TestScript, _ bool, args []string) {
 	var n int
 	_, err := fmt.Sscan(args[1], &n)
 	ts.Check(err)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	kills := 3
+	if n, err := strconv.Atoi(os.Getenv("TIDEMARK_KILLS")); err == nil {
+		kills = n
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(kills)*time.Minute)
 	defer cancel()
-	for inTheMiddle := 0; inTheMiddle < 3; {
+	for inTheMiddle := 0; inTheMiddle < kills; {
 		ts.Check(ctx.Err())
 		p := tidemarkProcess(ctx, ts, "restore", "-n", args[0], "--at", ts.Getenv("THEN"), "--yes")
 		ts.Check(p.Start())

@@ -8,11 +8,12 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"strings"
 
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
-var kubernetesVersion = regexp.MustCompile(`(?m)^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)`)
+var kubernetesVersion = regexp.MustCompile(`(?m)^(?:require|\s)\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)`)
 
 // Binaries returns the directory that holds etcd, kube-apiserver and kube-controller-manager:
 // $KUBEBUILDER_ASSETS when that is set, otherwise one in the user's cache directory, where they are built
@@ -22,19 +23,32 @@ func Binaries(ctx context.Context, progress io.Writer) (string, error) {
 		return dir, nil
 	}
 	_, source, _, _ := runtime.Caller(0)
-	return binaries(ctx, source, progress)
+	return binaries(ctx, source, "", progress)
 }
 
-// binaries builds from the module beside source, a file of this package.
-func binaries(ctx context.Context, source string, progress io.Writer) (string, error) {
+// NewerBinaries returns the directory that holds kube-apiserver and kube-controller-manager of the minor
+// version after that of Binaries, and builds them like those.
+func NewerBinaries(ctx context.Context, progress io.Writer) (string, error) {
+	_, source, _, _ := runtime.Caller(0)
+	return binaries(ctx, source, newer, progress)
+}
+
+// newer is what the folder of the newer servers' module adds to that of the others.
+const newer = "-1.37"
+
+// binaries builds from a module beside source, a file of this package.
+func binaries(ctx context.Context, source, which string, progress io.Writer) (string, error) {
 	b := localserver.Build{
-		What: "the control plane", Module: "deploy/localcluster/controlplane", Source: source, Cache: "controlplane", Version: versionOf,
+		What: "the control plane" + strings.Replace(which, "-", " of version ", 1), Module: "deploy/localcluster/controlplane" + which,
+		Source: source, Cache: "controlplane", Version: versionOf,
 		Programs: []localserver.Program{
-			{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"},
 			{Name: "kube-apiserver", Package: "k8s.io/kubernetes/cmd/kube-apiserver"},
 			{Name: "kube-controller-manager", Package: "k8s.io/kubernetes/cmd/kube-controller-manager"},
 		},
 		Takes: "about 5 minutes for all on 2 cores",
+	}
+	if which == "" {
+		b.Programs = append(b.Programs, localserver.Program{Name: "etcd", Package: "go.etcd.io/etcd/server/v3"})
 	}
 	dir, err := b.Dir(ctx, progress)
 	if errors.Is(err, localserver.ErrNoCheckout) {

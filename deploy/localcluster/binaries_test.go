@@ -19,7 +19,7 @@ func TestAssetsOfKubebuilderAreUsedWhenNamed(t *testing.T) {
 
 func TestOutsideACheckoutTheErrorNamesTheWayOut(t *testing.T) {
 	t.Chdir(t.TempDir())
-	_, err := binaries(t.Context(), "trimmed/binaries.go", io.Discard)
+	_, err := binaries(t.Context(), "trimmed/binaries.go", "", io.Discard)
 	if !errors.Is(err, localserver.ErrNoCheckout) || !strings.Contains(err.Error(), "KUBEBUILDER_ASSETS") {
 		t.Errorf("binaries = %v, want ErrNoCheckout with KUBEBUILDER_ASSETS", err)
 	}

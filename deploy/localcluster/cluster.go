@@ -40,6 +40,8 @@ type Options struct {
 	// Fsync makes etcd sync to disk as it does in production. Default: it does not, which
 	// survives the death of the process but not that of the machine.
 	Fsync bool
+	// Newer runs kube-apiserver and kube-controller-manager of the next minor version.
+	Newer bool
 	// Output gets one line per step. Default: nothing is said.
 	Output io.Writer
 
@@ -50,7 +52,8 @@ type Options struct {
 type Cluster struct {
 	opts     Options
 	dir      string
-	bin      string
+	bin      string // etcd is here
+	kube     string // and the others here
 	ca       *authority
 	admin    *rest.Config
 	etcdURL  string
@@ -81,6 +84,12 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	kube := bin
+	if o.Newer {
+		if kube, err = NewerBinaries(ctx, out); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := prepareDir(o.Dir)
 	if err != nil {
 		return nil, err
@@ -89,7 +98,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		o.ports = freePorts
 	}
 	began := time.Now()
-	c := &Cluster{opts: o, dir: dir, bin: bin, progress: func(format string, args ...any) {
+	c := &Cluster{opts: o, dir: dir, bin: bin, kube: kube, progress: func(format string, args ...any) {
 		fmt.Fprintf(out, "%5.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}}
 	for attempt := 1; ; attempt++ {

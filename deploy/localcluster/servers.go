@@ -140,7 +140,10 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 
 // spawn starts one server with its log in the cluster's directory.
 func (c *Cluster) spawn(name string, args []string) (*localserver.Process, error) {
-	path := filepath.Join(c.bin, name)
+	path := filepath.Join(c.kube, name)
+	if name == "etcd" {
+		path = filepath.Join(c.bin, name)
+	}
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w (unset KUBEBUILDER_ASSETS to have it built)", err)
 	}
