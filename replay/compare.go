@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -149,7 +150,7 @@ func (p *planner) refusedUpdate(ctx context.Context, it *Item, want object, refu
 	if !p.req.Exact {
 		// What was added since may contradict what was there, such as a second kind of probe.
 		exact := merge(live, have, want, true)
-		if !reflect.DeepEqual(exact, it.update.object()) && p.dryRun(ctx, it, exact) == nil {
+		if !reflect.DeepEqual(exact, it.update.object()) && p.dryRun(ctx, it, exact).refused == nil {
 			it.update, it.Diff, it.Reason = pack(exact.json()), full, "made exactly as it was: what was added since does not go with it"
 			return nil
 		}
@@ -206,12 +207,12 @@ func (p *planner) try(it *Item, then func(ctx context.Context, refused error) er
 
 // tryAll asks, and decides about what is refused.
 func (p *planner) tryAll(ctx context.Context) error {
-	refused := make([]error, len(p.trials))
+	answers := make([]trialAnswer, len(p.trials))
 	g, asking := errgroup.WithContext(ctx)
 	g.SetLimit(liveReaders)
 	for i, t := range p.trials {
 		g.Go(func() error {
-			refused[i] = p.dryRun(asking, t.it, t.it.update.object())
+			answers[i] = p.dryRun(asking, t.it, t.it.update.object())
 			return asking.Err()
 		})
 	}
@@ -219,40 +220,49 @@ func (p *planner) tryAll(ctx context.Context) error {
 		return err
 	}
 	for i, t := range p.trials {
-		if refused[i] == nil {
-			continue
-		}
-		if err := t.then(ctx, refused[i]); err != nil {
-			return err
+		switch a := answers[i]; {
+		case a.refused != nil:
+			if err := t.then(ctx, a.refused); err != nil {
+				return err
+			}
+		case a.same:
+			t.it.Action, t.it.Reason = ActionUnchanged, "the API server sets by itself: "+paths(t.it.Diff)
 		}
 	}
 	p.trials = nil
 	return nil
 }
 
-// dryRun returns the API server's refusal when it says that the body is invalid. All other
-// answers are left to apply: they may be different by then.
-func (p *planner) dryRun(ctx context.Context, it *Item, body object) error {
+// trialAnswer is what the API server says of an update.
+type trialAnswer struct {
+	refused error // it is invalid; all other errors are left to apply: they may be different by then
+	same    bool  // nothing would change: what differs is what this version of Kubernetes sets by itself
+}
+
+// dryRun asks the API server about an update.
+func (p *planner) dryRun(ctx context.Context, it *Item, body object) trialAnswer {
 	body = body.clone()
 	for range maxRebases {
-		_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
-			_, err := p.target.client(it.served, it.Namespace).Update(ctx, body.clone().unstructured(), metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: fieldManager})
-			return struct{}{}, err
+		u, err := retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
+			return p.target.client(it.served, it.Namespace).Update(ctx, body.clone().unstructured(), metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}, FieldManager: fieldManager})
 		})
 		if apierrors.IsInvalid(err) {
-			return err
+			return trialAnswer{refused: err}
+		}
+		if err == nil {
+			return trialAnswer{same: equalObjects(normal(p.req, p.past, it.Resource, it.live.object()), normal(p.req, p.past, it.Resource, u.Object))}
 		}
 		if !apierrors.IsConflict(err) {
-			return nil
+			return trialAnswer{}
 		}
 		// Somebody writes to it, its status perhaps: what can change stays the same.
-		u, err := p.target.get(ctx, it.served, it.Namespace, it.Name)
+		u, err = p.target.get(ctx, it.served, it.Namespace, it.Name)
 		if err != nil || u == nil {
-			return nil
+			return trialAnswer{}
 		}
 		body.put(u.GetResourceVersion(), "metadata", "resourceVersion")
 	}
-	return nil
+	return trialAnswer{}
 }
 
 // invalid says which fields the API server refused, without their values.

@@ -46,8 +46,9 @@ func (p *planner) quiesce() {
 		}
 		p.add(&Item{
 			Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, From: it.From, Action: ActionStart, served: it.served,
-			Reason: fmt.Sprintf("%s: %v", rest.field, was),
-			update: pack(object{"spec": map[string]any{rest.field: was}}.json()),
+			Reason:  fmt.Sprintf("%s: %v", rest.field, was),
+			managed: it.managed,
+			update:  pack(object{"spec": map[string]any{rest.field: was}}.json()),
 		})
 	}
 }
@@ -60,6 +61,7 @@ func (a *applier) start(ctx context.Context, it *Item) error {
 	}
 	rest := rests[it.Resource.String()]
 	want := it.update.object().at("spec", rest.field)
+	manager := updaterOf(it.managed.list(), rest.field)
 	for range maxRebases {
 		u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
 		if err != nil {
@@ -81,7 +83,7 @@ func (a *applier) start(ctx context.Context, it *Item) error {
 			return err
 		}
 		u, err = retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
-			return a.target.client(it.served, it.Namespace).Patch(ctx, it.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+			return a.target.client(it.served, it.Namespace).Patch(ctx, it.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
 		})
 		if err == nil {
 			a.madeAs(it, u.Object)
@@ -92,4 +94,15 @@ func (a *applier) start(ctx context.Context, it *Item) error {
 		}
 	}
 	return errors.New("is being changed by somebody else all the time: run the restore again")
+}
+
+// updaterOf is the manager that set a field of the spec, so that it stays that manager's.
+func updaterOf(managed []any, field string) string {
+	for _, v := range managed {
+		m, _ := v.(map[string]any)
+		if e := object(m); e.str("operation") == "Update" && e.str("subresource") == "" && e.at("fieldsV1", "f:spec", "f:"+field) != nil {
+			return e.str("manager")
+		}
+	}
+	return fieldManager
 }

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"reflect"
 	"strings"
 )
 
@@ -81,8 +82,13 @@ func fixJob(s *subject) {
 		return
 	}
 	s.obj.drop("spec", "selector")
+	// A Job without labels gets those of its template from the API server, generated ones as well; without
+	// them, the new one will get its own.
+	if reflect.DeepEqual(s.obj.at("metadata", "labels"), s.obj.at("spec", "template", "metadata", "labels")) {
+		s.obj.drop("metadata", "labels")
+	}
 	for _, l := range []string{"controller-uid", "batch.kubernetes.io/controller-uid"} {
-		if s.obj.label(l) == s.original.uid() { // the API server labels the Job itself as well
+		if s.obj.label(l) == s.original.uid() {
 			s.obj.drop("metadata", "labels", l)
 		}
 	}

@@ -117,7 +117,7 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 		"--cluster-signing-cert-file=" + filepath.Join(c.dir, "pki", "ca.crt"),
 		"--cluster-signing-key-file=" + filepath.Join(c.dir, "pki", "ca.key"),
 		// There is no node whose life could be watched.
-		"--controllers=*,-node-ipam-controller,-node-lifecycle-controller,-cloud-node-lifecycle-controller",
+		"--controllers=*,-node-ipam-controller,-node-lifecycle-controller" + map[bool]string{false: ",-cloud-node-lifecycle-controller"}[c.opts.Newer], // 1.37 has none
 	})
 	if err != nil {
 		return err
