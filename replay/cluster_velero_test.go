@@ -87,7 +87,7 @@ func (w *world) wantNames(namespace string, want ...string) {
 	}
 }
 
-func veleroTwoNamespaces(t *testing.T, w *world) {
+func veleroTwoNamespaces(_ *testing.T, w *world) {
 	for _, n := range []string{"v-two-a", "v-two-b"} {
 		w.make("ci", ns(n))
 		w.make("ci", configMap(n, "settings"))
