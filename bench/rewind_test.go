@@ -169,7 +169,7 @@ func comparable(u *unstructured.Unstructured) map[string]any {
 }
 
 // TestRewind: from any state, through any changes, an exact restore gives the first state again, and
-// its undo the second. TIDEMARK_REWINDS=100 tries more.
+// its undo the second; and so does taking back all that changed in between, the restore and its undo among it. TIDEMARK_REWINDS=100 tries more.
 func TestRewind(t *testing.T) {
 	cluster := startCluster(t, localcluster.Options{})
 	client := fastClient(t, cluster.Config())
@@ -218,6 +218,18 @@ func TestRewind(t *testing.T) {
 		w.apply(records, undo, target)
 		if diff := cmp.Diff(s2, w.settle(t.Context())); diff != "" {
 			t.Fatalf("seed %d: the undo does not give what it was before (-was +is)\n%s\nrestore: %s\nundo: %s", seed, diff, text(p), text(undo))
+		}
+		now := w.now(r)
+		all, err := replay.Reversals(t.Context(), r.source, replay.ChangeQuery{From: at.Time, To: now.Time, Scope: replay.Scope{Namespaces: []string{"rewind-0", "rewind-1"}}}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if undo, err = replay.NewUndo(t.Context(), target, replay.UndoRequest{Reversals: all, MaxDeletes: -1}); err != nil {
+			t.Fatal(err)
+		}
+		w.apply(records, undo, target)
+		if diff := cmp.Diff(s1, w.settle(t.Context())); diff != "" {
+			t.Fatalf("seed %d: taking back all that changed since does not give what was (-was +is)\n%s\nundo: %s", seed, diff, text(undo))
 		}
 	}
 }

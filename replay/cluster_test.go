@@ -55,6 +55,7 @@ func TestOnCluster(t *testing.T) {
 		{"owned objects when asked for", testOwned},
 		{"cluster-scoped objects that are needed", testNeeded},
 		{"scopes in Velero's words", testScopes},
+		{"rules", testRules},
 		{"transforms", testTransforms},
 		{"workloads at rest until all is there", testQuiesce},
 		{"status when it is asked for", testStatus},

@@ -162,6 +162,9 @@ func (r *RestoreRequest) validate() error {
 	if r.MaxDeletes < 0 {
 		return fmt.Errorf("at most %d deletions: use --max-deletes with a number from 1 on; 0 is %d", r.MaxDeletes, DefaultMaxDeletes)
 	}
+	if r.Quiesce && r.Owned {
+		return errors.New("what controllers made cannot come back while they are at rest, they would delete it: use either --quiesce or --owned")
+	}
 	targets := map[string]string{}
 	for from, to := range r.NamespaceMappings {
 		if from == "" || to == "" {

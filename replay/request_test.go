@@ -36,6 +36,7 @@ func TestRequestsThatCannotBeMeant(t *testing.T) {
 		{"a mapping onto another one", "under its own name", RestoreRequest{Cut: now, Scope: Scope{Namespaces: []string{"a", "b"}}, NamespaceMappings: map[string]string{"a": "b"}}},
 		{"a name that no namespace can have", "cannot be mapped", RestoreRequest{Cut: now, NamespaceMappings: map[string]string{"a": "B_c"}}},
 		{"fewer deletions than none", "--max-deletes", RestoreRequest{Cut: now, MaxDeletes: -1}},
+		{"at rest with what would be deleted", "either --quiesce or --owned", RestoreRequest{Cut: now, Quiesce: true, Owned: true}},
 		{"fine", "", RestoreRequest{Cut: now, Scope: Scope{Namespaces: []string{"a", "b"}}, NamespaceMappings: map[string]string{"a": "b", "b": "a"}}},
 	} {
 		err := tc.req.validate()

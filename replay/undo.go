@@ -344,7 +344,9 @@ func (u *undoer) takeBack(ctx context.Context, it *Item, steps []Step) error {
 		it.Action, it.Reason = ActionUnchanged, "was taken back already"
 	default:
 		it.Action = ActionUpdate
-		u.try(it, func(ctx context.Context, refused error) error { return u.recreate(ctx, it, steps, refused) })
+		if len(it.owners) == 0 { // else the body is not complete yet
+			u.try(it, func(ctx context.Context, refused error) error { return u.recreate(ctx, it, steps, refused) })
+		}
 	}
 	return nil
 }

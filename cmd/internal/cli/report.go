@@ -119,6 +119,9 @@ func (r *restoreReport) nothingToDo() error {
 			return err
 		}
 	}
+	if err := r.keep(nil, "", ""); err != nil {
+		return err
+	}
 	if n := r.plan.Count(replay.ActionFail); n > 0 {
 		return failure(ErrPartly, "nothing was written: %d objects cannot be restored, the plan says why", n)
 	}

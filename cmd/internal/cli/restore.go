@@ -165,6 +165,9 @@ func (f *restoreFlags) check() (err error) {
 	if f.request.Exact && f.request.Existing == replay.ExistingNone && !f.request.Prune {
 		return usage("--exact is about what exists, and that is left alone: add --existing update")
 	}
+	if f.request.Quiesce && f.request.Owned {
+		return usage("--quiesce makes workloads at rest, and they would delete what --owned brings back: use one of them")
+	}
 	if f.request.MaxDeletes < 0 {
 		return usage("--max-deletes %d: want a number of objects", f.request.MaxDeletes)
 	}
