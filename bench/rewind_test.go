@@ -183,7 +183,7 @@ func TestRewind(t *testing.T) {
 	}
 	records := replay.OpenRecords(t.TempDir())
 	const changes = 60
-	rounds := 8
+	rounds := 7
 	if n, err := strconv.Atoi(os.Getenv("TIDEMARK_REWINDS")); err == nil {
 		rounds = n
 	}

@@ -129,9 +129,6 @@ func (p *planner) planUpdate(it *Item, live, have, want object, full []FieldDiff
 		return nil
 	}
 	it.Action = ActionUpdate
-	if len(it.owners) > 0 {
-		return nil // the body is not complete yet; apply finds out
-	}
 	wanted := pack(want.json())
 	p.try(it, func(ctx context.Context, refused error) error {
 		return p.refusedUpdate(ctx, it, wanted.object(), refused)
@@ -212,7 +209,7 @@ func (p *planner) tryAll(ctx context.Context) error {
 	g.SetLimit(liveReaders)
 	for i, t := range p.trials {
 		g.Go(func() error {
-			answers[i] = p.dryRun(asking, t.it, t.it.update.object())
+			answers[i] = p.dryRun(asking, t.it, withoutPending(t.it.update.object()))
 			return asking.Err()
 		})
 	}
@@ -225,7 +222,7 @@ func (p *planner) tryAll(ctx context.Context) error {
 			if err := t.then(ctx, a.refused); err != nil {
 				return err
 			}
-		case a.same:
+		case a.same && len(t.it.owners) == 0:
 			t.it.Action, t.it.Reason = ActionUnchanged, "the API server sets by itself: "+paths(t.it.Diff)
 		}
 	}

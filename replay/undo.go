@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -344,9 +345,7 @@ func (u *undoer) takeBack(ctx context.Context, it *Item, steps []Step) error {
 		it.Action, it.Reason = ActionUnchanged, "was taken back already"
 	default:
 		it.Action = ActionUpdate
-		if len(it.owners) == 0 { // else the body is not complete yet
-			u.try(it, func(ctx context.Context, refused error) error { return u.recreate(ctx, it, steps, refused) })
-		}
+		u.try(it, func(ctx context.Context, refused error) error { return u.recreate(ctx, it, steps, refused) })
 	}
 	return nil
 }
@@ -459,6 +458,11 @@ func Reversals(ctx context.Context, src Source, q ChangeQuery, manager string) (
 	}
 	all := make([]Reversal, 0, len(order))
 	for _, r := range order {
+		for i := range r.Steps {
+			s := &r.Steps[i]
+			was, is := gjson.GetBytes(s.Before, "metadata.uid").String(), gjson.GetBytes(s.After, "metadata.uid").String()
+			s.Recreated = was != "" && is != "" && was != is
+		}
 		all = append(all, *r)
 	}
 	return all, nil
