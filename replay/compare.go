@@ -129,11 +129,37 @@ func (p *planner) planUpdate(it *Item, live, have, want object, full []FieldDiff
 		return nil
 	}
 	it.Action = ActionUpdate
+	if changeable(it.Resource, live, diff) {
+		return nil
+	}
 	wanted := pack(want.json())
 	p.try(it, func(ctx context.Context, refused error) error {
 		return p.refusedUpdate(ctx, it, wanted.object(), refused)
 	})
 	return nil
+}
+
+// changeable reports whether the API server lets all of that be changed in any object of the kind, so that it need
+// not be asked.
+func changeable(gr schema.GroupResource, live object, diff []FieldDiff) bool {
+	fields := []string{".metadata.labels", ".metadata.annotations"}
+	switch gr.String() {
+	case "configmaps", "secrets":
+		if live.at("immutable") != true {
+			fields = append(fields, ".data", ".binaryData")
+		}
+	case "deployments.apps", "statefulsets.apps", "replicasets.apps", "replicationcontrollers":
+		fields = append(fields, ".spec.replicas")
+	}
+	for _, d := range diff {
+		if !slices.ContainsFunc(fields, func(f string) bool {
+			rest, under := strings.CutPrefix(d.Path, f)
+			return under && (rest == "" || rest[0] == '.' || rest[0] == '[')
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // refusedUpdate decides about an object that the API server does not let be updated as planned.
