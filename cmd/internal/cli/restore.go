@@ -38,7 +38,7 @@ func newRestore() *cobra.Command {
 
 First the plan is shown: what will be created, updated, deleted and left out, and why. Nothing
 is written before you say yes. Applying does exactly what the plan shows, with the rights of
-your kubeconfig. By default only what is missing is created and what exists is left alone:
+your kubeconfig. By default only what is missing is created, and what exists is left alone. For more:
 
   --existing update     also make what exists as it was
   --existing recreate   also replace what cannot be changed in place
@@ -58,7 +58,7 @@ On their way back objects can be changed, which the plan shows: --namespace-mapp
 --storage-class-mappings, --image-rewrite, --resource-modifiers with Velero's files, and --transform
 with CEL. An object for which a rule fails is not restored. --transform takes an expression over
 object, resource, name, fromNamespace and toNamespace that gives a JSON merge patch ({} changes
-nothing), or @FILE:
+nothing; map.with(map) is the first map with the entries of the second), or @FILE:
 
   version: v1
   transforms:
@@ -81,6 +81,7 @@ as they are, Secrets as well: it is for you only.`,
   tidemark restore deploy/web cm/settings -n shop --at before-upgrade --existing update
   tidemark restore deploy/web -n shop --at 1h --field .spec.replicas
   tidemark restore -n shop --at 1h --namespace-mappings shop:shop-copy
+  tidemark restore -n shop --at 1h --transform 'resource == "deployments.apps" ? {"spec": {"replicas": 1}} : {}'
   tidemark restore -n shop --at 1h --save-plan shop.plan && tidemark restore --plan shop.plan`,
 		ValidArgsFunction: f.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
