@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
 	"github.com/tidemark-backup/tidemark/replay"
@@ -88,26 +89,32 @@ func TestEditsDuringRestore(t *testing.T) {
 	}
 	for i := range objects {
 		name := fmt.Sprintf("o%d", i)
-		u, err := maps.Get(t.Context(), name, metav1.GetOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			t.Fatal(err)
+		checkEdited(t, maps, name, i < objects/2, failed[name], edits[name])
+	}
+}
+
+// checkEdited looks at one object: was says that it was there at the moment that is restored, and so is not to be deleted.
+func checkEdited(t *testing.T, maps dynamic.ResourceInterface, name string, was, failed bool, edit string) {
+	t.Helper()
+	u, err := maps.Get(t.Context(), name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		if edit != "" || was || failed {
+			t.Errorf("%s is gone (edited %q, failed %v)", name, edit, failed)
 		}
-		if u == nil || apierrors.IsNotFound(err) {
-			if edits[name] != "" || i < objects/2 || failed[name] {
-				t.Errorf("%s is gone (edited %q, failed %v)", name, edits[name], failed[name])
-			}
-			continue
-		}
-		data := u.Object["data"].(map[string]any)
-		if edit, _ := data["edit"].(string); edit != edits[name] {
-			t.Errorf("%s has the edit %q, and %q was the last", name, edit, edits[name])
-		}
-		want := "then"
-		if failed[name] {
-			want = "now"
-		}
-		if i >= objects/2 && !failed[name] || data["value"] != want {
-			t.Errorf("%s is %v; it failed: %v", name, data, failed[name])
-		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := u.Object["data"].(map[string]any)
+	if have, _ := data["edit"].(string); have != edit {
+		t.Errorf("%s has the edit %q, and %q was the last", name, have, edit)
+	}
+	want := "then"
+	if failed {
+		want = "now"
+	}
+	if !was && !failed || data["value"] != want {
+		t.Errorf("%s is %v; it failed: %v", name, data, failed)
 	}
 }

@@ -215,12 +215,26 @@ an object that somebody has changed since the plan was made is left alone and to
 
 func newRestoresRemove() *cobra.Command {
 	var f applyFlags
+	var olderThan string
 	cmd := &cobra.Command{
-		Use: "remove ID...", Short: "Forget restores: they can be undone no more", Args: someArgs(1, 0, "the IDs of restores"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		Use: "remove ID... | remove --older-than AGE", Short: "Forget restores: they can be undone no more",
+		Long: `Forget restores: they can be undone no more.
+
+--older-than 30d forgets all that ended longer ago than that; what was cut off stays, to be gone on
+with or to be forgotten by its ID.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			records, err := f.mustRecords()
 			if err != nil {
 				return err
+			}
+			if (len(args) == 0) == (olderThan == "") {
+				return usage("name the IDs of restores, or say --older-than, such as 30d")
+			}
+			if olderThan != "" {
+				if args, err = endedBefore(records, olderThan); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "Forgetting %d restores.\n", len(args))
 			}
 			for _, id := range args {
 				switch err := records.Remove(id); {
@@ -234,5 +248,21 @@ func newRestoresRemove() *cobra.Command {
 		},
 	}
 	f.addRecords(cmd)
+	cmd.Flags().StringVar(&olderThan, "older-than", "", "forget all that ended longer ago than this, such as 30d or 12h")
 	return cmd
+}
+
+// endedBefore are the records that ended longer ago than a duration such as 30d.
+func endedBefore(records *replay.Records, age string) (ids []string, err error) {
+	at, err := replay.ParseAt(age)
+	if err != nil || at.Ago <= 0 {
+		return nil, usage("--older-than %q: want a duration, such as 30d or 12h", age)
+	}
+	all, err := records.List()
+	for _, r := range all {
+		if !r.Ended.IsZero() && time.Since(r.Ended) > at.Ago {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids, err
 }
