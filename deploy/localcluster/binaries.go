@@ -8,7 +8,6 @@ import (
 	"os"
 	"regexp"
 	"runtime"
-	"strings"
 
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
@@ -39,8 +38,7 @@ const newer = "-1.37"
 // binaries builds from a module beside source, a file of this package.
 func binaries(ctx context.Context, source, which string, progress io.Writer) (string, error) {
 	b := localserver.Build{
-		What: "the control plane" + strings.Replace(which, "-", " of version ", 1), Module: "deploy/localcluster/controlplane" + which,
-		Source: source, Cache: "controlplane", Version: versionOf,
+		What: "the control plane", Module: "deploy/localcluster/controlplane" + which, Source: source, Cache: "controlplane", Version: versionOf,
 		Programs: []localserver.Program{
 			{Name: "kube-apiserver", Package: "k8s.io/kubernetes/cmd/kube-apiserver"},
 			{Name: "kube-controller-manager", Package: "k8s.io/kubernetes/cmd/kube-controller-manager"},

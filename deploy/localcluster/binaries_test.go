@@ -26,8 +26,13 @@ func TestOutsideACheckoutTheErrorNamesTheWayOut(t *testing.T) {
 }
 
 func TestVersionOfTheControlPlane(t *testing.T) {
-	version, ldflags := versionOf([]byte("require (\n\tk8s.io/kubernetes v1.36.3\n)\n"))
-	if version != "v1.36.3" || !strings.Contains(ldflags, "version.gitMinor=36 ") {
-		t.Errorf("version %q, linker flags %q", version, ldflags)
+	for _, tc := range []struct{ gomod, version, minor string }{
+		{"require (\n\tk8s.io/kubernetes v1.36.3\n)\n", "v1.36.3", "36"},
+		{"require k8s.io/kubernetes v1.37.1\n\nrequire (\n\tk8s.io/api v0.37.1 // indirect\n)\n", "v1.37.1", "37"},
+	} {
+		version, ldflags := versionOf([]byte(tc.gomod))
+		if version != tc.version || !strings.Contains(ldflags, "version.gitMinor="+tc.minor+" ") {
+			t.Errorf("version %q, linker flags %q; want %s", version, ldflags, tc.version)
+		}
 	}
 }

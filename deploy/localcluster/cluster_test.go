@@ -154,6 +154,21 @@ func testStop(t *testing.T, c *Cluster) {
 	}
 }
 
+func TestNewerServers(t *testing.T) {
+	c, err := Start(t.Context(), Options{Newer: true, Output: t.Output()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop(t, c)
+	v, err := client(t, c.Config()).Discovery().ServerVersion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(v.GitVersion, "v1.37.") {
+		t.Errorf("version is %s, want what controlplane%s/go.mod requires", v.GitVersion, newer)
+	}
+}
+
 func TestFailedStartShowsTheLogAndLeavesNoProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "c")
 	_, err := Start(t.Context(), Options{Dir: dir, NoControllers: true, APIServerArgs: []string{"--no-such-flag"}})

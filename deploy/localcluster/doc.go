@@ -11,7 +11,9 @@
 //	client, err := kubernetes.NewForConfig(c.Config())
 //
 // The servers' binaries come from the directory KUBEBUILDER_ASSETS names, or are built from
-// the Go module in the folder controlplane, once per machine (see Binaries).
+// the Go module in the folder controlplane, once per machine (see Binaries). Those of the next
+// minor version (Options.Newer) are always built, from the folder controlplane-1.37, and run
+// with the etcd of the others.
 //
 // On Linux the servers end with the process that started them, even when that is killed.
 // Elsewhere a killed test leaves them running. It needs no root and no container runtime. It
