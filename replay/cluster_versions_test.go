@@ -76,6 +76,7 @@ func TestBetweenVersions(t *testing.T) {
 				`.sea.example.com/v1, kind: Anchor, name: iron, controller: true, uid: `+c.from.get("anchors."+c.space+".sea.example.com", c.space, "iron").uid()+`}]}}`)
 			c.from.eventually("Pods", func() bool { return len(c.from.list("pods", c.space)) == 4 })
 			restoreElsewhere(t, c.from, c.to, c.space)
+			restoreOwnedElsewhere(t, c.from, c.to, c.space+"-owned")
 		})
 	}
 }
@@ -111,6 +112,29 @@ func restoreElsewhere(t *testing.T, from, to *world, space string) {
 				t.Errorf("%s %s/%s holds the uid that %s %s had in the other cluster", live.Resource, live.Namespace, live.Name, e.Resource, e.Name)
 			}
 		}
+	}
+}
+
+// restoreOwnedElsewhere restores a ReplicaSet with its Deployment. Its name holds a hash of the Pod template that another version of
+// Kubernetes computes otherwise, and yet the Deployment must take it for its own and make no second one.
+func restoreOwnedElsewhere(t *testing.T, from, to *world, space string) {
+	from.make("ci", ns(space))
+	from.make("ci", `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: `+space+`}
+spec: {replicas: 2, selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1"}]}}}`)
+	from.eventually("Pods", func() bool { return len(from.list("pods", space)) == 2 })
+	h := from.record()
+	to.apply(to.plan(h, RestoreRequest{Scope: InNamespace(space), Owned: true}))
+	observed := func() bool {
+		o := to.get("deployments.apps", space, "web")
+		return o.at("status", "observedGeneration") == o.at("metadata", "generation") && o.at("status", "updatedReplicas") == int64(2)
+	}
+	to.eventually("the Deployment to be observed", observed)
+	want, sets := from.list("replicasets.apps", space)[0], to.list("replicasets.apps", space)
+	if len(sets) != 1 || sets[0].name() != want.name() || sets[0].controller().str("uid") != to.get("deployments.apps", space, "web").uid() {
+		t.Errorf("%d ReplicaSets, the first is %s of %v; want only %s", len(sets), sets[0].name(), sets[0].controller(), want.name())
 	}
 }
 
@@ -159,7 +183,7 @@ func TestServedByOneVersion(t *testing.T) {
 	p := to.plan(h, RestoreRequest{Scope: Scope{
 		Namespaces: []string{"trusting", ClusterScope}, Resources: []schema.GroupResource{namespaces, bundles, migrations, {Resource: "configmaps"}},
 	}})
-	to.want(p, bundles.String(), "company", ActionFail, "the target does not serve clustertrustbundles.certificates.k8s.io")
+	to.want(p, bundles.String(), "company", ActionFail, "clustertrustbundles.certificates.k8s.io, which is a part of Kubernetes itself: upgrade its API server, or enable the kind there with --runtime-config=certificates.k8s.io/v1=true")
 	to.want(p, migrations.String(), "secrets", ActionFail, "it serves storagemigration.k8s.io/v1beta1;")
 	to.want(p, migrations.String(), "secrets", ActionFail, "was recorded as storagemigration.k8s.io/v1,")
 	res, err := p.Apply(t.Context(), to.target, ApplyOptions{})
@@ -169,5 +193,11 @@ func TestServedByOneVersion(t *testing.T) {
 	to.wantNames("trusting", "settings")
 	if to.find(migrations.String(), "", "secrets") != nil {
 		t.Error("the migration that the plan could not restore is there")
+	}
+	// The other way round, the beta comes back as what became of it.
+	to.make("ci", "{apiVersion: storagemigration.k8s.io/v1beta1, kind: StorageVersionMigration, metadata: {name: leases}, spec: {resource: {group: coordination.k8s.io, resource: leases}}}")
+	w.apply(w.plan(to.record(), RestoreRequest{Scope: Scope{Namespaces: []string{ClusterScope}, Resources: []schema.GroupResource{migrations}}}))
+	if got := w.get(migrations.String(), "", "leases").at("spec", "resource", "resource"); got != "leases" {
+		t.Errorf("the beta came back with resource %v", got)
 	}
 }

@@ -24,7 +24,7 @@ const (
 	ActionUpdate    Action = "update"
 	ActionRecreate  Action = "recreate" // delete and create, for fields that cannot be changed
 	ActionDelete    Action = "delete"
-	ActionStart     Action = "start" // a workload that the plan makes at rest; see RestoreRequest.Quiesce
+	ActionStart     Action = "start" // a workload that the plan makes at rest; see RestoreRequest.Quiesce and pauseOwners
 	ActionUnchanged Action = "unchanged"
 	ActionSkip      Action = "skip" // a rule or the policy for existing objects leaves it out
 	ActionFail      Action = "fail" // it cannot be restored; the reason says why and what helps
@@ -182,6 +182,7 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 	if req.Quiesce {
 		p.quiesce()
 	}
+	p.pauseOwners()
 	p.plan.sort()
 	return p.plan, nil
 }

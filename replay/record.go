@@ -300,8 +300,12 @@ func (rec *Record) Undo() UndoRequest {
 		create := it.create
 		if at, ok := started[it.key()]; ok {
 			o.Made = rec.done[at].Made
-			body, field := create.object(), rests[it.Resource.String()].field
-			body.put(rec.Plan.Items[at].update.object().at("spec", field), "spec", field)
+			body := create.object()
+			if field, was := rec.Plan.Items[at].starts(); was == nil {
+				body.drop("spec", field)
+			} else {
+				body.put(was, "spec", field)
+			}
 			create = pack(body.json())
 		}
 		if !it.Action.writes() || o.State != "done" && o.State != "begin" {

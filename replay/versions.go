@@ -49,6 +49,10 @@ var conversions = []conversion{
 	{"RuntimeClass", "node.k8s.io/v1beta1", "node.k8s.io/v1", nil},
 	{"FlowSchema", "flowcontrol.apiserver.k8s.io/v1beta3", "flowcontrol.apiserver.k8s.io/v1", nil},
 	{"PriorityLevelConfiguration", "flowcontrol.apiserver.k8s.io/v1beta3", "flowcontrol.apiserver.k8s.io/v1", nil},
+	{"ClusterTrustBundle", "certificates.k8s.io/v1beta1", "certificates.k8s.io/v1", nil},
+	{"StorageVersionMigration", "storagemigration.k8s.io/v1beta1", "storagemigration.k8s.io/v1", nil},
+	{"DeviceTaintRule", "resource.k8s.io/v1alpha3", "resource.k8s.io/v1", nil},
+	{"DeviceTaintRule", "resource.k8s.io/v1beta2", "resource.k8s.io/v1", nil},
 	{"ValidatingWebhookConfiguration", "admissionregistration.k8s.io/v1beta1", "admissionregistration.k8s.io/v1", convertWebhooks},
 	{"MutatingWebhookConfiguration", "admissionregistration.k8s.io/v1beta1", "admissionregistration.k8s.io/v1", convertWebhooks},
 }
@@ -150,7 +154,7 @@ func (p *planner) inServedVersion(ctx context.Context, it *Item) (o object, why 
 		o, _ = rewrite(o, names[0], nil)
 		return o, "", nil
 	}
-	return nil, fmt.Sprintf("was recorded as %s, which the target no longer serves (%s): it serves %s; take the object with 'tidemark get %s %s --at ... -o yaml', and change it by hand",
+	return nil, fmt.Sprintf("was recorded as %s, which the target does not serve (%s): it serves %s; take the object with 'tidemark get %s %s --at ... -o yaml', and change it by hand",
 		apiVersion, reason, strings.Join(names, ", "), it.Resource, it.entry.name), nil
 }
 
@@ -173,6 +177,9 @@ func (p *planner) inComingVersion(it *Item, gv schema.GroupVersion) (object, str
 	}
 	name := it.Resource.Resource + "." + it.Resource.Group
 	crd := p.past.find(definitions, "", name)
+	if crd == nil && builtIn(it.Resource.Group) {
+		return nil, fmt.Sprintf("the target does not serve %s, which is a part of Kubernetes itself: upgrade its API server, or enable the kind there with --runtime-config=%s=true and the feature gate it may need", it.Resource, gv), nil
+	}
 	if crd == nil || crd.refused != "" {
 		return nil, fmt.Sprintf("the target does not serve %s: restore its definition first, with 'tidemark restore customresourcedefinitions/%s', or install it", it.Resource, name), nil
 	}
@@ -187,6 +194,19 @@ func (p *planner) inComingVersion(it *Item, gv schema.GroupVersion) (object, str
 		}
 	}
 	return nil, fmt.Sprintf("was recorded as %s, which its definition %s did not serve any more at that moment", gv, name), nil
+}
+
+// builtIn reports whether a group is served by the API server itself and not for a CustomResourceDefinition. Groups
+// of k8s.io that definitions serve (snapshot.storage.k8s.io, gateway.networking.k8s.io) have one more label.
+func builtIn(group string) bool {
+	name, inKubernetes := strings.CutSuffix(group, ".k8s.io")
+	switch name {
+	case "flowcontrol.apiserver", "internal.apiserver", "rbac.authorization":
+		return inKubernetes
+	case "metrics", "custom.metrics", "external.metrics": // aggregated APIs
+		return false
+	}
+	return !strings.Contains(name, ".") && (inKubernetes || !strings.Contains(group, "."))
 }
 
 // sameStructure reports whether all versions of a custom resource have the same structure,
