@@ -80,7 +80,7 @@ func (j *Journal) SetWatched(gr schema.GroupResource, why string) {
 
 // whyInterrupted is why the resource is not being watched; j.mu is held.
 func (j *Journal) whyInterrupted(gr schema.GroupResource) string {
-	if why := j.interrupted[gr]; why != "" || j.watched[gr] {
+	if why := j.interrupted[gr]; why != "" || j.watched[gr] || gr.Group == OwnGroup {
 		return why
 	}
 	return "not watched since tidemark was started"

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidemark-backup/tidemark/journal"
 )
 
 var (
@@ -56,7 +58,7 @@ func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope 
 		if err != nil {
 			return fmt.Errorf("reading the past: %w", err)
 		}
-		if !inScope(&e) {
+		if !inScope(&e) || e.Resource.Group == journal.OwnGroup { // what Tidemark did is no part of what there was
 			continue
 		}
 		k := objectKey{e.Resource, e.Namespace, e.Name}

@@ -436,7 +436,7 @@ func Reversals(ctx context.Context, src Source, q ChangeQuery, manager string) (
 		if err != nil {
 			return nil, fmt.Errorf("reading what changed: %w", err)
 		}
-		if c.Flags&journal.Initial != 0 || manager != "" && !slices.Contains(c.Managers, manager) && !slices.Contains(c.Managers, manager+"/status") {
+		if c.Flags&journal.Initial != 0 || c.Resource.Group == journal.OwnGroup || manager != "" && !slices.Contains(c.Managers, manager) && !slices.Contains(c.Managers, manager+"/status") {
 			continue
 		}
 		s := Step{Before: slices.Clone(c.Before), UID: c.UID}

@@ -158,6 +158,9 @@ func Create(ctx context.Context, store Store, o Options) (*Archive, error) {
 	return a, a.load(ctx, format)
 }
 
+// VolumesDir is the directory of a location that holds the content of volumes, and no archive.
+const VolumesDir = "volumes"
+
 // clustersIn are the clusters whose archives lie in the store.
 func clustersIn(ctx context.Context, store Store) ([]string, error) {
 	var all []string
@@ -176,6 +179,10 @@ func clustersIn(ctx context.Context, store Store) ([]string, error) {
 		cluster, rest, ok := strings.Cut(found, "/")
 		if !ok { // a file of somebody else's
 			after = found
+			continue
+		}
+		if cluster == VolumesDir {
+			after = cluster + "/\xff"
 			continue
 		}
 		if !strings.HasPrefix(rest, "probe/") || cluster == "" {

@@ -20,7 +20,7 @@ var (
 
 // Store keeps the files of archives under names with slashes, such as
 // "<cluster id>/manifests/00000000000000000017.json". A file is whole or not there, and it is
-// never changed once it is there. All methods may be called from several goroutines; all try
+// never changed once it is there, but for CreateOptions.Replace. All methods may be called from several goroutines; all try
 // again for some seconds when a store is busy, and end early with their context.
 //
 // Errors about a name are fs.ErrNotExist and fs.ErrExist, about rights ErrDenied; anything else
@@ -66,4 +66,7 @@ type CreateOptions struct {
 	Compliance bool
 	// Hold sets a legal hold.
 	Hold bool
+	// Replace puts the file in the place of one that has its name; readers see one or the other, whole. Archives
+	// never do: it is for the few files of volume repositories that are rewritten.
+	Replace bool
 }

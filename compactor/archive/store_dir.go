@@ -119,7 +119,7 @@ func (s *DirStore) Create(ctx context.Context, name string, body io.ReaderAt, si
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(path); err == nil { // spares writing it
+	if _, err := os.Lstat(path); err == nil && !o.Replace { // spares writing it
 		return fmt.Errorf("create %s: %w", name, errors.Join(fs.ErrExist, s.makeDirs(filepath.Dir(path)), syncDir(filepath.Dir(path))))
 	}
 	temp, err := s.writeTemp(ctx, body, size)
@@ -129,6 +129,12 @@ func (s *DirStore) Create(ctx context.Context, name string, body io.ReaderAt, si
 	defer os.Remove(temp)
 	if err := s.makeDirs(filepath.Dir(path)); err != nil {
 		return dirTrouble("make the directory of", name, err)
+	}
+	if o.Replace {
+		if err := os.Rename(temp, path); err != nil {
+			return dirTrouble("replace", name, err)
+		}
+		return dirTrouble("sync the directory of", name, syncDir(filepath.Dir(path)))
 	}
 	if err := os.Link(temp, path); err != nil && !sameFile(temp, path) {
 		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EPERM) {

@@ -53,7 +53,7 @@ func (s *MemStore) Create(ctx context.Context, name string, body io.ReaderAt, si
 	if s.files == nil {
 		s.files = map[string]*memFile{}
 	}
-	if s.files[name] != nil {
+	if s.files[name] != nil && !o.Replace {
 		return fmt.Errorf("create %s: %w", name, fs.ErrExist)
 	}
 	s.files[name] = &memFile{data: b, time: s.now(), lock: o.Lock, held: o.Hold}

@@ -178,7 +178,9 @@ func (s *S3Store) Create(ctx context.Context, name string, body io.ReaderAt, siz
 		return err
 	}
 	opts := minio.PutObjectOptions{ContentType: "application/octet-stream", DisableContentSha256: true}
-	opts.SetMatchETagExcept("*")
+	if !o.Replace {
+		opts.SetMatchETagExcept("*")
+	}
 	if !o.Lock.IsZero() {
 		opts.Mode, opts.RetainUntilDate = minio.Governance, o.Lock.Add(time.Second-1).Truncate(time.Second) // S3 counts in seconds
 		if o.Compliance {
@@ -196,7 +198,7 @@ func (s *S3Store) Create(ctx context.Context, name string, body io.ReaderAt, siz
 	}
 	nonce := rand.Text()
 	opts.UserMetadata = map[string]string{nonceKey: nonce}
-	if size > s.partAt {
+	if size > s.partAt && !o.Replace { // what is replaced is small
 		return s.createInParts(ctx, name, body, size, nonce, opts)
 	}
 	sum, err := sumOf(ctx, body, 0, size)

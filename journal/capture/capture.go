@@ -381,6 +381,16 @@ func (c *Capture) counter(ctx context.Context, path string) (rv uint64, own bool
 	return rv, rv < before || rv > after, nil
 }
 
+// Fence is the exact place in history of the moment between the call and its return: what was written before the call is at or
+// before it. The journal may not have got that far yet.
+func (c *Capture) Fence(ctx context.Context) (journal.Cut, error) {
+	rv, err := c.probe(ctx, "/api/v1/namespaces")
+	if err != nil {
+		return journal.Cut{}, err
+	}
+	return journal.Cut{Revision: journal.Revision{Epoch: max(c.opts.Journal.Newest().Epoch, 1), RV: rv}, Time: time.Now().UTC()}, nil
+}
+
 func (c *Capture) probe(ctx context.Context, path string) (uint64, error) {
 	p, err := getPage(ctx, c.client, path, partialMetadata, metav1.ListOptions{Limit: 1}, typeName{}, func([]byte) error { return nil })
 	if err == nil && p.rv == 0 {

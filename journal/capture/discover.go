@@ -172,7 +172,7 @@ func (c *Capture) removeForgotten(ctx context.Context, found map[schema.GroupRes
 		c.mu.Lock()
 		_, live := c.running[gr]
 		c.mu.Unlock()
-		if _, ok := found[gr]; ok || live || partial[gr.Group] || l.Removed != nil || l.First.Time.IsZero() || c.isLeftOut(gr) {
+		if _, ok := found[gr]; ok || live || partial[gr.Group] || l.Removed != nil || l.First.Time.IsZero() || c.isLeftOut(gr) || gr.Group == journal.OwnGroup {
 			continue
 		}
 		c.mu.Lock()

@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/tidemark-backup/tidemark/journal"
 )
 
 var (
@@ -101,7 +103,7 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 	for i := range st.Catalog.Resources {
 		l := &st.Catalog.Resources[i]
 		name := l.GroupResource().String()
-		if !l.Watermark.Time.IsZero() {
+		if !l.Watermark.Time.IsZero() && l.Group != journal.OwnGroup { // what is written here is never behind
 			gauge(descWatermark, st.Now.Sub(l.Watermark.Time).Seconds(), name)
 		}
 		gauge(descLag, l.Lag.Seconds(), name)

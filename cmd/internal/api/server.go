@@ -31,6 +31,8 @@ type ServerOptions struct {
 	Status func(ctx context.Context, totals bool) (*Status, error)
 	// Archives are the daemon's archives; nil when it has none.
 	Archives Archives
+	// Volumes are the daemon's; nil when it cannot read an archive of its own.
+	Volumes Volumes
 	// Registry is served at /metrics; nil serves an empty one.
 	Registry *prometheus.Registry
 	Logger   *zap.Logger // nil: none
@@ -60,7 +62,7 @@ func NewServer(o ServerOptions) *Server {
 // Handler serves the whole API to whoever can reach it: for a socket that its file mode guards.
 func (s *Server) Handler() http.Handler {
 	mux := s.machineMux()
-	s.addAPI(mux, func(h http.HandlerFunc) http.HandlerFunc { return h })
+	s.addAPI(mux, true, func(h http.HandlerFunc) http.HandlerFunc { return h })
 	return mux
 }
 
@@ -72,7 +74,7 @@ func (s *Server) TokenHandler(token string) http.Handler {
 	mux.HandleFunc("GET /readyz", s.ready)
 	guard := requireToken(token)
 	mux.HandleFunc("GET /metrics", guard(s.metrics().ServeHTTP))
-	s.addAPI(mux, guard)
+	s.addAPI(mux, false, guard)
 	return mux
 }
 
@@ -91,7 +93,7 @@ func (s *Server) metrics() http.Handler {
 	return promhttp.HandlerFor(s.o.Registry, promhttp.HandlerOpts{})
 }
 
-func (s *Server) addAPI(mux *http.ServeMux, guard func(http.HandlerFunc) http.HandlerFunc) {
+func (s *Server) addAPI(mux *http.ServeMux, socket bool, guard func(http.HandlerFunc) http.HandlerFunc) {
 	mux.HandleFunc("GET /v1/status", guard(s.status))
 	mux.HandleFunc("GET /v1/catalog", guard(s.catalog))
 	mux.HandleFunc("GET /v1/resolve", guard(s.resolve))
@@ -99,6 +101,7 @@ func (s *Server) addAPI(mux *http.ServeMux, guard func(http.HandlerFunc) http.Ha
 	mux.HandleFunc("GET /v1/changes", guard(s.changes))
 	mux.HandleFunc("POST /v1/marks", guard(s.mark))
 	s.addArchives(mux, guard)
+	s.addVolumes(mux, socket, guard)
 }
 
 // requireToken compares in constant time; hashing first makes the lengths equal.

@@ -140,6 +140,9 @@ func (f *diffFlags) run(cmd *cobra.Command, args []string) error {
 		return h.writeDiff(cmd, d)
 	}
 	for _, t := range h.everything() {
+		if now != nil && t.ledger.Group == journal.OwnGroup { // the cluster has no such thing
+			continue
+		}
 		scope := t.scope(h.namespace)
 		scope.Selector = h.selector
 		before := h.src.Fold(ctx, answer.At, scope)

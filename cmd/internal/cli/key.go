@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
 func newKey() *cobra.Command {
@@ -129,7 +130,8 @@ func newKeyRotate() *cobra.Command {
 		Short: "Encrypt an archive anew, for other recipients",
 		Long: `Encrypt every file of an archive anew, for the recipients given and nobody else, so that the old key is
 not needed any more. Every file is read, encrypted and written once; the old ones are removed a quarter of
-an hour later. Cut off, run it again: it begins anew, and nothing is lost.
+an hour later. Cut off, run it again: it begins anew, and nothing is lost. Of the content of volumes, the
+password is encrypted anew, and not the content: who has read the password with the old key still knows it.
 
 First give the daemon the new recipients, or what it archives from now on is still for the old ones.`,
 		Example: `  tidemark key generate -o new.txt
@@ -158,7 +160,10 @@ First give the daemon the new recipients, or what it archives from now on is sti
 			n := 0
 			err = compactor.Rotate(cmd.Context(), a, nil, func(archive.File, int) { n++ })
 			fmt.Fprintf(cmd.OutOrStdout(), "%d files encrypted anew\n", n)
-			return err
+			if err != nil {
+				return err
+			}
+			return repository.Rewrap(cmd.Context(), repository.Options{Store: store, Cluster: a.Cluster(), Identities: o.Identities, Recipients: o.Recipients})
 		},
 	}
 	f.add(cmd.Flags())

@@ -179,8 +179,11 @@ func writeResources(b *strings.Builder, st *api.Status) {
 		if r := st.Capture.Resource(name); r != nil {
 			state = r.State
 		}
-		if l.Removed != nil {
+		switch {
+		case l.Removed != nil:
 			state = "removed"
+		case l.Group == journal.OwnGroup:
+			state, age = "written here", "-"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", name, since, age, lag, state, len(l.Gaps))
 	}

@@ -103,6 +103,9 @@ func (d *daemon) openArchives() error {
 			return fmt.Errorf("archive %s: %w", l.Name, err)
 		}
 		d.shippers = append(d.shippers, s)
+		if d.volumes == nil && len(identities) > 0 {
+			d.volumes = d.newKeeper(l, recipients, identities)
+		}
 		if own != "" {
 			d.ownKeys = append(d.ownKeys, own)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
 	"github.com/tidemark-backup/tidemark/replay"
+	"github.com/tidemark-backup/tidemark/volumes"
 )
 
 // SocketName is the name of the socket in the data directory.
@@ -103,6 +104,7 @@ type daemon struct {
 	ownKeys   []string      // identities that were made in the data directory
 	retainNow chan struct{} // asks for a round of retention
 	schedules *schedules
+	volumes   *volumes.Keeper // in the first archive that the daemon can read; nil: in none
 }
 
 func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) error {
@@ -127,6 +129,9 @@ func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) err
 	}
 	if len(d.shippers) > 0 {
 		g.Go(func() error { return d.schedules.run(ctx) })
+	}
+	if d.volumes != nil {
+		g.Go(func() error { return d.keepVolumes(ctx) })
 	}
 	g.Go(func() error { return d.reload(ctx) })
 	g.Go(func() error {
@@ -203,6 +208,9 @@ func (d *daemon) listen(tlsConf *tls.Config, token string) (out []listener, err 
 	so := api.ServerOptions{Source: d.source, Status: d.status, Registry: api.NewRegistry(d.status), Logger: d.o.Logger.Named("api")}
 	if len(d.shippers) > 0 {
 		so.Archives = archives{d}
+	}
+	if d.volumes != nil {
+		so.Volumes = d.volumes
 	}
 	server := api.NewServer(so)
 	open := func(l net.Listener, err error, h http.Handler, t *tls.Config) error {

@@ -28,6 +28,7 @@ func Conformance(t *testing.T, open func(t *testing.T) archive.Store) {
 	}{
 		{"a file is read as it was created", testReadBack},
 		{"a name that is taken stays as it is", testCreateOnce},
+		{"a file can be replaced when asked to", testReplace},
 		{"a body that ends early makes no file", testShortBody},
 		{"of many writers one wins", testRace},
 		{"ranges are exact", testRanges},
@@ -80,6 +81,30 @@ func names(t *testing.T, s archive.Store, prefix, after string) []string {
 		all = append(all, info.Name)
 	}
 	return all
+}
+
+// testReplace wants one of several whole contents at any time, and the last one at the end.
+func testReplace(t *testing.T, s archive.Store, dir string) {
+	name := dir + "replaced"
+	put := func(b []byte) {
+		if err := s.Create(t.Context(), name, bytes.NewReader(b), int64(len(b)), archive.CreateOptions{Replace: true}); err != nil {
+			t.Errorf("Create %s of %d bytes in place of another: %v", name, len(b), err)
+		}
+	}
+	for _, n := range []int{10, 100_000, 3} {
+		b := randomBytes(n)
+		put(b)
+		if got := content(t, s, name); !bytes.Equal(got, b) {
+			t.Errorf("after it was replaced, %s has %d bytes, want the %d new ones", name, len(got), n)
+		}
+	}
+	if all := names(t, s, dir, ""); len(all) != 1 {
+		t.Errorf("replacing leaves %v", all)
+	}
+	err := s.Create(t.Context(), name, bytes.NewReader([]byte("x")), 1, archive.CreateOptions{})
+	if !errors.Is(err, fs.ErrExist) {
+		t.Errorf("what was replaced is not kept from being created: %v", err)
+	}
 }
 
 func randomBytes(n int) []byte {

@@ -1,0 +1,446 @@
+package volumes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+var (
+	// ErrUnknown is returned for a backup that neither history nor the repository knows.
+	ErrUnknown = errors.New("no such volume backup")
+	// ErrNoContent is returned for a backup whose content the repository does not have.
+	ErrNoContent = errors.New("this backup has no content in the repository")
+	// ErrRequest is returned for what cannot be meant.
+	ErrRequest = errors.New("cannot be done")
+)
+
+// Options are what a Keeper works with.
+type Options struct {
+	// Open opens the repository; with create it is made when it is not there.
+	Open func(ctx context.Context, create bool) (*repository.Repository, error)
+	// Record writes a backup into history, and Recorded yields what is there now. Both nil: only the repository
+	// tells of backups.
+	Record   func(ctx context.Context, e journal.Event) error
+	Recorded func(ctx context.Context) iter.Seq2[journal.Event, error]
+	// Fence is the cut of the cluster's state right now. Nil: there is no cluster to ask.
+	Fence  func(ctx context.Context) (journal.Cut, error)
+	Clock  func() time.Time // default: time.Now
+	Logger *zap.Logger      // default: none
+}
+
+// Keeper makes backups, finds them, and writes their content back. Its methods may be called from several goroutines.
+type Keeper struct {
+	o     Options
+	began time.Time
+	mu    sync.Mutex // held while the content of backups is removed
+}
+
+// New makes a Keeper.
+func New(o Options) *Keeper {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Fence == nil {
+		o.Fence = func(context.Context) (journal.Cut, error) { return journal.Cut{}, nil }
+	}
+	o.Logger = o.Logger.Named("volumes")
+	return &Keeper{o: o, began: o.Clock()}
+}
+
+// Tags of a backup in the repository.
+const (
+	tagName   = "backup" // its name
+	tagRecord = "record" // its record as JSON, so that the bucket alone is enough
+)
+
+// BackRequest asks for a backup of a path on the machine of the Keeper.
+type BackRequest struct {
+	Path string `json:"path"`
+	// Namespace and Claim say whose volume the path is; empty: nobody's.
+	Namespace string `json:"namespace,omitempty"`
+	Claim     string `json:"claim,omitempty"`
+	Run       string `json:"run,omitempty"` // default: the backup's name
+}
+
+func (q *BackRequest) check() error {
+	switch {
+	case !filepath.IsAbs(q.Path) || filepath.Clean(q.Path) != q.Path:
+		return fmt.Errorf("%w: %q is not the whole path of a directory or a block device", ErrRequest, q.Path)
+	case (q.Namespace == "") != (q.Claim == ""):
+		return fmt.Errorf("%w: a namespace and a claim belong together", ErrRequest)
+	}
+	return nil
+}
+
+// Back backs a path up. The backup is recorded when it begins and when it ends, whatever its end; one that failed is
+// returned with the error. Files are read one after another, so for files that are being written to, it is no better than
+// a copy; a snapshot that is mounted at the path is.
+func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(repository.Progress)) (*Backup, error) {
+	if err := q.check(); err != nil {
+		return nil, err
+	}
+	b := newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual"}, k.o.Clock())
+	if b.Spec.Run == "" {
+		b.Spec.Run = b.Metadata.Name
+	}
+	r, err := k.o.Open(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	defer k.close(ctx, r)
+	b.Status.Before = k.fence(ctx, b)
+	b.Status.Consistency, b.Status.Taken = Live, k.o.Clock().UTC()
+	if err := k.record(ctx, b, journal.Added); err != nil {
+		return nil, err
+	}
+	err = k.back(ctx, r, b, progress)
+	b.Status.Finished = k.o.Clock().UTC()
+	b.Status.Phase = Done
+	if err != nil {
+		b.Status.Phase, b.Status.Error = Failed, err.Error()
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	return b, errors.Join(err, k.record(last, b, journal.Modified))
+}
+
+// recordTime bounds the last record of a backup that was cancelled.
+const recordTime = 10 * time.Second
+
+func (k *Keeper) back(ctx context.Context, r *repository.Repository, b *Backup, progress func(repository.Progress)) error {
+	res, err := r.Back(ctx, sourceOf(b), b.Spec.Path, repository.BackupOptions{
+		Description: "tidemark " + b.Metadata.Name, Progress: progress,
+		Tags: func() map[string]string {
+			b.Status.After = k.fence(ctx, b)
+			record, err := json.Marshal(b)
+			if err != nil { // it is made of plain fields
+				return nil
+			}
+			return map[string]string{tagName: b.Metadata.Name, tagRecord: string(record)}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	b.Status.Content = contentOf(r.Location(), &res.Backup)
+	b.Status.Content.Unchanged, b.Status.Content.Sent = res.Cached, res.Sent
+	return nil
+}
+
+// fence is the cut of now. A cluster that does not answer is no reason not to back up: only its revision is missing then.
+func (k *Keeper) fence(ctx context.Context, b *Backup) journal.Cut {
+	c, err := k.o.Fence(ctx)
+	if err != nil {
+		k.o.Logger.Warn("the cluster's revision cannot be read, so that a volume backup is placed by its time only", zap.String("backup", b.Metadata.Name), zap.Error(err))
+		c = journal.Cut{}
+	}
+	if c.Time.IsZero() {
+		c.Time = k.o.Clock().UTC()
+	}
+	return c
+}
+
+func sourceOf(b *Backup) repository.Source {
+	if b.Spec.Claim == "" {
+		return repository.Source{Name: b.Spec.Path}
+	}
+	return repository.Source{Namespace: b.Metadata.Namespace, Name: b.Spec.Claim}
+}
+
+func contentOf(location string, b *repository.Backup) *Content {
+	return &Content{Location: location, ID: b.ID, Files: b.Files, Bytes: b.Bytes}
+}
+
+func (k *Keeper) close(ctx context.Context, r *repository.Repository) {
+	if err := r.Close(context.WithoutCancel(ctx)); err != nil {
+		k.o.Logger.Warn("closing the repository failed", zap.Error(err))
+	}
+}
+
+func (k *Keeper) record(ctx context.Context, b *Backup, op journal.Op) error {
+	if k.o.Record == nil {
+		return nil
+	}
+	e, err := b.Event(op)
+	if err == nil {
+		err = k.o.Record(ctx, e)
+	}
+	if err != nil {
+		return fmt.Errorf("record volume backup %s: %w", b.Metadata.Name, err)
+	}
+	return nil
+}
+
+// List lists what history has of backups, and what only the repository has, oldest first.
+func (k *Keeper) List(ctx context.Context) ([]*Backup, error) {
+	var all []*Backup
+	known := map[string]bool{}
+	if k.o.Recorded != nil {
+		for e, err := range k.o.Recorded(ctx) {
+			if err != nil {
+				return nil, fmt.Errorf("read the records of volume backups: %w", err)
+			}
+			b, err := Parse(e.Object)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, b)
+			known[b.Metadata.Name] = true
+		}
+	}
+	if k.o.Record == nil { // who has no history to write has to look
+		held, err := k.held(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range held {
+			if !known[b.Metadata.Name] {
+				all = append(all, b)
+			}
+		}
+	}
+	Sort(all)
+	return all, nil
+}
+
+// held are the backups in the repository.
+func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
+	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrNoRepository) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer k.close(ctx, r)
+	stored, err := r.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []*Backup
+	for _, s := range stored {
+		b, err := Parse([]byte(s.Tags[tagRecord]))
+		if err != nil { // made by somebody else with the kopia command line
+			b = newBackup(s.Source.Namespace, Spec{Origin: "kopia"}, s.Began)
+			if b.Spec.Claim = s.Source.Name; s.Source.Namespace == "" {
+				b.Spec.Claim, b.Spec.Path = "", s.Source.Name
+			}
+			b.Metadata.Name, b.Spec.Run = s.ID, s.ID
+			b.Status.Consistency, b.Status.Taken = Live, s.Began.UTC()
+		}
+		b.Status.Phase, b.Status.Finished, b.Status.Content = Done, s.Ended.UTC(), contentOf(r.Location(), &s)
+		all = append(all, b)
+	}
+	return all, nil
+}
+
+// Find is the backup of a name, or of the beginning of one that no other name has.
+func (k *Keeper) Find(ctx context.Context, name string) (*Backup, error) {
+	all, err := k.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []*Backup
+	for _, b := range all {
+		if b.Metadata.Name == name {
+			return b, nil
+		}
+		if name != "" && strings.HasPrefix(b.Metadata.Name, name) {
+			found = append(found, b)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%w: %q: 'tidemark volumes list' shows what there is", ErrUnknown, name)
+	case 1:
+		return found[0], nil
+	}
+	return nil, fmt.Errorf("%w: %d backups have names that begin with %q: give more of the name", ErrUnknown, len(found), name)
+}
+
+// content opens the repository for the content of a backup. The caller closes it.
+func (k *Keeper) content(ctx context.Context, name string) (*repository.Repository, string, error) {
+	b, err := k.Find(ctx, name)
+	if err != nil {
+		return nil, "", err
+	}
+	if b.Status.Content == nil {
+		why := string(b.Status.Phase)
+		if b.Status.Error != "" {
+			why += ": " + b.Status.Error
+		}
+		return nil, "", fmt.Errorf("%w (%s): %s", ErrNoContent, why, b.Metadata.Name)
+	}
+	r, err := k.o.Open(ctx, false)
+	if err != nil {
+		return nil, "", err
+	}
+	return r, b.Status.Content.ID, nil
+}
+
+// Files yields the files of a backup at a path; with deep all below it too.
+func (k *Keeper) Files(ctx context.Context, name, path string, deep bool) iter.Seq2[repository.File, error] {
+	return func(yield func(repository.File, error) bool) {
+		r, id, err := k.content(ctx, name)
+		if err != nil {
+			yield(repository.File{}, err)
+			return
+		}
+		defer k.close(ctx, r)
+		r.Files(ctx, id, path, deep)(yield)
+	}
+}
+
+// Read writes the content of one file of a backup.
+func (k *Keeper) Read(ctx context.Context, name, path string, to io.Writer) error {
+	r, id, err := k.content(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer k.close(ctx, r)
+	return r.Read(ctx, id, path, to)
+}
+
+// RestoreRequest asks for the content of a backup in a directory, or on a block device, of the Keeper's machine.
+type RestoreRequest struct {
+	Backup string `json:"backup"`
+	To     string `json:"to"`
+	// Path within the backup is what comes back; empty: everything.
+	Path        string `json:"path,omitempty"`
+	DeleteExtra bool   `json:"deleteExtra,omitempty"`
+	KeepOwners  bool   `json:"keepOwners,omitempty"`
+}
+
+// Restore writes the content of a backup.
+func (k *Keeper) Restore(ctx context.Context, q RestoreRequest, progress func(repository.Progress)) (repository.Progress, error) {
+	if !filepath.IsAbs(q.To) || filepath.Clean(q.To) == "/" {
+		return repository.Progress{}, fmt.Errorf("%w: %q is not the whole path of a directory to restore into", ErrRequest, q.To)
+	}
+	r, id, err := k.content(ctx, q.Backup)
+	if err != nil {
+		return repository.Progress{}, err
+	}
+	defer k.close(ctx, r)
+	return r.Restore(ctx, id, q.To, repository.RestoreOptions{Path: q.Path, DeleteExtra: q.DeleteExtra, KeepOwners: q.KeepOwners, Progress: progress})
+}
+
+// Verify checks that the repository has all that backups need, and reads percent of their files. No names: all backups.
+func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (*repository.Verified, error) {
+	if percent < 0 || percent > 100 {
+		return nil, fmt.Errorf("%w: %g%% of the files cannot be read: want 0 to 100", ErrRequest, percent)
+	}
+	var ids []string
+	all, err := k.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		b, err := k.Find(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if b.Status.Content == nil {
+			return nil, fmt.Errorf("%w: %s", ErrNoContent, b.Metadata.Name)
+		}
+		ids = append(ids, b.Status.Content.ID)
+	}
+	for _, b := range all {
+		if len(names) == 0 && b.Status.Content != nil {
+			ids = append(ids, b.Status.Content.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return &repository.Verified{}, nil
+	}
+	r, err := k.o.Open(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	defer k.close(ctx, r)
+	return r.Verify(ctx, percent, slices.Compact(ids)...)
+}
+
+// Delete forgets a backup. Its content is freed by Maintain, a day later.
+func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	b, err := k.Find(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if b.Status.Phase == Running {
+		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
+	}
+	if b.Status.Content != nil { // before the record: one without content would be a promise
+		r, err := k.o.Open(ctx, false)
+		if err != nil {
+			return nil, err
+		}
+		defer k.close(ctx, r)
+		if err := r.Forget(ctx, b.Status.Content.ID); err != nil {
+			return nil, err
+		}
+	}
+	return b, k.record(ctx, b, journal.Deleted)
+}
+
+// Maintain lets the repository do what is due; see repository.Maintain.
+func (k *Keeper) Maintain(ctx context.Context, now bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrNoRepository) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer k.close(ctx, r)
+	return r.Maintain(ctx, now)
+}
+
+// Settle ends the records of backups that a process which died was making: those whose content is whole are done, the
+// others failed. No other Keeper may make backups of this history.
+func (k *Keeper) Settle(ctx context.Context) error {
+	all, err := k.List(ctx)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(b *Backup) bool { return b.Status.Phase != Running || !b.Metadata.Created.Before(k.began) })
+	if len(all) == 0 {
+		return nil
+	}
+	held, err := k.held(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		b.Status.Phase, b.Status.Finished, b.Status.Error = Failed, k.o.Clock().UTC(), "tidemark ended while it was being made; the next one goes on from what was sent"
+		for _, h := range held {
+			if h.Metadata.Name == b.Metadata.Name {
+				b.Status = h.Status
+			}
+		}
+		if err := k.record(ctx, b, journal.Modified); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"os"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// history keeps records as a journal does.
+type history struct {
+	events []journal.Event
+	broken error
+}
+
+func (h *history) record(_ context.Context, e journal.Event) error {
+	if h.broken != nil {
+		return h.broken
+	}
+	h.events = append(h.events, e)
+	return nil
+}
+
+func (h *history) recorded(context.Context) iter.Seq2[journal.Event, error] {
+	last := map[string]journal.Event{}
+	for _, e := range h.events {
+		last[e.Name] = e
+	}
+	return func(yield func(journal.Event, error) bool) {
+		for _, e := range last {
+			if e.Op != journal.Deleted && !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// world is what a Keeper works with.
+type world struct {
+	*testing.T
+	history
+	o   Options
+	rv  uint64
+	now time.Time
+}
+
+func newWorld(t *testing.T) *world {
+	id, err := age.GenerateX25519Identity()
+	ok(t, err)
+	store, err := archive.NewDirStore(t.TempDir())
+	ok(t, err)
+	w := &world{T: t, now: time.Date(2026, 11, 25, 10, 0, 0, 0, time.UTC)}
+	w.o = Options{
+		Open: func(ctx context.Context, create bool) (*repository.Repository, error) {
+			o := repository.Options{Store: store, Cluster: "c1", Identities: []age.Identity{id}, Recipients: []age.Recipient{id.Recipient()}}
+			if create {
+				return repository.Create(ctx, o)
+			}
+			return repository.Open(ctx, o)
+		},
+		Record: w.record, Recorded: w.recorded, Clock: func() time.Time { w.now = w.now.Add(time.Second); return w.now },
+		Fence: func(context.Context) (journal.Cut, error) {
+			w.rv++
+			return journal.Cut{Revision: journal.Revision{Epoch: 1, RV: w.rv}, Time: w.now}, nil
+		},
+	}
+	return w
+}
+
+func (w *world) back(k *Keeper, path string) *Backup {
+	w.Helper()
+	b, err := k.Back(w.Context(), BackRequest{Path: path, Namespace: "shop", Claim: "data"}, nil)
+	ok(w.T, err)
+	return b
+}
+
+func TestABackupIsRecordedWithItsMoment(t *testing.T) {
+	w := newWorld(t)
+	k, dir := New(w.o), t.TempDir()
+	ok(t, os.WriteFile(dir+"/a", []byte("alpha"), 0o644))
+	b := w.back(k, dir)
+	if len(w.events) != 2 || w.events[0].Op != journal.Added || w.events[1].Op != journal.Modified || w.events[1].Namespace != "shop" {
+		t.Fatalf("events %+v", w.events)
+	}
+	began, err := Parse(w.events[0].Object)
+	ok(t, err)
+	if began.Status.Phase != Running || began.Status.Before.RV != 1 {
+		t.Errorf("it began as %+v", began.Status)
+	}
+	s := b.Status
+	if s.Phase != Done || s.Before.RV != 1 || s.After.RV != 2 || s.Taken.Before(s.Before.Time) || s.Content == nil || s.Content.Files != 1 || b.Duration() <= 0 {
+		t.Errorf("it became %+v", s)
+	}
+	found, err := k.Find(t.Context(), b.Metadata.Name[:8])
+	ok(t, err)
+	if found.Metadata.Name != b.Metadata.Name {
+		t.Errorf("found %s", found.Metadata.Name)
+	}
+
+	// The bucket alone tells the same.
+	alone := w.o
+	alone.Record, alone.Recorded = nil, nil
+	all, err := New(alone).List(t.Context())
+	ok(t, err)
+	if len(all) != 1 || all[0].Metadata.Name != b.Metadata.Name || all[0].Status.After.RV != 2 || all[0].Status.Phase != Done || all[0].Status.Content.ID != s.Content.ID {
+		t.Errorf("the repository alone tells of %+v", all)
+	}
+}
+
+func TestAFailedBackupIsRecorded(t *testing.T) {
+	w := newWorld(t)
+	k := New(w.o)
+	b, err := k.Back(t.Context(), BackRequest{Path: "/nowhere/at/all"}, nil)
+	if !errors.Is(err, os.ErrNotExist) || b == nil || b.Status.Phase != Failed {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	if _, err := k.Restore(t.Context(), RestoreRequest{Backup: b.Metadata.Name, To: t.TempDir()}, nil); !errors.Is(err, ErrNoContent) {
+		t.Errorf("restored: %v", err)
+	}
+	w.o.Fence = func(context.Context) (journal.Cut, error) { return journal.Cut{}, errors.New("the cluster is away") }
+	if b := w.back(New(w.o), t.TempDir()); b.Status.Phase != Done || b.Status.Before.RV != 0 || b.Status.Before.Time.IsZero() {
+		t.Errorf("without the cluster: %+v", b.Status)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w.o.Fence = func(context.Context) (journal.Cut, error) { cancel(); return journal.Cut{}, nil }
+	if b, err = New(w.o).Back(ctx, BackRequest{Path: t.TempDir()}, nil); !errors.Is(err, context.Canceled) || b.Status.Phase != Failed {
+		t.Errorf("cancelled: %+v, %v", b, err)
+	}
+	if last, _ := Parse(w.events[len(w.events)-1].Object); last.Status.Phase != Failed {
+		t.Errorf("the record of the cancelled one is left as %s", last.Status.Phase)
+	}
+	for _, q := range []BackRequest{{}, {Path: "relative"}, {Path: "/a/../b"}, {Path: "/a", Claim: "data"}} {
+		if _, err := k.Back(t.Context(), q, nil); !errors.Is(err, ErrRequest) {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+}
+
+// TestSettle lets a Keeper find what one before it, which died, was making.
+func TestSettle(t *testing.T) {
+	w := newWorld(t)
+	k, dir := New(w.o), t.TempDir()
+	ok(t, os.WriteFile(dir+"/a", []byte("alpha"), 0o644))
+	whole := w.back(k, dir)
+	w.events = w.events[:1] // it died right after the content was complete
+	cut := newBackup("shop", Spec{Claim: "data", Run: "x"}, w.o.Clock())
+	ok(t, k.record(t.Context(), cut, journal.Added)) // and another time before it was
+
+	next := New(w.o)
+	young := newBackup("shop", Spec{Claim: "data", Run: "y"}, w.o.Clock()) // begun by the new one itself
+	ok(t, next.record(t.Context(), young, journal.Added))
+	ok(t, next.Settle(t.Context()))
+	all, err := next.List(t.Context())
+	ok(t, err)
+	got := map[string]Phase{}
+	for _, b := range all {
+		got[b.Metadata.Name] = b.Status.Phase
+	}
+	if got[whole.Metadata.Name] != Done || got[cut.Metadata.Name] != Failed || got[young.Metadata.Name] != Running {
+		t.Errorf("settled as %v", got)
+	}
+	ok(t, next.Read(t.Context(), whole.Metadata.Name, "a", os.Stderr))
+}
+
+func TestDelete(t *testing.T) {
+	w := newWorld(t)
+	k, dir := New(w.o), t.TempDir()
+	ok(t, os.WriteFile(dir+"/a", []byte("alpha"), 0o644))
+	b := w.back(k, dir)
+	w.broken = errors.New("the disk is full")
+	if _, err := k.Delete(t.Context(), b.Metadata.Name); !errors.Is(err, w.broken) {
+		t.Fatalf("deleted: %v", err)
+	}
+	w.broken = nil
+	if _, err := k.Delete(t.Context(), b.Metadata.Name); err != nil { // what was begun is completed
+		t.Fatal(err)
+	}
+	if _, err := k.Find(t.Context(), b.Metadata.Name); !errors.Is(err, ErrUnknown) {
+		t.Errorf("found: %v", err)
+	}
+	if v, err := k.Verify(t.Context(), 100); err != nil || v.Backups != 0 {
+		t.Errorf("%+v, %v", v, err)
+	}
+}

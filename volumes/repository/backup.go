@@ -1,0 +1,293 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/kopia/kopia/fs"
+	"github.com/kopia/kopia/fs/virtualfs"
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/manifest"
+	"github.com/kopia/kopia/repo/object"
+	"github.com/kopia/kopia/snapshot"
+	"github.com/kopia/kopia/snapshot/policy"
+	"github.com/kopia/kopia/snapshot/snapshotfs"
+	"github.com/kopia/kopia/snapshot/upload"
+)
+
+// ErrIncomplete is returned for a backup that could not read all that it should.
+var ErrIncomplete = errors.New("the backup is not whole")
+
+// Progress is how far a backup or a restore is.
+type Progress struct {
+	Files  int64 `json:"files"`            // done, unchanged ones included
+	Bytes  int64 `json:"bytes"`            // of those
+	Cached int64 `json:"cached,omitempty"` // files that are as in the backup before, and were not read
+	Read   int64 `json:"read,omitempty"`   // bytes read
+	Sent   int64 `json:"sent,omitempty"`   // bytes sent to the store
+	Total  int64 `json:"total,omitempty"`  // bytes, where it is known
+}
+
+// BackupOptions are what a backup can be given.
+type BackupOptions struct {
+	// Tags is called once all content is read.
+	Tags func() map[string]string
+	// Description is shown by Kopia's command line.
+	Description string
+	// Parallel files are read at once. Default: 4.
+	Parallel int
+	// Progress is called now and then, by one goroutine at a time.
+	Progress func(Progress)
+}
+
+// Result is what a backup became.
+type Result struct {
+	Backup
+	Progress
+}
+
+// deviceName is the file that holds the content of a block device.
+const deviceName = "device"
+
+// Back backs up a directory, or a block device, at path. A backup that is cut off goes on from what it has sent when it is made
+// again. A file that cannot be read fails it with ErrIncomplete, and what was read stays for the next try.
+func (r *Repository) Back(ctx context.Context, source Source, path string, o BackupOptions) (*Result, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("back up: %w", err)
+	}
+	var root fs.Directory
+	kept := &attributes{}
+	if info.Mode()&os.ModeDevice != 0 || info.Mode().IsRegular() {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("back up: %w", err)
+		}
+		defer f.Close()
+		root = virtualfs.NewStaticDirectory(".", []fs.Entry{virtualfs.StreamingFileFromReader(deviceName, io.NopCloser(f))})
+	} else {
+		dir, err := os.OpenRoot(path)
+		if err != nil {
+			return nil, fmt.Errorf("back up: %w", err)
+		}
+		defer dir.Close()
+		t := &tree{root: dir}
+		kept = &t.kept
+		if root, err = t.open(); err != nil {
+			return nil, fmt.Errorf("back up %s: %w", path, err)
+		}
+	}
+	return r.upload(ctx, source.info(r.o.Cluster), root, kept, o)
+}
+
+func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, root fs.Directory, kept *attributes, o BackupOptions) (*Result, error) {
+	if err := r.refresh(ctx); err != nil {
+		return nil, err
+	}
+	progress := &counter{report: o.Progress, done: make(chan struct{})}
+	var m *snapshot.Manifest
+	whole, flushed := stretch(ctx, flushTime)
+	defer flushed()
+	err := repo.WriteSession(whole, r.kopia, repo.WriteSessionOptions{
+		Purpose: "backup", OnUpload: func(n int64) { progress.sent.Add(n) }, FlushOnFailure: true,
+	}, func(whole context.Context, w repo.RepositoryWriter) error {
+		before, err := snapshot.FindPreviousManifests(whole, w, source, nil)
+		if err != nil {
+			return err
+		}
+		u := upload.NewUploader(w)
+		u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = progress, o.Parallel, true, false
+		if u.ParallelUploads == 0 {
+			u.ParallelUploads = 4
+		}
+		stop := context.AfterFunc(ctx, u.Cancel)
+		defer stop()
+		go progress.run()
+		m, err = u.Upload(whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), source, before...)
+		progress.stop()
+		if err != nil {
+			return err
+		}
+		if ctx.Err() == nil && m.IncompleteReason == "" {
+			if err := addAttributes(whole, w, m, kept); err != nil {
+				return err
+			}
+		}
+		m.Description, m.Tags = o.Description, map[string]string{}
+		if o.Tags != nil && m.IncompleteReason == "" {
+			for k, v := range o.Tags() {
+				m.Tags[tagPrefix+k] = v
+			}
+		}
+		if failed := unread(m); failed != nil {
+			m.IncompleteReason = "unreadable files" // its content is kept for the next try
+			m.Tags = nil
+			_, err := snapshot.SaveSnapshot(whole, w, m)
+			return errors.Join(failed, err)
+		}
+		_, err = snapshot.SaveSnapshot(whole, w, m)
+		if err == nil && m.IncompleteReason == "" {
+			err = dropIncomplete(whole, w, before)
+		}
+		return err
+	})
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, r.failed(err)
+	case m.IncompleteReason != "":
+		return nil, fmt.Errorf("%w: %s", ErrIncomplete, m.IncompleteReason)
+	}
+	return &Result{Backup: backupOf(m), Progress: progress.now()}, nil
+}
+
+// flushTime is how long a cancelled backup may take to send what it has read; a Pod is given 30 s to end.
+const flushTime = 20 * time.Second
+
+// stretch is a context that ends some time after ctx.
+func stretch(ctx context.Context, by time.Duration) (context.Context, func()) {
+	whole, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return whole, func() {
+		stop()
+		cancel()
+	}
+}
+
+// uploadPolicy is given with every upload, so that nobody who can write policies into the repository can leave data out.
+func uploadPolicy(parallel int) *policy.Policy {
+	p := keepAll()
+	p.UploadPolicy = policy.UploadPolicy{
+		MaxParallelFileReads: new(policy.OptionalInt(parallel)),
+		// A large file is read by all readers at once.
+		ParallelUploadAboveSize: new(policy.OptionalInt64(256 << 20)),
+	}
+	return p
+}
+
+// unread is the error of a backup that could not read some files.
+func unread(m *snapshot.Manifest) error {
+	if m.RootEntry == nil || m.RootEntry.DirSummary == nil {
+		return nil
+	}
+	s := m.RootEntry.DirSummary
+	if s.FatalErrorCount+s.IgnoredErrorCount == 0 {
+		return nil
+	}
+	var names []string
+	for _, f := range s.FailedEntries {
+		names = append(names, f.EntryPath+" ("+f.Error+")")
+	}
+	return fmt.Errorf("%w: %d files could not be read, such as %s", ErrIncomplete, s.FatalErrorCount+s.IgnoredErrorCount, strings.Join(names[:min(len(names), 3)], ", "))
+}
+
+// dropIncomplete forgets checkpoints that a whole backup makes superfluous.
+func dropIncomplete(ctx context.Context, w repo.RepositoryWriter, before []*snapshot.Manifest) error {
+	for _, b := range before {
+		if b.IncompleteReason != "" {
+			if err := w.DeleteManifest(ctx, b.ID); err != nil && !errors.Is(err, manifest.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addAttributes puts the file of attributes into the root of an uploaded tree.
+func addAttributes(ctx context.Context, w repo.RepositoryWriter, m *snapshot.Manifest, kept *attributes) error {
+	b, err := kept.encode()
+	if b == nil || err != nil {
+		return err
+	}
+	id, err := writeObject(ctx, w, b)
+	if err != nil {
+		return err
+	}
+	root := snapshotfs.DirectoryEntry(w, m.RootEntry.ObjectID, nil)
+	entries, err := fs.GetAllEntries(ctx, root)
+	if err != nil {
+		return err
+	}
+	var dir snapshotfs.DirManifestBuilder
+	for _, e := range entries {
+		if had, ok := e.(snapshot.HasDirEntry); ok && e.Name() != attributesName {
+			dir.AddEntry(had.DirEntry())
+		}
+	}
+	dir.AddEntry(&snapshot.DirEntry{
+		Name: attributesName, Type: snapshot.EntryTypeFile, Permissions: 0o600, FileSize: int64(len(b)), ModTime: fs.UTCTimestampFromTime(time.Now()), ObjectID: id,
+	})
+	if m.RootEntry.ObjectID, err = snapshotfs.WriteDirManifest(ctx, w, ".", dir.Build(m.RootEntry.ModTime, ""), ""); err != nil {
+		return err
+	}
+	return nil
+}
+
+func writeObject(ctx context.Context, w repo.RepositoryWriter, b []byte) (object.ID, error) {
+	out := w.NewObjectWriter(ctx, object.WriterOptions{Description: attributesName, Compressor: compressor})
+	defer out.Close()
+	if _, err := io.Copy(out, bytes.NewReader(b)); err != nil {
+		return object.EmptyID, err
+	}
+	return out.Result()
+}
+
+// counter is Kopia's view of progress.
+type counter struct {
+	upload.NullUploadProgress
+	report                           func(Progress)
+	done                             chan struct{}
+	files, cached, bytes, read, sent atomic.Int64
+}
+
+// Enabled implements upload.Progress. It would only make Kopia read everything once more for an estimate.
+func (c *counter) Enabled() bool { return false }
+
+// CachedFile implements upload.Progress.
+func (c *counter) CachedFile(_ string, n int64) {
+	c.files.Add(1)
+	c.cached.Add(1)
+	c.bytes.Add(n)
+}
+
+// FinishedHashingFile implements upload.Progress.
+func (c *counter) FinishedHashingFile(_ string, n int64) {
+	c.files.Add(1)
+	c.bytes.Add(n)
+}
+
+// HashedBytes implements upload.Progress.
+func (c *counter) HashedBytes(n int64) { c.read.Add(n) }
+
+func (c *counter) now() Progress {
+	return Progress{Files: c.files.Load(), Cached: c.cached.Load(), Bytes: c.bytes.Load(), Read: c.read.Load(), Sent: c.sent.Load()}
+}
+
+// reportEvery is how often progress is told.
+const reportEvery = time.Second
+
+func (c *counter) run() {
+	if c.report == nil {
+		return
+	}
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			c.report(c.now())
+		case <-c.done:
+			return
+		}
+	}
+}
+
+func (c *counter) stop() { close(c.done) }

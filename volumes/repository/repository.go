@@ -1,0 +1,348 @@
+package repository
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/content"
+	"github.com/kopia/kopia/repo/maintenance"
+	"github.com/kopia/kopia/repo/manifest"
+	"github.com/kopia/kopia/snapshot"
+	"github.com/kopia/kopia/snapshot/policy"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+)
+
+var (
+	// ErrNoRepository is returned by Open where nothing was backed up yet.
+	ErrNoRepository = errors.New("there is no content of volumes")
+	// ErrNoBackup is returned for an id that the repository does not hold.
+	ErrNoBackup = errors.New("the repository does not hold this backup")
+)
+
+// Options say which repository, and how it is used.
+type Options struct {
+	// Store is the location, Cluster the id of the cluster whose repository it is.
+	Store   archive.Store
+	Cluster string
+	// Identities open the repository's password, which Recipients is encrypted for when it is made. Password, when it is
+	// known, makes both unnecessary.
+	Identities []age.Identity
+	Recipients []age.Recipient
+	Password   string
+	// CacheDir keeps indexes and content that was read, up to CacheBytes (default: 512 MiB) each. Default: a new directory,
+	// which Close removes.
+	CacheDir   string
+	CacheBytes int64
+	// Upload and Download limit the traffic with the store, in bytes per second. Zero: no limit.
+	Upload, Download int64
+	// ReadOnly refuses everything that writes.
+	ReadOnly bool
+	// Lock keeps what is written from being removed for that long, in a bucket with object lock. It counts when the repository
+	// is made.
+	Lock       time.Duration
+	Compliance bool
+}
+
+func (o *Options) dir() string { return archive.VolumesDir + "/" + o.Cluster + "/" }
+
+// Repository is an open repository. Its methods may be called from several goroutines.
+type Repository struct {
+	o       Options
+	storage *storage
+	kopia   repo.DirectRepository
+	temp    string // to be removed
+	fatal   chan error
+}
+
+// userName is who writes, as Kopia sees it; all of a cluster's are one, so that one of them may maintain.
+const userName = "tidemark"
+
+// Open opens the repository of a cluster. ErrNoRepository: nothing was ever backed up there.
+func Open(ctx context.Context, o Options) (*Repository, error) { return open(ctx, o, false) }
+
+// Create opens the repository of a cluster, and makes it when there is none.
+func Create(ctx context.Context, o Options) (*Repository, error) { return open(ctx, o, true) }
+
+func open(ctx context.Context, o Options, create bool) (_ *Repository, err error) {
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 512 << 20
+	}
+	if o.Cluster == "" || strings.ContainsAny(o.Cluster, "/\x00") {
+		return nil, fmt.Errorf("%q cannot be a cluster's id", o.Cluster)
+	}
+	r := &Repository{o: o, fatal: make(chan error, 1)}
+	if o.Password == "" {
+		if r.o.Password, err = password(ctx, o.Store, o.dir(), &o, create); err != nil {
+			return nil, err
+		}
+	}
+	dir := o.CacheDir
+	if dir == "" {
+		if r.temp, err = os.MkdirTemp("", "tidemark-volumes-"); err != nil {
+			return nil, err
+		}
+		dir = r.temp
+	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the repository's cache: %w", err)
+	}
+	r.storage = newStorage(o.Store, o.dir()+"kopia/", o.ReadOnly, o.Upload, o.Download)
+	defer func() {
+		if err != nil {
+			r.release()
+		}
+	}()
+	if create {
+		if err := r.initialize(ctx); err != nil {
+			return nil, r.explain(err)
+		}
+	}
+	if err := r.connect(ctx, dir); err != nil {
+		return nil, r.explain(err)
+	}
+	if create {
+		if err := r.prepare(ctx); err != nil {
+			return nil, errors.Join(r.explain(err), r.kopia.Close(ctx))
+		}
+	}
+	return r, nil
+}
+
+// connect opens it. Kopia wants a file to keep its settings in.
+func (r *Repository) connect(ctx context.Context, dir string) error {
+	config := filepath.Join(dir, fmt.Sprintf("repository-%d-%d.config", os.Getpid(), r.storage.number))
+	defer os.Remove(config)
+	defer os.Remove(config + ".mlock")
+	settings := repo.LocalConfig{
+		Storage: new(r.storage.ConnectionInfo()),
+		Caching: &content.CachingOptions{
+			CacheDirectory: filepath.Join(dir, "cache"), ContentCacheSizeBytes: r.o.CacheBytes, MetadataCacheSizeBytes: r.o.CacheBytes,
+		},
+		ClientOptions: repo.ClientOptions{Hostname: r.o.Cluster, Username: userName, ReadOnly: r.o.ReadOnly, Description: "volumes of Tidemark"},
+	}
+	b, err := json.Marshal(settings)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(config, b, 0o600); err != nil {
+		return err
+	}
+	open, err := repo.Open(ctx, config, r.o.Password, &repo.Options{
+		DisableRepositoryLog: true,
+		OnFatalError: func(err error) { // Kopia's own way ends the process
+			select {
+			case r.fatal <- err:
+			default:
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	direct, ok := open.(repo.DirectRepository)
+	if !ok {
+		return errors.Join(errors.New("the repository cannot be written to directly"), open.Close(ctx))
+	}
+	r.kopia = direct
+	return nil
+}
+
+// prepare sets, once, what the repository is to do by itself: nothing is to expire but what Forget forgets.
+func (r *Repository) prepare(ctx context.Context) error {
+	if has, err := maintenance.HasParams(ctx, r.kopia); err != nil || has {
+		return err
+	}
+	return repo.WriteSession(ctx, r.kopia, repo.WriteSessionOptions{Purpose: "prepare"}, func(ctx context.Context, w repo.RepositoryWriter) error {
+		if err := policy.SetPolicy(ctx, w, policy.GlobalPolicySourceInfo, keepAll()); err != nil {
+			return err
+		}
+		p := maintenance.DefaultParams()
+		p.Owner = r.kopia.ClientOptions().UsernameAtHost()
+		return maintenance.SetParams(ctx, w, &p)
+	})
+}
+
+func keepAll() *policy.Policy {
+	all := new(policy.OptionalInt(math.MaxInt32))
+	return &policy.Policy{
+		RetentionPolicy:   policy.RetentionPolicy{KeepLatest: all, KeepHourly: all, KeepDaily: all, KeepWeekly: all, KeepMonthly: all, KeepAnnual: all},
+		CompressionPolicy: policy.CompressionPolicy{CompressorName: compressor},
+		SchedulingPolicy:  policy.SchedulingPolicy{Manual: true},
+	}
+}
+
+// compressor is fast and good; what does not shrink is stored as it is.
+const compressor = "zstd-fastest"
+
+// Close lets go of it.
+func (r *Repository) Close(ctx context.Context) error {
+	err := r.kopia.Close(ctx)
+	r.release()
+	return err
+}
+
+func (r *Repository) release() {
+	r.storage.forget()
+	if r.temp != "" {
+		_ = os.RemoveAll(r.temp)
+	}
+}
+
+// Password is the repository's password, for a mover that is to open it.
+func (r *Repository) Password() string { return r.o.Password }
+
+// Location is the URL of its store.
+func (r *Repository) Location() string { return r.o.Store.String() }
+
+// Traffic tells how many bytes went to the store and came from it.
+func (r *Repository) Traffic() (sent, loaded int64) {
+	return r.storage.sent.Load(), r.storage.loaded.Load()
+}
+
+// explain adds what helps.
+func (r *Repository) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, repo.ErrRepositoryNotInitialized):
+		return fmt.Errorf("%w in %s", ErrNoRepository, r.o.Store)
+	case errors.Is(err, repo.ErrInvalidPassword):
+		return fmt.Errorf("the repository of volumes in %s has another password than the one in its keys: was it copied in part? (%w)", r.o.Store, err)
+	}
+	return fmt.Errorf("repository of volumes in %s: %w", r.o.Store, err)
+}
+
+// failed is the error that made the repository useless, if there was one.
+func (r *Repository) failed(err error) error {
+	select {
+	case fatal := <-r.fatal:
+		return r.explain(errors.Join(fatal, err))
+	default:
+		return r.explain(err)
+	}
+}
+
+// Backup is one backup in the repository.
+type Backup struct {
+	ID     string // Kopia's manifest
+	Source Source
+	Tags   map[string]string
+	Began  time.Time
+	Ended  time.Time
+	Files  int64 // regular files; of a device 1
+	Dirs   int64
+	Bytes  int64 // of all files
+	// Incomplete says why it is not whole: it was cancelled, or is a checkpoint of one that was cut off.
+	Incomplete string
+}
+
+// Source is what was backed up.
+type Source struct {
+	Namespace, Name string // a claim; without a namespace, Name is a path
+}
+
+func (s Source) info(cluster string) snapshot.SourceInfo {
+	if s.Namespace == "" {
+		return snapshot.SourceInfo{Host: cluster, UserName: "path", Path: "/" + strings.TrimPrefix(s.Name, "/")}
+	}
+	return snapshot.SourceInfo{Host: cluster, UserName: s.Namespace, Path: "/" + s.Name}
+}
+
+func sourceOf(i snapshot.SourceInfo) Source {
+	if i.UserName == "path" {
+		return Source{Name: i.Path}
+	}
+	return Source{Namespace: i.UserName, Name: strings.TrimPrefix(i.Path, "/")}
+}
+
+// tagPrefix is Kopia's: its command line shows and finds tags with it.
+const tagPrefix = "tag:"
+
+func backupOf(m *snapshot.Manifest) Backup {
+	b := Backup{
+		ID: string(m.ID), Source: sourceOf(m.Source), Tags: map[string]string{}, Began: m.StartTime.ToTime(), Ended: m.EndTime.ToTime(), Incomplete: m.IncompleteReason,
+	}
+	for k, v := range m.Tags {
+		b.Tags[strings.TrimPrefix(k, tagPrefix)] = v
+	}
+	if m.RootEntry != nil && m.RootEntry.DirSummary != nil {
+		s := m.RootEntry.DirSummary
+		b.Files, b.Dirs, b.Bytes = s.TotalFileCount, s.TotalDirCount, s.TotalFileSize
+	}
+	return b
+}
+
+// refresh sees what others have written since the repository was opened.
+func (r *Repository) refresh(ctx context.Context) error { return r.failed(r.kopia.Refresh(ctx)) }
+
+// List lists the backups that are whole, oldest first.
+func (r *Repository) List(ctx context.Context) ([]Backup, error) {
+	if err := r.refresh(ctx); err != nil {
+		return nil, err
+	}
+	ids, err := snapshot.ListSnapshotManifests(ctx, r.kopia, nil, nil)
+	if err != nil {
+		return nil, r.failed(err)
+	}
+	manifests, err := snapshot.LoadSnapshots(ctx, r.kopia, ids)
+	if err != nil {
+		return nil, r.failed(err)
+	}
+	var all []Backup
+	for _, m := range manifests {
+		if m.IncompleteReason == "" {
+			all = append(all, backupOf(m))
+		}
+	}
+	slices.SortFunc(all, func(a, b Backup) int { return a.Began.Compare(b.Began) })
+	return all, nil
+}
+
+// manifest loads one.
+func (r *Repository) manifest(ctx context.Context, id string) (*snapshot.Manifest, error) {
+	m, err := snapshot.LoadSnapshot(ctx, r.kopia, manifest.ID(id))
+	if errors.Is(err, snapshot.ErrSnapshotNotFound) { // it may be a new one
+		if err := r.refresh(ctx); err != nil {
+			return nil, err
+		}
+		m, err = snapshot.LoadSnapshot(ctx, r.kopia, manifest.ID(id))
+	}
+	if errors.Is(err, snapshot.ErrSnapshotNotFound) {
+		return nil, fmt.Errorf("%w: %s in %s", ErrNoBackup, id, r.o.Store)
+	}
+	if err != nil {
+		return nil, r.failed(err)
+	}
+	return m, nil
+}
+
+// Get is one backup.
+func (r *Repository) Get(ctx context.Context, id string) (Backup, error) {
+	m, err := r.manifest(ctx, id)
+	if err != nil {
+		return Backup{}, err
+	}
+	return backupOf(m), nil
+}
+
+// Forget removes backups. Those that are gone already are no error. Their content is freed by Maintain, a day later.
+func (r *Repository) Forget(ctx context.Context, ids ...string) error {
+	return r.failed(repo.WriteSession(ctx, r.kopia, repo.WriteSessionOptions{Purpose: "forget"}, func(ctx context.Context, w repo.RepositoryWriter) error {
+		for _, id := range ids {
+			if err := w.DeleteManifest(ctx, manifest.ID(id)); err != nil && !errors.Is(err, manifest.ErrNotFound) {
+				return err
+			}
+		}
+		return nil
+	}))
+}

@@ -1,0 +1,209 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path"
+	"time"
+
+	"github.com/kopia/kopia/fs"
+	"golang.org/x/sys/unix"
+)
+
+// tree reads a directory as Kopia wants one. It never leaves the directory, whatever symbolic links are put in its way while
+// it is read, and collects on the way what Kopia does not keep.
+type tree struct {
+	root *os.Root
+	kept attributes
+}
+
+// entry is one file of a tree.
+type entry struct {
+	t    *tree
+	path string // within the tree; "." for its root
+	name string
+	st   unix.Stat_t
+}
+
+func (t *tree) open() (fs.Directory, error) {
+	f, err := t.root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	e := entry{t: t, path: ".", name: "."}
+	if err := unix.Fstat(int(f.Fd()), &e.st); err != nil {
+		return nil, err
+	}
+	if err := t.kept.add(int(f.Fd()), ".", ".", &e.st); err != nil {
+		return nil, err
+	}
+	return &directory{e}, nil
+}
+
+// Name, IsDir, Mode, Size, ModTime and Sys implement os.FileInfo.
+func (e *entry) Name() string { return e.name }
+
+// IsDir implements os.FileInfo.
+func (e *entry) IsDir() bool { return e.Mode().IsDir() }
+
+// Sys implements os.FileInfo.
+func (e *entry) Sys() any { return nil }
+
+// Size implements os.FileInfo.
+func (e *entry) Size() int64 {
+	if e.IsDir() {
+		return 0
+	}
+	return e.st.Size
+}
+
+// ModTime implements os.FileInfo.
+func (e *entry) ModTime() time.Time { return time.Unix(e.st.Mtim.Unix()) }
+
+// Mode implements os.FileInfo.
+func (e *entry) Mode() os.FileMode {
+	mode := os.FileMode(e.st.Mode & 0o777)
+	for bit, flag := range map[uint32]os.FileMode{unix.S_ISUID: os.ModeSetuid, unix.S_ISGID: os.ModeSetgid, unix.S_ISVTX: os.ModeSticky} {
+		if e.st.Mode&bit != 0 {
+			mode |= flag
+		}
+	}
+	switch e.st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		mode |= os.ModeDir
+	case unix.S_IFLNK:
+		mode |= os.ModeSymlink
+	case unix.S_IFIFO:
+		mode |= os.ModeNamedPipe
+	case unix.S_IFSOCK:
+		mode |= os.ModeSocket
+	case unix.S_IFBLK:
+		mode |= os.ModeDevice
+	case unix.S_IFCHR:
+		mode |= os.ModeDevice | os.ModeCharDevice
+	}
+	return mode
+}
+
+// Owner implements fs.Entry.
+func (e *entry) Owner() fs.OwnerInfo { return fs.OwnerInfo{UserID: e.st.Uid, GroupID: e.st.Gid} }
+
+// Device implements fs.Entry.
+func (e *entry) Device() fs.DeviceInfo { return fs.DeviceInfo{Dev: e.st.Dev, Rdev: e.st.Rdev} }
+
+// LocalFilesystemPath implements fs.Entry. Nobody is to open it by its path.
+func (e *entry) LocalFilesystemPath() string { return "" }
+
+// Close implements fs.Entry.
+func (e *entry) Close() {}
+
+type directory struct{ entry }
+
+// SupportsMultipleIterations implements fs.Directory.
+func (d *directory) SupportsMultipleIterations() bool { return true }
+
+// Child implements fs.Directory.
+func (d *directory) Child(ctx context.Context, name string) (fs.Entry, error) {
+	return fs.IterateEntriesAndFindChild(ctx, d, name)
+}
+
+// Iterate implements fs.Directory.
+func (d *directory) Iterate(context.Context) (fs.DirectoryIterator, error) {
+	f, err := d.t.root.OpenFile(d.path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &iterator{d: d, f: f}, nil
+}
+
+// iterator reads a directory some names at a time.
+type iterator struct {
+	d     *directory
+	f     *os.File
+	names []string
+}
+
+// Next implements fs.DirectoryIterator.
+func (it *iterator) Next(context.Context) (fs.Entry, error) {
+	for {
+		if len(it.names) == 0 {
+			names, err := it.f.Readdirnames(256)
+			if len(names) == 0 {
+				if err == nil || errors.Is(err, io.EOF) {
+					return nil, nil
+				}
+				return nil, err
+			}
+			it.names = names
+		}
+		name := it.names[0]
+		it.names = it.names[1:]
+		if it.d.path == "." && name == attributesName { // of an earlier restore by other means
+			continue
+		}
+		e := entry{t: it.d.t, path: path.Join(it.d.path, name), name: name}
+		err := unix.Fstatat(int(it.f.Fd()), name, &e.st, unix.AT_SYMLINK_NOFOLLOW)
+		if errors.Is(err, iofs.ErrNotExist) { // deleted meanwhile
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.path, err)
+		}
+		if err := it.d.t.kept.add(int(it.f.Fd()), name, e.path, &e.st); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.path, err)
+		}
+		switch e.st.Mode & unix.S_IFMT {
+		case unix.S_IFDIR:
+			return &directory{e}, nil
+		case unix.S_IFREG:
+			return &file{e}, nil
+		case unix.S_IFLNK:
+			return &symlink{e}, nil
+		}
+		// Pipes and devices are kept in the attributes; sockets are made anew by those who listen.
+	}
+}
+
+// Close implements fs.DirectoryIterator.
+func (it *iterator) Close() { it.f.Close() }
+
+type file struct{ entry }
+
+// Open implements fs.File. What became something else than a file meanwhile is an error, not a wait for a pipe.
+func (f *file) Open(context.Context) (fs.Reader, error) {
+	g, err := f.t.root.OpenFile(f.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	now := &file{entry{t: f.t, path: f.path, name: f.name}}
+	if err := unix.Fstat(int(g.Fd()), &now.st); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	if !now.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s was replaced while it was read", f.path), g.Close())
+	}
+	return &reader{g, now}, nil
+}
+
+type reader struct {
+	*os.File
+	e *file
+}
+
+// Entry implements fs.Reader.
+func (r *reader) Entry() (fs.Entry, error) { return r.e, nil }
+
+type symlink struct{ entry }
+
+// Readlink implements fs.Symlink.
+func (l *symlink) Readlink(context.Context) (string, error) { return l.t.root.Readlink(l.path) }
+
+// Resolve implements fs.Symlink. Links are not followed.
+func (l *symlink) Resolve(context.Context) (fs.Entry, error) {
+	return nil, fmt.Errorf("%s: symbolic links are not followed", l.path)
+}

@@ -1,0 +1,218 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kopia/kopia/repo/blob"
+	"golang.org/x/time/rate"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+)
+
+// storageType is the name under which Kopia finds our stores again. Its configuration file holds no more than this
+// and a number, and no secret.
+const storageType = "tidemark"
+
+// storageConfig is what Kopia writes down of a storage.
+type storageConfig struct {
+	Number uint64 `json:"number"`
+}
+
+// stores are the storages of repositories that are open in this process, by number.
+var (
+	stores     sync.Map
+	lastNumber atomic.Uint64
+)
+
+func init() {
+	blob.AddSupportedStorage(storageType, storageConfig{}, func(_ context.Context, c *storageConfig, _ bool) (blob.Storage, error) {
+		s, ok := stores.Load(c.Number)
+		if !ok {
+			return nil, errors.New("this repository is not open")
+		}
+		return s.(blob.Storage), nil
+	})
+}
+
+// storage is an archive's store as Kopia wants one: same credentials, retries and limits.
+type storage struct {
+	blob.DefaultProviderImplementation
+	store        archive.Store
+	dir          string // ends in a slash
+	number       uint64
+	readOnly     bool
+	up, down     *rate.Limiter // bytes per second; nil: no limit
+	sent, loaded atomic.Int64
+}
+
+var _ blob.Storage = (*storage)(nil)
+
+func newStorage(store archive.Store, dir string, readOnly bool, up, down int64) *storage {
+	s := &storage{store: store, dir: dir, number: lastNumber.Add(1), readOnly: readOnly, up: limiter(up), down: limiter(down)}
+	stores.Store(s.number, s)
+	return s
+}
+
+func (s *storage) forget() { stores.Delete(s.number) }
+
+// burst is how much goes out at once under a limit, in bytes.
+const burst = 64 << 10
+
+func limiter(bytesPerSecond int64) *rate.Limiter {
+	if bytesPerSecond <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(bytesPerSecond), burst)
+}
+
+// pace waits until n bytes more are within the limit.
+func pace(ctx context.Context, l *rate.Limiter, n int64) error {
+	for l != nil && n > 0 {
+		part := min(n, burst)
+		if err := l.WaitN(ctx, int(part)); err != nil {
+			return err
+		}
+		n -= part
+	}
+	return nil
+}
+
+func blobError(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w (%w)", blob.ErrBlobNotFound, err)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w (%w)", blob.ErrInvalidRange, err)
+	}
+	return err
+}
+
+// PutBlob implements blob.Storage.
+func (s *storage) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, o blob.PutOptions) error {
+	if !o.SetModTime.IsZero() {
+		return blob.ErrSetTimeUnsupported
+	}
+	if o.DoNotRecreate {
+		return blob.ErrUnsupportedPutBlobOption
+	}
+	size := int64(data.Length())
+	if err := pace(ctx, s.up, size); err != nil {
+		return err
+	}
+	r := data.Reader()
+	defer r.Close()
+	create := archive.CreateOptions{Replace: true}
+	if o.RetentionPeriod > 0 {
+		create.Lock, create.Compliance = time.Now().Add(o.RetentionPeriod), o.RetentionMode == blob.Compliance
+	}
+	name := s.dir + string(id)
+	if err := s.store.Create(ctx, name, &seekingReader{r: r}, size, create); err != nil {
+		return blobError(err)
+	}
+	s.sent.Add(size)
+	if o.GetModTime != nil {
+		info, err := s.store.Stat(ctx, name)
+		if err != nil {
+			return blobError(err)
+		}
+		*o.GetModTime = info.Time
+	}
+	return nil
+}
+
+// seekingReader reads anywhere in what can only be sought.
+type seekingReader struct {
+	mu sync.Mutex
+	r  io.ReadSeeker
+}
+
+func (s *seekingReader) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.r.Seek(off, io.SeekStart); err != nil {
+		return 0, err
+	}
+	n, err := io.ReadFull(s.r, p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// GetBlob implements blob.Storage.
+func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64, out blob.OutputBuffer) error {
+	out.Reset()
+	name := s.dir + string(id)
+	if length < 0 {
+		info, err := s.store.Stat(ctx, name)
+		if err != nil {
+			return blobError(err)
+		}
+		offset, length = 0, info.Size
+	}
+	if offset < 0 {
+		return blob.ErrInvalidRange
+	}
+	if err := pace(ctx, s.down, length); err != nil {
+		return err
+	}
+	b := make([]byte, length)
+	if length > 0 {
+		if err := s.store.ReadAt(ctx, name, b, offset); err != nil {
+			return blobError(err)
+		}
+	} else if _, err := s.store.Stat(ctx, name); err != nil {
+		return blobError(err)
+	}
+	s.loaded.Add(length)
+	_, err := out.Write(b)
+	return err
+}
+
+// GetMetadata implements blob.Storage.
+func (s *storage) GetMetadata(ctx context.Context, id blob.ID) (blob.Metadata, error) {
+	info, err := s.store.Stat(ctx, s.dir+string(id))
+	if err != nil {
+		return blob.Metadata{}, blobError(err)
+	}
+	return blob.Metadata{BlobID: id, Length: info.Size, Timestamp: info.Time}, nil
+}
+
+// ListBlobs implements blob.Storage.
+func (s *storage) ListBlobs(ctx context.Context, prefix blob.ID, f func(blob.Metadata) error) error {
+	for info, err := range s.store.List(ctx, s.dir+string(prefix), "") {
+		if err != nil {
+			return err
+		}
+		if err := f(blob.Metadata{BlobID: blob.ID(info.Name[len(s.dir):]), Length: info.Size, Timestamp: info.Time}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeleteBlob implements blob.Storage. What a lock keeps is tried again by a later maintenance.
+func (s *storage) DeleteBlob(ctx context.Context, id blob.ID) error {
+	if err := s.store.Remove(ctx, s.dir+string(id)); err != nil && !errors.Is(err, archive.ErrHeld) {
+		return blobError(err)
+	}
+	return nil
+}
+
+// ConnectionInfo implements blob.Storage.
+func (s *storage) ConnectionInfo() blob.ConnectionInfo {
+	return blob.ConnectionInfo{Type: storageType, Config: &storageConfig{s.number}}
+}
+
+// DisplayName implements blob.Storage.
+func (s *storage) DisplayName() string { return s.store.String() + "/" + s.dir }
+
+// IsReadOnly implements blob.Storage.
+func (s *storage) IsReadOnly() bool { return s.readOnly }
