@@ -8,14 +8,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // attributesName is the file in the root of a backup that holds what Kopia does not keep: one JSON object on a line for each file
@@ -47,103 +43,6 @@ type attributes struct {
 	all      map[string]attribute
 	links    map[[2]uint64]string // the first path of a file with several, by device and inode
 	noXattrs bool                 // the file system has none
-}
-
-// add looks at a file: name in the directory that is open as dir.
-func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
-	it := attribute{Path: path}
-	kind := st.Mode & unix.S_IFMT
-	switch kind {
-	case unix.S_IFIFO:
-		it.Special = "fifo"
-	case unix.S_IFCHR:
-		it.Special = "char"
-	case unix.S_IFBLK:
-		it.Special = "block"
-	case unix.S_IFREG:
-		it.Sparse = st.Blocks*512 < st.Size
-	}
-	if it.Special != "" {
-		it.Mode, it.UID, it.GID, it.Rdev = st.Mode&0o7777, st.Uid, st.Gid, st.Rdev
-	}
-	if it.Special != "" || kind == unix.S_IFDIR {
-		it.Modified = time.Unix(st.Mtim.Unix()).UTC()
-	}
-	if kind != unix.S_IFSOCK {
-		var err error
-		if it.Xattrs, err = a.xattrs(dir, name); err != nil {
-			return err
-		}
-	}
-	shared := kind != unix.S_IFDIR && st.Nlink > 1
-	if !shared && it.Xattrs == nil && it.Modified.IsZero() && !it.Sparse {
-		return nil
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.all == nil {
-		a.all, a.links = map[string]attribute{}, map[[2]uint64]string{}
-	}
-	if shared {
-		id := [2]uint64{st.Dev, st.Ino}
-		if first, ok := a.links[id]; ok && first != path {
-			it.Link = first
-		} else {
-			a.links[id] = path
-		}
-	}
-	if it.Link != "" || it.Xattrs != nil || !it.Modified.IsZero() || it.Sparse {
-		a.all[path] = it
-	}
-	return nil
-}
-
-// xattrs reads the extended attributes of a file. It goes through the open directory, so that no
-// path is followed.
-func (a *attributes) xattrs(dir int, name string) (map[string][]byte, error) {
-	a.mu.Lock()
-	none := a.noXattrs
-	a.mu.Unlock()
-	if none {
-		return nil, nil
-	}
-	p := fmt.Sprintf("/proc/self/fd/%d/%s", dir, name)
-	var small [1024]byte
-	list := small[:]
-	n, err := unix.Llistxattr(p, list)
-	for errors.Is(err, unix.ERANGE) {
-		list = make([]byte, 2*len(list))
-		n, err = unix.Llistxattr(p, list)
-	}
-	switch {
-	case errors.Is(err, unix.ENOTSUP):
-		a.mu.Lock()
-		a.noXattrs = true
-		a.mu.Unlock()
-		return nil, nil
-	case errors.Is(err, unix.ENOENT):
-		return nil, nil // deleted meanwhile
-	case err != nil:
-		return nil, fmt.Errorf("list its extended attributes: %w", err)
-	case n == 0:
-		return nil, nil
-	}
-	all := map[string][]byte{}
-	for key := range strings.SplitSeq(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
-		value := make([]byte, 64<<10) // the kernel's limit
-		n, err := unix.Lgetxattr(p, key, value)
-		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) {
-			continue // gone meanwhile, or not for us to see
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read its extended attribute %s: %w", key, err)
-		}
-		all[key] = bytes.Clone(value[:n])
-	}
-	if len(all) == 0 {
-		return nil, nil
-	}
-	return all, nil
 }
 
 // encode gives the content of the file, in the order of the paths; nil when there is nothing to keep.
@@ -194,10 +93,4 @@ func relink(all map[string]attribute, prefix string) {
 		}
 		all[p] = at
 	}
-}
-
-// parentOf opens the directory that holds a path, and gives the last part of it.
-func parentOf(root *os.Root, p string) (*os.File, string, error) {
-	f, err := root.OpenFile(path.Dir(p), os.O_RDONLY|unix.O_DIRECTORY, 0)
-	return f, path.Base(p), err
 }

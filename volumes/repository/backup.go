@@ -73,16 +73,11 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		defer f.Close()
 		root = virtualfs.NewStaticDirectory(".", []fs.Entry{virtualfs.StreamingFileFromReader(deviceName, io.NopCloser(f))})
 	} else {
-		dir, err := os.OpenRoot(path)
-		if err != nil {
-			return nil, fmt.Errorf("back up: %w", err)
-		}
-		defer dir.Close()
-		t := &tree{root: dir}
-		kept = &t.kept
-		if root, err = t.open(); err != nil {
+		var done func() error
+		if root, kept, done, err = openTree(path); err != nil {
 			return nil, fmt.Errorf("back up %s: %w", path, err)
 		}
+		defer done()
 	}
 	return r.upload(ctx, source.info(r.o.Cluster), root, kept, o)
 }

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,10 @@ import (
 	iofs "io/fs"
 	"os"
 	"path"
+	"strings"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/kopia/kopia/fs"
 	"golang.org/x/sys/unix"
@@ -27,6 +31,19 @@ type entry struct {
 	path string // within the tree; "." for its root
 	name string
 	st   unix.Stat_t
+}
+
+// openTree opens a directory to back it up.
+func openTree(path string) (root fs.Directory, kept *attributes, done func() error, err error) {
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	t := &tree{root: dir}
+	if root, err = t.open(); err != nil {
+		return nil, nil, nil, errors.Join(err, dir.Close())
+	}
+	return root, &t.kept, dir.Close, nil
 }
 
 func (t *tree) open() (fs.Directory, error) {
@@ -65,12 +82,18 @@ func (e *entry) Size() int64 {
 // ModTime implements os.FileInfo.
 func (e *entry) ModTime() time.Time { return time.Unix(e.st.Mtim.Unix()) }
 
+// special are the bits of a mode that Go has elsewhere.
+var special = [...]struct {
+	bit  uint32
+	flag os.FileMode
+}{{unix.S_ISUID, os.ModeSetuid}, {unix.S_ISGID, os.ModeSetgid}, {unix.S_ISVTX, os.ModeSticky}}
+
 // Mode implements os.FileInfo.
 func (e *entry) Mode() os.FileMode {
 	mode := os.FileMode(e.st.Mode & 0o777)
-	for bit, flag := range map[uint32]os.FileMode{unix.S_ISUID: os.ModeSetuid, unix.S_ISGID: os.ModeSetgid, unix.S_ISVTX: os.ModeSticky} {
-		if e.st.Mode&bit != 0 {
-			mode |= flag
+	for _, s := range special {
+		if e.st.Mode&s.bit != 0 {
+			mode |= s.flag
 		}
 	}
 	switch e.st.Mode & unix.S_IFMT {
@@ -206,4 +229,125 @@ func (l *symlink) Readlink(context.Context) (string, error) { return l.t.root.Re
 // Resolve implements fs.Symlink. Links are not followed.
 func (l *symlink) Resolve(context.Context) (fs.Entry, error) {
 	return nil, fmt.Errorf("%s: symbolic links are not followed", l.path)
+}
+
+// add looks at a file: name in the directory that is open as dir.
+func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
+	it := attribute{Path: path}
+	kind := st.Mode & unix.S_IFMT
+	switch kind {
+	case unix.S_IFIFO:
+		it.Special = "fifo"
+	case unix.S_IFCHR:
+		it.Special = "char"
+	case unix.S_IFBLK:
+		it.Special = "block"
+	case unix.S_IFREG:
+		it.Sparse = st.Blocks*512 < st.Size
+	}
+	if it.Special != "" {
+		it.Mode, it.UID, it.GID, it.Rdev = st.Mode&0o7777, st.Uid, st.Gid, st.Rdev
+	}
+	if it.Special != "" || kind == unix.S_IFDIR {
+		it.Modified = time.Unix(st.Mtim.Unix()).UTC()
+	}
+	if kind != unix.S_IFSOCK {
+		var err error
+		if it.Xattrs, err = a.xattrs(dir, name); err != nil {
+			return err
+		}
+	}
+	shared := kind != unix.S_IFDIR && st.Nlink > 1
+	if !shared && it.Xattrs == nil && it.Modified.IsZero() && !it.Sparse {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.all == nil {
+		a.all, a.links = map[string]attribute{}, map[[2]uint64]string{}
+	}
+	if shared {
+		id := [2]uint64{st.Dev, st.Ino}
+		if first, ok := a.links[id]; ok && first != path {
+			it.Link = first
+		} else {
+			a.links[id] = path
+		}
+	}
+	if it.Link != "" || it.Xattrs != nil || !it.Modified.IsZero() || it.Sparse {
+		a.all[path] = it
+	}
+	return nil
+}
+
+// xattrs reads the extended attributes of a file. It goes through the open directory, so that no
+// path is followed.
+func (a *attributes) xattrs(dir int, name string) (map[string][]byte, error) {
+	a.mu.Lock()
+	none := a.noXattrs
+	a.mu.Unlock()
+	if none {
+		return nil, nil
+	}
+	var small [1024]byte
+	list := small[:]
+	n, err := listXattrs(dir, name, list)
+	for errors.Is(err, unix.ERANGE) {
+		list = make([]byte, 2*len(list))
+		n, err = listXattrs(dir, name, list)
+	}
+	switch {
+	case errors.Is(err, unix.ENOTSUP):
+		a.mu.Lock()
+		a.noXattrs = true
+		a.mu.Unlock()
+		return nil, nil
+	case errors.Is(err, unix.ENOENT):
+		return nil, nil // deleted meanwhile
+	case err != nil:
+		return nil, fmt.Errorf("list its extended attributes: %w", err)
+	case n == 0:
+		return nil, nil
+	}
+	p := fmt.Sprintf("/proc/self/fd/%d/%s", dir, name)
+	all := map[string][]byte{}
+	for key := range strings.SplitSeq(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
+		value := make([]byte, 64<<10) // the kernel's limit
+		n, err := unix.Lgetxattr(p, key, value)
+		if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) {
+			continue // gone meanwhile, or not for us to see
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read its extended attribute %s: %w", key, err)
+		}
+		all[key] = bytes.Clone(value[:n])
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return all, nil
+}
+
+// oldKernel is set once listxattrat turns out not to be there; it came with Linux 6.13.
+var oldKernel atomic.Bool
+
+// listXattrs is llistxattr of a name in an open directory.
+func listXattrs(dir int, name string, list []byte) (int, error) {
+	if !oldKernel.Load() {
+		p, err := unix.BytePtrFromString(name)
+		if err != nil {
+			return 0, err
+		}
+		n, _, errno := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(dir), uintptr(unsafe.Pointer(p)), unix.AT_SYMLINK_NOFOLLOW,
+			uintptr(unsafe.Pointer(unsafe.SliceData(list))), uintptr(len(list)), 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.ENOSYS, unix.EPERM: // the second where a filter of system calls does not know it
+			oldKernel.Store(true)
+		default:
+			return 0, errno
+		}
+	}
+	return unix.Llistxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, name), list)
 }

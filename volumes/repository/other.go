@@ -1,0 +1,22 @@
+//go:build !linux
+
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kopia/kopia/fs"
+)
+
+// errNotLinux is returned where files cannot be read and written with all that belongs to them.
+var errNotLinux = fmt.Errorf("directories are backed up and restored on Linux only: let the daemon do it, without --archive: %w", errors.ErrUnsupported)
+
+func openTree(string) (fs.Directory, *attributes, func() error, error) {
+	return nil, nil, nil, errNotLinux
+}
+
+func (*Repository) restoreTree(context.Context, string, fs.Directory, string, RestoreOptions) (Progress, error) {
+	return Progress{}, errNotLinux
+}

@@ -1,0 +1,459 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"maps"
+	"math"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/kopia/kopia/fs"
+	"github.com/kopia/kopia/snapshot"
+	"github.com/kopia/kopia/snapshot/restore"
+	"github.com/kopia/kopia/snapshot/snapshotfs"
+	"golang.org/x/sys/unix"
+)
+
+// restoreTree writes a backup of files into a directory.
+func (r *Repository) restoreTree(ctx context.Context, id string, root fs.Directory, target string, o RestoreOptions) (Progress, error) {
+	kept, err := r.attributes(ctx, root)
+	if err != nil {
+		return Progress{}, err
+	}
+	if err := os.MkdirAll(target, 0o700); err != nil {
+		return Progress{}, fmt.Errorf("restore: %w", err)
+	}
+	dir, err := os.OpenRoot(target)
+	if err != nil {
+		return Progress{}, fmt.Errorf("restore: %w", err)
+	}
+	defer dir.Close()
+	out := &output{root: dir, kept: kept, special: map[string][]attribute{}, o: &o}
+	for p, at := range kept {
+		if at.Special != "" {
+			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], at)
+		}
+	}
+	from, err := out.choose(ctx, root, o.Path)
+	if err != nil {
+		return Progress{}, fmt.Errorf("restore %s: %w", id, err)
+	}
+	relink(kept, out.prefix)
+	cancel := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { close(cancel) })
+	defer stop()
+	parallel := o.Parallel
+	if parallel == 0 {
+		parallel = 4
+	}
+	_, err = restore.Entry(ctx, r.kopia, out, from, restore.Options{
+		Parallel: parallel, RestoreDirEntryAtDepth: math.MaxInt32, // its zero value restores placeholders
+		Cancel: cancel, ProgressCallback: out.progress,
+	})
+	switch {
+	case ctx.Err() != nil:
+		return out.now(), context.Cause(ctx)
+	case err != nil:
+		return out.now(), r.failed(fmt.Errorf("restore %s: %w", id, err))
+	}
+	if err := out.finish(); err != nil {
+		return out.now(), fmt.Errorf("restore %s: %w", id, err)
+	}
+	return out.now(), nil
+}
+
+// output writes into a directory, and nowhere else.
+type output struct {
+	root    *os.Root
+	kept    map[string]attribute
+	special map[string][]attribute // pipes and devices, by their directory
+	o       *RestoreOptions
+	prefix  string // of the chosen part, in the backup: "" or "a/b/"
+	single  bool   // one file was chosen
+
+	files, bytes atomic.Int64
+	reported     atomic.Int64 // unix nanoseconds
+}
+
+var _ restore.Output = (*output)(nil)
+
+// choose finds the part that is to come back.
+func (w *output) choose(ctx context.Context, root fs.Directory, part string) (fs.Entry, error) {
+	part = path.Clean("/" + part)[1:]
+	if part == "" {
+		return root, nil
+	}
+	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
+	if err != nil {
+		return nil, fmt.Errorf("it holds no %s", part)
+	}
+	if e.IsDir() {
+		w.prefix = part + "/"
+		return e, nil
+	}
+	w.single = true
+	if dir := path.Dir(part); dir != "." {
+		w.prefix = dir + "/"
+	}
+	return &onlyFile{root, e}, nil
+}
+
+// onlyFile is a directory with one file.
+type onlyFile struct {
+	fs.Directory
+	e fs.Entry
+}
+
+// Iterate implements fs.Directory.
+func (d *onlyFile) Iterate(context.Context) (fs.DirectoryIterator, error) {
+	return fs.StaticIterator([]fs.Entry{d.e}, nil), nil
+}
+
+// Parallelizable implements restore.Output.
+func (w *output) Parallelizable() bool { return true }
+
+// Close implements restore.Output.
+func (w *output) Close(context.Context) error { return nil }
+
+// WriteDirEntry implements restore.Output; only placeholders would need it.
+func (w *output) WriteDirEntry(context.Context, string, *snapshot.DirEntry, fs.Directory) error {
+	return errors.ErrUnsupported
+}
+
+// FileExists and SymlinkExists implement restore.Output; only incremental restores ask, and this is none.
+func (w *output) FileExists(context.Context, string, fs.File) bool { return false }
+
+// SymlinkExists implements restore.Output.
+func (w *output) SymlinkExists(context.Context, string, fs.Symlink) bool { return false }
+
+// BeginDirectory implements restore.Output.
+func (w *output) BeginDirectory(ctx context.Context, rel string, e fs.Directory) error {
+	if rel != "" {
+		info, err := w.root.Lstat(rel)
+		switch {
+		case errors.Is(err, iofs.ErrNotExist):
+		case err != nil:
+			return err
+		case !info.IsDir():
+			if err := w.root.Remove(rel); err != nil {
+				return err
+			}
+			err = iofs.ErrNotExist
+		}
+		if err != nil {
+			if err := w.root.Mkdir(rel, 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	if w.o.DeleteExtra {
+		return w.deleteExtra(ctx, rel, e)
+	}
+	return nil
+}
+
+// deleteExtra removes what the directory of the backup does not have.
+func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) error {
+	f, err := w.root.Open(cmpDot(rel))
+	if err != nil {
+		return err
+	}
+	names, err := f.Readdirnames(-1)
+	f.Close()
+	if err != nil {
+		return err
+	}
+	had := map[string]bool{}
+	if err := fs.IterateEntries(ctx, e, func(_ context.Context, c fs.Entry) error {
+		had[c.Name()] = true
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		p := path.Join(rel, name)
+		if had[name] || w.kept[w.prefix+p].Special != "" || rel == "" && name == "lost+found" {
+			continue
+		}
+		if err := w.root.RemoveAll(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cmpDot(rel string) string {
+	if rel == "" {
+		return "."
+	}
+	return rel
+}
+
+// clear makes room for a file. What is there is not written to: other names may belong to it.
+func (w *output) clear(rel string) error {
+	info, err := w.root.Lstat(rel)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return w.root.RemoveAll(rel)
+	}
+	return w.root.Remove(rel)
+}
+
+// WriteFile implements restore.Output.
+func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report restore.FileWriteProgress) error {
+	if rel == attributesName && w.prefix == "" {
+		return nil
+	}
+	at := w.kept[w.prefix+rel]
+	if w.linked(&at) {
+		return nil // finish links it
+	}
+	in, err := e.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	f, err := w.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, iofs.ErrExist) {
+		if err := w.clear(rel); err != nil {
+			return err
+		}
+		f, err = w.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var to io.Writer = f
+	if at.Sparse {
+		to = &sparseWriter{f: f}
+	}
+	n, err := io.CopyBuffer(to, &contextReader{ctx, in}, make([]byte, 256<<10))
+	if err == nil && at.Sparse {
+		err = f.Truncate(n)
+	}
+	if err != nil {
+		return err
+	}
+	report(n)
+	w.files.Add(1)
+	w.bytes.Add(n)
+	return w.setFile(int(f.Fd()), e, &at)
+}
+
+// linked reports whether a file comes back as another name of one that comes back too.
+func (w *output) linked(at *attribute) bool {
+	return at.Link != "" && strings.HasPrefix(at.Link, w.prefix) && !w.single
+}
+
+// sparseWriter leaves holes for blocks of zeros.
+type sparseWriter struct {
+	f   *os.File
+	off int64
+}
+
+const sparseBlock = 4096
+
+var zeros [sparseBlock]byte
+
+// Write implements io.Writer.
+func (s *sparseWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), sparseBlock-int(s.off%sparseBlock))
+		if !slices.Equal(rest[:n], zeros[:n]) {
+			if _, err := s.f.WriteAt(rest[:n], s.off); err != nil {
+				return 0, err
+			}
+		}
+		s.off += int64(n)
+		rest = rest[n:]
+	}
+	return len(p), nil
+}
+
+// setFile gives an open file its owner, attributes, mode and time; in this order, as each may change the next.
+func (w *output) setFile(fd int, e fs.Entry, at *attribute) error {
+	if !w.o.KeepOwners {
+		if err := unix.Fchown(fd, int(e.Owner().UserID), int(e.Owner().GroupID)); err != nil {
+			return fmt.Errorf("set its owner: %w", err)
+		}
+	}
+	if err := unix.Fchmod(fd, unixMode(e.Mode())); err != nil {
+		return fmt.Errorf("set its mode: %w", err)
+	}
+	for key, value := range at.Xattrs {
+		if err := unix.Fsetxattr(fd, key, value, 0); err != nil && !w.mayMiss(key, err) {
+			return fmt.Errorf("set its extended attribute %s: %w", key, err)
+		}
+	}
+	modified := e.ModTime()
+	if !at.Modified.IsZero() {
+		modified = at.Modified
+	}
+	t := unix.NsecToTimespec(modified.UnixNano())
+	return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), []unix.Timespec{t, t}, 0)
+}
+
+// mayMiss reports whether an attribute is one that the target's system sets by itself.
+func (w *output) mayMiss(key string, err error) bool {
+	return strings.HasPrefix(key, "security.selinux") || w.o.KeepOwners && errors.Is(err, unix.EPERM)
+}
+
+func unixMode(m os.FileMode) uint32 {
+	mode := uint32(m.Perm())
+	for _, s := range special {
+		if m&s.flag != 0 {
+			mode |= s.bit
+		}
+	}
+	return mode
+}
+
+// CreateSymlink implements restore.Output.
+func (w *output) CreateSymlink(ctx context.Context, rel string, e fs.Symlink) error {
+	to, err := e.Readlink(ctx)
+	if err != nil {
+		return err
+	}
+	at := w.kept[w.prefix+rel]
+	if w.linked(&at) {
+		return nil
+	}
+	if err := w.clear(rel); err != nil {
+		return err
+	}
+	if err := w.root.Symlink(to, rel); err != nil {
+		return err
+	}
+	dir, name, err := parentOf(w.root, rel)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if !w.o.KeepOwners {
+		if err := unix.Fchownat(int(dir.Fd()), name, int(e.Owner().UserID), int(e.Owner().GroupID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("set its owner: %w", err)
+		}
+	}
+	for key, value := range at.Xattrs {
+		if err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), key, value, 0); err != nil && !w.mayMiss(key, err) {
+			return fmt.Errorf("set its extended attribute %s: %w", key, err)
+		}
+	}
+	w.files.Add(1)
+	return setTime(dir, name, e.ModTime())
+}
+
+func setTime(dir *os.File, name string, at time.Time) error {
+	spec := unix.NsecToTimespec(at.UnixNano())
+	return unix.UtimesNanoAt(int(dir.Fd()), name, []unix.Timespec{spec, spec}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// FinishDirectory implements restore.Output.
+func (w *output) FinishDirectory(_ context.Context, rel string, e fs.Directory) error {
+	if w.single {
+		return nil // the target is not the directory that the file was in
+	}
+	for _, at := range w.special[path.Join(w.prefix, cmpDot(rel))] {
+		if err := w.makeSpecial(at); err != nil {
+			return err
+		}
+	}
+	f, err := w.root.OpenFile(cmpDot(rel), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	at := w.kept[path.Join(w.prefix, cmpDot(rel))]
+	return w.setFile(int(f.Fd()), e, &at)
+}
+
+func (w *output) makeSpecial(at attribute) error {
+	rel := strings.TrimPrefix(at.Path, w.prefix)
+	if err := w.clear(rel); err != nil {
+		return err
+	}
+	dir, name, err := parentOf(w.root, rel)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	kind := map[string]uint32{"fifo": unix.S_IFIFO, "char": unix.S_IFCHR, "block": unix.S_IFBLK}[at.Special]
+	if err := unix.Mknodat(int(dir.Fd()), name, kind|at.Mode, int(at.Rdev)); err != nil {
+		return fmt.Errorf("make the %s %s: %w", at.Special, rel, err)
+	}
+	if !w.o.KeepOwners {
+		if err := unix.Fchownat(int(dir.Fd()), name, int(at.UID), int(at.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+	}
+	if err := unix.Fchmodat(int(dir.Fd()), name, at.Mode, 0); err != nil {
+		return err
+	}
+	return setTime(dir, name, at.Modified)
+}
+
+// finish makes the other names of files, and gives their directories back the times that this changes.
+func (w *output) finish() error {
+	times := map[string]os.FileInfo{}
+	for _, p := range slices.Sorted(maps.Keys(w.kept)) {
+		at := w.kept[p]
+		if !strings.HasPrefix(p, w.prefix) || !w.linked(&at) {
+			continue
+		}
+		rel, first := strings.TrimPrefix(p, w.prefix), strings.TrimPrefix(at.Link, w.prefix)
+		dir := path.Dir(rel)
+		if times[dir] == nil {
+			info, err := w.root.Lstat(dir)
+			if err != nil {
+				return err
+			}
+			times[dir] = info
+		}
+		if err := w.clear(rel); err != nil {
+			return err
+		}
+		if err := w.root.Link(first, rel); err != nil {
+			return fmt.Errorf("link %s: %w", rel, err)
+		}
+		w.files.Add(1)
+	}
+	for dir, info := range times {
+		if err := w.root.Chtimes(dir, info.ModTime(), info.ModTime()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *output) now() Progress { return Progress{Files: w.files.Load(), Bytes: w.bytes.Load()} }
+
+// progress is Kopia's callback, from all its goroutines.
+func (w *output) progress(_ context.Context, s restore.Stats) {
+	last, now := w.reported.Load(), time.Now().UnixNano()
+	if w.o.Progress == nil || now-last < int64(reportEvery) || !w.reported.CompareAndSwap(last, now) {
+		return
+	}
+	p := w.now()
+	p.Bytes, p.Total = s.RestoredTotalFileSize, s.EnqueuedTotalFileSize
+	w.o.Progress(p)
+}
+
+// parentOf opens the directory that holds a path, and gives the last part of it.
+func parentOf(root *os.Root, p string) (*os.File, string, error) {
+	f, err := root.OpenFile(path.Dir(p), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	return f, path.Base(p), err
+}
