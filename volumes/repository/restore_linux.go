@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -237,11 +238,13 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 		return err
 	}
 	defer f.Close()
-	var to io.Writer = f
+	to := io.Writer(struct{ io.Writer }{f}) // without *os.File's own way of copying, which would not use the buffer
 	if at.Sparse {
 		to = &sparseWriter{f: f}
 	}
-	n, err := io.CopyBuffer(to, &contextReader{ctx, in}, make([]byte, 256<<10))
+	buf := buffers.Get().(*[copySize]byte)
+	n, err := io.CopyBuffer(to, &contextReader{ctx, in}, buf[:])
+	buffers.Put(buf)
 	if err == nil && at.Sparse {
 		err = f.Truncate(n)
 	}
@@ -253,6 +256,12 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 	w.bytes.Add(n)
 	return w.setFile(int(f.Fd()), e, &at)
 }
+
+// copySize is how much of a file is copied at once, in bytes.
+const copySize = 256 << 10
+
+// buffers are used again: most files are small.
+var buffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // linked reports whether a file comes back as another name of one that comes back too.
 func (w *output) linked(at *attribute) bool {
