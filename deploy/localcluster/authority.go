@@ -80,14 +80,17 @@ func (a *authority) issueClient(user string, groups []string) (keyPair, error) {
 	})
 }
 
-// issueServer signs the API server's certificate.
-func (a *authority) issueServer() (keyPair, error) {
-	return a.issue(&x509.Certificate{
-		Subject:     pkix.Name{CommonName: "kube-apiserver"},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(10, 96, 0, 1)},
-	})
+// issueServer signs a server's certificate for names and addresses.
+func (a *authority) issueServer(user string, names ...string) (keyPair, error) {
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: user}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+			continue
+		}
+		template.DNSNames = append(template.DNSNames, n)
+	}
+	return a.issue(template)
 }
 
 func newKey() (*ecdsa.PrivateKey, []byte, error) {
@@ -112,9 +115,14 @@ func (c *Cluster) writeIdentities() error {
 	if c.ca, err = newAuthority(); err != nil {
 		return fmt.Errorf("make certificate authority: %w", err)
 	}
-	server, err := c.ca.issueServer()
+	server, err := c.ca.issueServer("kube-apiserver", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1",
+		c.services().Addr().Next().String())
 	if err != nil {
 		return fmt.Errorf("make API server's certificate: %w", err)
+	}
+	kubelets, err := c.ca.issueClient("kube-apiserver", []string{"system:masters"})
+	if err != nil {
+		return fmt.Errorf("make the certificate that kubelets know the API server by: %w", err)
 	}
 	_, serviceAccountKey, err := newKey()
 	if err != nil {
@@ -127,6 +135,7 @@ func (c *Cluster) writeIdentities() error {
 	for name, data := range map[string][]byte{
 		"ca.crt": c.ca.pem.cert, "ca.key": c.ca.pem.key,
 		"apiserver.crt": server.cert, "apiserver.key": server.key,
+		"kubelets.crt": kubelets.cert, "kubelets.key": kubelets.key,
 		"sa.key": serviceAccountKey,
 	} {
 		if err := os.WriteFile(filepath.Join(pki, name), data, 0o600); err != nil {
@@ -146,10 +155,20 @@ func (c *Cluster) writeIdentities() error {
 	return WriteKubeconfig(kcm, filepath.Join(c.dir, "kcm.kubeconfig"))
 }
 
+// ServerCertificate makes a certificate of the cluster's authority, and its key, both as PEM, for a server with these
+// names and addresses, such as a kubelet.
+func (c *Cluster) ServerCertificate(user string, names ...string) (cert, key []byte, err error) {
+	pair, err := c.ca.issueServer(user, names...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("certificate of %s: %w", user, err)
+	}
+	return pair.cert, pair.key, nil
+}
+
 // clientConfig is the configuration of a client of this cluster that has pair.
 func (c *Cluster) clientConfig(pair keyPair) *rest.Config {
 	return &rest.Config{
-		Host:  fmt.Sprintf("https://127.0.0.1:%d", c.apiPort),
+		Host:  fmt.Sprintf("https://%s:%d", c.address(), c.apiPort),
 		QPS:   -1,
 		Burst: -1,
 		TLSClientConfig: rest.TLSClientConfig{

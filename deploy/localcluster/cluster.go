@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -42,6 +43,10 @@ type Options struct {
 	Fsync bool
 	// Newer runs kube-apiserver and kube-controller-manager of the next minor version.
 	Newer bool
+	// Services are the addresses of Services, such as "10.96.0.0/16", of a cluster that nodes are to join. The first of
+	// them must be an address of this machine: the API server serves there at port 443, where Pods look for it.
+	// Default: 127.0.0.1 and a free port, where no Pod could reach it.
+	Services netip.Prefix
 	// Output gets one line per step. Default: nothing is said.
 	Output io.Writer
 
@@ -154,6 +159,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	c.etcdURL = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
 	c.peerURL = fmt.Sprintf("http://127.0.0.1:%d", ports[1])
 	c.apiPort = ports[2]
+	if c.opts.Services.IsValid() {
+		c.apiPort = 443
+	}
 	if err := c.writeIdentities(); err != nil {
 		return err
 	}
@@ -194,6 +202,22 @@ func (c *Cluster) stopServers() {
 	wg.Wait()
 	c.etcd.Stop(syscall.SIGTERM, stopLimit)
 	c.kcm, c.api, c.etcd = nil, nil, nil
+}
+
+// address is where the API server serves.
+func (c *Cluster) address() string {
+	if c.opts.Services.IsValid() {
+		return c.opts.Services.Masked().Addr().Next().String()
+	}
+	return "127.0.0.1"
+}
+
+// services are the addresses of Services.
+func (c *Cluster) services() netip.Prefix {
+	if c.opts.Services.IsValid() {
+		return c.opts.Services.Masked()
+	}
+	return netip.MustParsePrefix("10.96.0.0/16")
 }
 
 // Dir is the directory with the logs (*.log), etcd's data and the certificates.

@@ -65,18 +65,23 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	pki := func(name string) string { return filepath.Join(c.dir, "pki", name) }
 	args := []string{
 		"--etcd-servers=" + c.etcdURL,
-		"--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(c.apiPort),
-		// Without a node nobody reaches the service "kubernetes"; its endpoint would be a
-		// loopback address, which the API server refuses to publish.
-		"--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+		"--bind-address=" + c.address(), "--secure-port=" + strconv.Itoa(c.apiPort), "--advertise-address=" + c.address(),
 		"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"),
 		"--client-ca-file=" + pki("ca.crt"),
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + pki("sa.key"), "--service-account-signing-key-file=" + pki("sa.key"),
-		"--service-cluster-ip-range=10.96.0.0/16",
+		"--service-cluster-ip-range=" + c.services().String(),
 		"--authorization-mode=Node,RBAC",
 		"--allow-privileged=true", "--profiling=false",
 		"--shutdown-watch-termination-grace-period=1s", // else open watches hold the end back for a minute
+	}
+	if c.opts.Services.IsValid() {
+		args = append(args, "--enable-admission-plugins=NodeRestriction", "--kubelet-preferred-address-types=InternalIP",
+			"--kubelet-client-certificate="+pki("kubelets.crt"), "--kubelet-client-key="+pki("kubelets.key"), "--kubelet-certificate-authority="+pki("ca.crt"))
+	} else {
+		// Without a node nobody reaches the service "kubernetes"; its endpoint would be a
+		// loopback address, which the API server refuses to publish.
+		args = append(args, "--endpoint-reconciler-type=none")
 	}
 	args = append(args, c.opts.APIServerArgs...)
 	client, err := rest.HTTPClientFor(c.admin)
@@ -107,8 +112,10 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 // startControllers starts kube-controller-manager and waits for the first thing it makes.
 func (c *Cluster) startControllers(ctx context.Context) error {
 	kubeconfig := filepath.Join(c.dir, "kcm.kubeconfig")
-	// There is no node whose life could be watched.
-	controllers := "*,-node-ipam-controller,-node-lifecycle-controller"
+	controllers := "*,-node-ipam-controller"
+	if !c.opts.Services.IsValid() { // there is no node whose life could be watched
+		controllers += ",-node-lifecycle-controller"
+	}
 	if !c.opts.Newer { // 1.37 has no such controller and refuses its name
 		controllers += ",-cloud-node-lifecycle-controller"
 	}

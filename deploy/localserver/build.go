@@ -35,6 +35,8 @@ type Build struct {
 	// Version finds in the module's go.mod what the servers are called by, such as "v1.36.3", and
 	// what the linker is to be told; no version is an error.
 	Version func(gomod []byte) (version, ldflags string)
+	// Own says that the programs' own source lies in the module: then it, too, decides what is built.
+	Own bool
 	// Programs are built in this order.
 	Programs []Program
 	// Takes says how long it takes, such as "about 5 minutes on 2 cores".
@@ -86,7 +88,7 @@ type job struct {
 }
 
 func (b *Build) job(ctx context.Context) (*job, error) {
-	module, err := b.folder(ctx)
+	module, err := b.Folder(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +104,22 @@ func (b *Build) job(ctx context.Context) (*job, error) {
 	if j.version, j.ldflags = b.Version(gomod); j.version == "" {
 		return nil, fmt.Errorf("%s does not require the module of %s", filepath.Join(module, "go.mod"), b.What)
 	}
+	parts := []string{string(gomod), string(gosum), j.ldflags, runtime.GOOS, runtime.GOARCH, runtime.Version()}
+	if b.Own {
+		names, err := filepath.Glob(filepath.Join(module, "*.go"))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				return nil, err
+			}
+			parts = append(parts, string(text))
+		}
+	}
 	h := sha256.New()
-	for _, part := range []string{string(gomod), string(gosum), j.ldflags, runtime.GOOS, runtime.GOARCH, runtime.Version()} {
+	for _, part := range parts {
 		fmt.Fprintf(h, "%d\n%s\n", len(part), part)
 	}
 	cache, err := os.UserCacheDir()
@@ -170,10 +186,10 @@ func (j *job) compile(ctx context.Context, to, pkg string) error {
 	return nil
 }
 
-// folder finds the folder of the servers' module: beside the source file of the package that
+// Folder finds the folder of the servers' module: beside the source file of the package that
 // uses it, or, when the program was built with -trimpath and that is no path, in the checkout
 // around the working directory.
-func (b *Build) folder(ctx context.Context) (string, error) {
+func (b *Build) Folder(ctx context.Context) (string, error) {
 	if filepath.IsAbs(b.Source) {
 		if dir := filepath.Join(filepath.Dir(b.Source), filepath.Base(b.Module)); isModule(dir) {
 			return dir, nil
