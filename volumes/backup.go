@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/csi"
+	"github.com/tidemark-backup/tidemark/volumes/hooks"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
 )
 
 // Info is the resource that backups are recorded as.
@@ -67,7 +70,46 @@ type Spec struct {
 	Run string `json:"run"`
 	// Origin is "manual" or "schedule/NAME".
 	Origin string `json:"origin"`
+	// Action is how a claim is backed up, and Reason who said so.
+	Action policy.Action `json:"action,omitempty"`
+	Reason string        `json:"reason,omitempty"`
+	// Source is what the claim was like, for a volume that is made of the backup.
+	Source *Source `json:"source,omitempty"`
 }
+
+// Source is a claim's volume.
+type Source struct {
+	StorageClass string `json:"storageClass,omitempty"`
+	Driver       string `json:"driver,omitempty"` // of CSI
+	Volume       string `json:"volume,omitempty"` // name of the PersistentVolume
+	Capacity     int64  `json:"capacity"`         // bytes
+	Mode         string `json:"volumeMode,omitempty"`
+}
+
+// Hook is what became of a program that was to be run around a backup.
+type Hook struct {
+	hooks.Hook
+	Pod  string `json:"pod"`
+	UID  string `json:"uid,omitempty"`
+	When string `json:"when"` // "pre" or "post"
+	// State is Pending until it was run. A post hook that is pending is owed, whatever happens.
+	State    HookState `json:"state"`
+	Exit     int       `json:"exit,omitempty"`
+	Output   string    `json:"output,omitempty"` // the end of it
+	Error    string    `json:"error,omitempty"`
+	Duration string    `json:"duration,omitempty"`
+}
+
+// HookState says how far a hook is.
+type HookState string
+
+// The states of a hook.
+const (
+	HookPending HookState = "Pending"
+	HookDone    HookState = "Done"
+	HookFailed  HookState = "Failed"
+	HookLeftOut HookState = "LeftOut" // because one before it failed, or its Pod is gone
+)
 
 // Status says what became of it.
 type Status struct {
@@ -79,8 +121,13 @@ type Status struct {
 	Taken       time.Time   `json:"taken,omitzero"`
 	Finished    time.Time   `json:"finished,omitzero"`
 	Consistency Consistency `json:"consistency,omitempty"`
-	Content     *Content    `json:"content,omitempty"`
-	Error       string      `json:"error,omitempty"`
+	// Snapshot is what the storage system has, Content what the repository has; either or both.
+	Snapshot *csi.Handle `json:"snapshot,omitempty"`
+	Content  *Content    `json:"content,omitempty"`
+	Hooks    []Hook      `json:"hooks,omitempty"`
+	Error    string      `json:"error,omitempty"`
+	// Notes are what a person should know of it.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Content is where the repository has the content.

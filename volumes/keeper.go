@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/csi"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
@@ -37,16 +39,22 @@ type Options struct {
 	Record   func(ctx context.Context, e journal.Event) error
 	Recorded func(ctx context.Context) iter.Seq2[journal.Event, error]
 	// Fence is the cut of the cluster's state right now. Nil: there is no cluster to ask.
-	Fence  func(ctx context.Context) (journal.Cut, error)
-	Clock  func() time.Time // default: time.Now
-	Logger *zap.Logger      // default: none
+	Fence func(ctx context.Context) (journal.Cut, error)
+	// Cluster is where claims are; nil: only paths are backed up.
+	Cluster *Cluster
+	Clock   func() time.Time // default: time.Now
+	Logger  *zap.Logger      // default: none
 }
 
 // Keeper makes backups, finds them, and writes their content back. Its methods may be called from several goroutines.
 type Keeper struct {
-	o     Options
-	began time.Time
-	mu    sync.Mutex // held while the content of backups is removed
+	o        Options
+	began    time.Time
+	policies atomic.Pointer[Policies]
+	slots    *slots
+	settled  chan struct{} // closed when what a process before this one left is put right
+	once     sync.Once
+	mu       sync.Mutex // held while the content of backups is removed
 }
 
 // New makes a Keeper.
@@ -61,8 +69,16 @@ func New(o Options) *Keeper {
 		o.Fence = func(context.Context) (journal.Cut, error) { return journal.Cut{}, nil }
 	}
 	o.Logger = o.Logger.Named("volumes")
-	return &Keeper{o: o, began: o.Clock()}
+	k := &Keeper{o: o, began: o.Clock(), slots: newSlots(o.Cluster), settled: make(chan struct{})}
+	if o.Record == nil { // it has no history to settle
+		close(k.settled)
+	}
+	k.policies.Store(&Policies{})
+	return k
 }
+
+// SetPolicies says what is done with claims from now on.
+func (k *Keeper) SetPolicies(p Policies) { k.policies.Store(&p) }
 
 // Tags of a backup in the repository.
 const (
@@ -127,13 +143,9 @@ const recordTime = 10 * time.Second
 func (k *Keeper) back(ctx context.Context, r *repository.Repository, b *Backup, progress func(repository.Progress)) error {
 	res, err := r.Back(ctx, sourceOf(b), b.Spec.Path, repository.BackupOptions{
 		Description: "tidemark " + b.Metadata.Name, Progress: progress,
-		Tags: func() map[string]string {
+		Tags: func() (map[string]string, error) {
 			b.Status.After = k.fence(ctx, b)
-			record, err := json.Marshal(b)
-			if err != nil { // it is made of plain fields
-				return nil
-			}
-			return map[string]string{tagName: b.Metadata.Name, tagRecord: string(record)}
+			return tagsOf(b)
 		},
 	})
 	if err != nil {
@@ -142,6 +154,11 @@ func (k *Keeper) back(ctx context.Context, r *repository.Repository, b *Backup, 
 	b.Status.Content = contentOf(r.Location(), &res.Backup)
 	b.Status.Content.Unchanged, b.Status.Content.Sent = res.Cached, res.Sent
 	return nil
+}
+
+func tagsOf(b *Backup) (map[string]string, error) {
+	record, err := json.Marshal(b)
+	return map[string]string{tagName: b.Metadata.Name, tagRecord: string(record)}, err
 }
 
 // fence is the cut of now. A cluster that does not answer is no reason not to back up: only its revision is missing then.
@@ -388,6 +405,16 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	if b.Status.Phase == Running {
 		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
 	}
+	if b.Status.Snapshot != nil {
+		if k.o.Cluster == nil {
+			return nil, fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
+		}
+		limited, cancel := context.WithTimeoutCause(ctx, dropTime, fmt.Errorf("the driver did not delete it within %s", dropTime))
+		defer cancel()
+		if err := csi.Delete(limited, k.o.Cluster.Client, *b.Status.Snapshot, b.Metadata.Name); err != nil {
+			return nil, err
+		}
+	}
 	if b.Status.Content != nil { // before the record: one without content would be a promise
 		r, err := k.o.Open(ctx, false)
 		if err != nil {
@@ -414,33 +441,4 @@ func (k *Keeper) Maintain(ctx context.Context, now bool) error {
 	}
 	defer k.close(ctx, r)
 	return r.Maintain(ctx, now)
-}
-
-// Settle ends the records of backups that a process which died was making: those whose content is whole are done, the
-// others failed. No other Keeper may make backups of this history.
-func (k *Keeper) Settle(ctx context.Context) error {
-	all, err := k.List(ctx)
-	if err != nil {
-		return err
-	}
-	all = slices.DeleteFunc(all, func(b *Backup) bool { return b.Status.Phase != Running || !b.Metadata.Created.Before(k.began) })
-	if len(all) == 0 {
-		return nil
-	}
-	held, err := k.held(ctx)
-	if err != nil {
-		return err
-	}
-	for _, b := range all {
-		b.Status.Phase, b.Status.Finished, b.Status.Error = Failed, k.o.Clock().UTC(), "tidemark ended while it was being made; the next one goes on from what was sent"
-		for _, h := range held {
-			if h.Metadata.Name == b.Metadata.Name {
-				b.Status = h.Status
-			}
-		}
-		if err := k.record(ctx, b, journal.Modified); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -33,12 +33,14 @@ type Progress struct {
 	Read   int64 `json:"read,omitempty"`   // bytes read
 	Sent   int64 `json:"sent,omitempty"`   // bytes sent to the store
 	Total  int64 `json:"total,omitempty"`  // bytes, where it is known
+	// Step says what is being done, for people, where there is more to it than files.
+	Step string `json:"step,omitempty"`
 }
 
 // BackupOptions are what a backup can be given.
 type BackupOptions struct {
-	// Tags is called once all content is read.
-	Tags func() map[string]string
+	// Tags is called once all content is read; an error fails the backup.
+	Tags func() (map[string]string, error)
 	// Description is shown by Kopia's command line.
 	Description string
 	// Parallel files are read at once. Default: 4.
@@ -117,7 +119,11 @@ func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, roo
 		}
 		m.Description, m.Tags = o.Description, map[string]string{}
 		if o.Tags != nil && m.IncompleteReason == "" {
-			for k, v := range o.Tags() {
+			tags, err := o.Tags()
+			if err != nil {
+				return err
+			}
+			for k, v := range tags {
 				m.Tags[tagPrefix+k] = v
 			}
 		}

@@ -44,8 +44,6 @@ type Options struct {
 	// which Close removes.
 	CacheDir   string
 	CacheBytes int64
-	// Upload and Download limit the traffic with the store, in bytes per second. Zero: no limit.
-	Upload, Download int64
 	// ReadOnly refuses everything that writes.
 	ReadOnly bool
 	// Lock keeps what is written from being removed for that long, in a bucket with object lock. It counts when the repository
@@ -55,6 +53,9 @@ type Options struct {
 }
 
 func (o *Options) dir() string { return archive.VolumesDir + "/" + o.Cluster + "/" }
+
+// Files is what the names of all files of a cluster's repository begin with, its password's excepted.
+func Files(cluster string) string { return archive.VolumesDir + "/" + cluster + "/kopia/" }
 
 // Repository is an open repository. Its methods may be called from several goroutines.
 type Repository struct {
@@ -96,7 +97,7 @@ func open(ctx context.Context, o Options, create bool) (_ *Repository, err error
 	} else if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the repository's cache: %w", err)
 	}
-	r.storage = newStorage(o.Store, o.dir()+"kopia/", o.ReadOnly, o.Upload, o.Download)
+	r.storage = newStorage(o.Store, Files(o.Cluster), o.ReadOnly)
 	defer func() {
 		if err != nil {
 			r.release()
@@ -200,6 +201,12 @@ func (r *Repository) release() {
 
 // Password is the repository's password, for a mover that is to open it.
 func (r *Repository) Password() string { return r.o.Password }
+
+// Cluster is the id of the cluster whose repository it is.
+func (r *Repository) Cluster() string { return r.o.Cluster }
+
+// Store is where it is.
+func (r *Repository) Store() archive.Store { return r.o.Store }
 
 // Location is the URL of its store.
 func (r *Repository) Location() string { return r.o.Store.String() }

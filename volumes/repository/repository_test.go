@@ -58,7 +58,7 @@ func (w *world) open() *Repository {
 
 func (w *world) back(r *Repository, dir string) *Result {
 	w.Helper()
-	res, err := r.Back(w.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() map[string]string { return map[string]string{"backup": "x"} }})
+	res, err := r.Back(w.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return map[string]string{"backup": "x"}, nil }})
 	ok(w.T, err)
 	return res
 }
@@ -300,7 +300,7 @@ func TestCancelledBackupGoesOn(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	slow := w.options()
-	slow.Upload = 8 << 20
+	slow.Store = Limited(slow.Store, 8<<20, 0)
 	s, err := Create(t.Context(), slow)
 	ok(t, err)
 	time.AfterFunc(2*time.Second, cancel)
@@ -322,7 +322,7 @@ func TestUploadLimit(t *testing.T) {
 	_, _ = rand.NewChaCha8([32]byte{2}).Read(b)
 	ok(t, os.WriteFile(dir+"/f", b, 0o644))
 	o := w.options()
-	o.Upload = 4 << 20
+	o.Store = Limited(o.Store, 4<<20, 0)
 	r, err := Create(t.Context(), o)
 	ok(t, err)
 	defer r.Close(context.Background())

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/kopia/kopia/repo/blob"
-	"golang.org/x/time/rate"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
@@ -48,41 +47,18 @@ type storage struct {
 	dir          string // ends in a slash
 	number       uint64
 	readOnly     bool
-	up, down     *rate.Limiter // bytes per second; nil: no limit
 	sent, loaded atomic.Int64
 }
 
 var _ blob.Storage = (*storage)(nil)
 
-func newStorage(store archive.Store, dir string, readOnly bool, up, down int64) *storage {
-	s := &storage{store: store, dir: dir, number: lastNumber.Add(1), readOnly: readOnly, up: limiter(up), down: limiter(down)}
+func newStorage(store archive.Store, dir string, readOnly bool) *storage {
+	s := &storage{store: store, dir: dir, number: lastNumber.Add(1), readOnly: readOnly}
 	stores.Store(s.number, s)
 	return s
 }
 
 func (s *storage) forget() { stores.Delete(s.number) }
-
-// burst is how much goes out at once under a limit, in bytes.
-const burst = 64 << 10
-
-func limiter(bytesPerSecond int64) *rate.Limiter {
-	if bytesPerSecond <= 0 {
-		return nil
-	}
-	return rate.NewLimiter(rate.Limit(bytesPerSecond), burst)
-}
-
-// pace waits until n bytes more are within the limit.
-func pace(ctx context.Context, l *rate.Limiter, n int64) error {
-	for l != nil && n > 0 {
-		part := min(n, burst)
-		if err := l.WaitN(ctx, int(part)); err != nil {
-			return err
-		}
-		n -= part
-	}
-	return nil
-}
 
 func blobError(err error) error {
 	switch {
@@ -103,9 +79,6 @@ func (s *storage) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, o bl
 		return blob.ErrUnsupportedPutBlobOption
 	}
 	size := int64(data.Length())
-	if err := pace(ctx, s.up, size); err != nil {
-		return err
-	}
 	r := data.Reader()
 	defer r.Close()
 	create := archive.CreateOptions{Replace: true}
@@ -159,9 +132,6 @@ func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64,
 	}
 	if offset < 0 {
 		return blob.ErrInvalidRange
-	}
-	if err := pace(ctx, s.down, length); err != nil {
-		return err
 	}
 	b := make([]byte, length)
 	if length > 0 {

@@ -19,6 +19,10 @@ import (
 type Volumes interface {
 	// Back backs a path of the daemon's machine up.
 	Back(ctx context.Context, q volumes.BackRequest, progress func(repository.Progress)) (*volumes.Backup, error)
+	// BackClaims backs claims up.
+	BackClaims(ctx context.Context, q volumes.ClaimsRequest, progress func(repository.Progress)) (*volumes.Made, error)
+	// Fill writes the content of a backup into a claim.
+	Fill(ctx context.Context, q volumes.FillRequest, progress func(repository.Progress)) (repository.Progress, error)
 	// List lists the backups, oldest first.
 	List(ctx context.Context) ([]*volumes.Backup, error)
 	// Find is one backup, by its name or the beginning of it.
@@ -99,6 +103,24 @@ func (s *Server) addVolumes(mux *http.ServeMux, socket bool, guard func(http.Han
 			return v.Restore(r.Context(), q, progress)
 		})
 	})
+	handle("POST /v1/volumes/claims", func(w http.ResponseWriter, r *http.Request, v Volumes) {
+		q, err := body[volumes.ClaimsRequest](w, r)
+		lines(s, w, r, func(progress func(repository.Progress)) (*volumes.Made, error) {
+			if err != nil {
+				return nil, err
+			}
+			return v.BackClaims(r.Context(), q, progress)
+		})
+	})
+	handle("POST /v1/volumes/fill", func(w http.ResponseWriter, r *http.Request, v Volumes) {
+		q, err := body[volumes.FillRequest](w, r)
+		lines(s, w, r, func(progress func(repository.Progress)) (repository.Progress, error) {
+			if err != nil {
+				return repository.Progress{}, err
+			}
+			return v.Fill(r.Context(), q, progress)
+		})
+	})
 	handle("POST /v1/volumes/verify", func(w http.ResponseWriter, r *http.Request, v Volumes) {
 		percent, err := strconv.ParseFloat(r.URL.Query().Get("read"), 64)
 		lines(s, w, r, func(func(repository.Progress)) (*repository.Verified, error) {
@@ -149,7 +171,7 @@ func (b *begunWriter) Write(p []byte) (int, error) {
 
 // asked marks the errors that are the asker's.
 func asked(err error) error {
-	if errors.Is(err, volumes.ErrUnknown) || errors.Is(err, volumes.ErrNoContent) || errors.Is(err, volumes.ErrRequest) {
+	if errors.Is(err, volumes.ErrUnknown) || errors.Is(err, volumes.ErrNoContent) || errors.Is(err, volumes.ErrRequest) || errors.Is(err, volumes.ErrPartly) {
 		return &requestError{err}
 	}
 	return err
@@ -264,6 +286,16 @@ func readLines[T any](ctx context.Context, c *Client, method, path string, v url
 // Back implements Volumes.
 func (c *Client) Back(ctx context.Context, q volumes.BackRequest, progress func(repository.Progress)) (*volumes.Backup, error) {
 	return long[*volumes.Backup](ctx, c, "/v1/volumes/back", nil, q, progress)
+}
+
+// BackClaims implements Volumes.
+func (c *Client) BackClaims(ctx context.Context, q volumes.ClaimsRequest, progress func(repository.Progress)) (*volumes.Made, error) {
+	return long[*volumes.Made](ctx, c, "/v1/volumes/claims", nil, q, progress)
+}
+
+// Fill implements Volumes.
+func (c *Client) Fill(ctx context.Context, q volumes.FillRequest, progress func(repository.Progress)) (repository.Progress, error) {
+	return long[repository.Progress](ctx, c, "/v1/volumes/fill", nil, q, progress)
 }
 
 // List implements Volumes.

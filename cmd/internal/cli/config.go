@@ -62,7 +62,12 @@ func (f *runFlags) fromFile(fs *pflag.FlagSet, file *config.File) (err error) {
 		return err
 	}
 	r, err := f.reloadable(file)
+	if err != nil {
+		return err
+	}
 	f.Retention, f.Schedules = r.Retention, r.Schedules
+	f.Volumes, err = volumesOf(file.Volumes)
+	f.Volumes.VolumesReload = r.Volumes
 	return err
 }
 
@@ -99,6 +104,11 @@ func (f *runFlags) reloadable(file *config.File) (r daemon.Reloadable, err error
 			}
 		}
 		r.Schedules = append(r.Schedules, sc)
+	}
+	if file.Volumes != nil {
+		if r.Volumes, err = volumesReload(file.Volumes); err != nil {
+			return r, err
+		}
 	}
 	if len(r.Schedules) > 0 && len(f.Archives) == 0 {
 		return r, usage("there are schedules, and no archive for their snapshots")
@@ -212,6 +222,25 @@ run has its place (dataDir for --data-dir), and archives, schedules and retentio
     daily: 30
     monthly: 12
     timeZone: Europe/Berlin
+  volumes:                        # see 'tidemark volumes backup --help'
+    image: registry.example/tidemark:v1
+    namespace: tidemark           # where snapshots are mounted to be read (default: the claim's namespace)
+    listen: ":8466"               # for movers; address: where Pods reach it (default: $POD_IP)
+    concurrency: 4
+    perNode: 2
+    upload: 50Mi                  # per second, of all movers together
+    pod: {spec: {containers: [{name: mover, resources: {limits: {memory: 1Gi}}}]}}
+    policies:                     # the first that covers a claim counts
+    - name: databases
+      namespaces: [shop]
+      selector: app=db
+      storageClasses: [fast]
+      action: snapshot-then-kopia # auto, skip, snapshot, kopia
+      keepSnapshots: true
+      cron: "0 */6 * * *"
+      retention: {window: 2d, daily: 14}
+    veleroPolicies: [volume-policies.yaml]
+    hooks: {resources: [...]}     # as spec.hooks of Velero's Backup; sets: more ready sets
 
 What it does not know is refused, with the line. SIGHUP has the daemon read it again: schedules and
 retention change at once, the rest takes a restart, and the log says so.`,
@@ -303,6 +332,9 @@ func newConfigShow(env Env) *cobra.Command {
 			}
 			if len(file.Schedules) > 0 {
 				out["schedules"] = file.Schedules
+			}
+			if file.Volumes != nil {
+				out["volumes"] = file.Volumes
 			}
 			if file.Retention != nil {
 				out["retention"] = file.Retention

@@ -46,7 +46,7 @@ const exitCodes = `Exit codes of all commands:
   0  done; for diff: no differences
   1  an error; for diff: there are differences; for get: a named object was not there at that moment
   2  wrong usage, or refused (no answer to the question asked); for diff: could not compare
-  3  restored partly: the report says what is missing; running the same command again continues
+  3  restored, or backed up, partly: the report says what is missing; running the same command again continues
   4  the moment, the namespace or the object is not in the recorded history; the error says what is
   5  verify found damage: the report says what it costs and what is still restorable
 `

@@ -80,7 +80,7 @@ func New(env Env) *cobra.Command {
 	root.AddCommand(
 		newStatus(), newLog(), newGet(), newDiff(),
 		newRestore(), newUndelete(), newUndo(), newRestores(), newMark(),
-		newRun(env), newSnapshot(), newVolumes(), newRetain(), newVerify(), newRepair(), newRecover(), newKey(), newConfig(env), newVersion(env),
+		newRun(env), newSnapshot(), newVolumes(), newMover(), newRetain(), newVerify(), newRepair(), newRecover(), newKey(), newConfig(env), newVersion(env),
 		&cobra.Command{Use: "exit-codes", Args: noArgs, Short: "The exit codes of all commands", Long: exitCodes},
 	)
 	return root

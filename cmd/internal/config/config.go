@@ -110,6 +110,39 @@ func (r *Retention) Policy() (retention.Policy, error) {
 	return p, p.Check()
 }
 
+// Volumes says how the content of volumes is backed up, under "volumes".
+type Volumes struct {
+	Image       string         `yaml:"image,omitempty"`     // of movers
+	Namespace   string         `yaml:"namespace,omitempty"` // where claims that are made of snapshots are mounted
+	Listen      string         `yaml:"listen,omitempty"`    // for movers
+	Address     string         `yaml:"address,omitempty"`   // where Pods reach that
+	Concurrency int            `yaml:"concurrency,omitempty"`
+	PerNode     int            `yaml:"perNode,omitempty"`
+	Upload      string         `yaml:"upload,omitempty"`   // bytes per second
+	Download    string         `yaml:"download,omitempty"` // bytes per second
+	Pod         map[string]any `yaml:"pod,omitempty"`
+	Policies    []VolumePolicy `yaml:"policies,omitempty"`
+	// VeleroPolicies are files of Velero's volume policies.
+	VeleroPolicies []string       `yaml:"veleroPolicies,omitempty"`
+	Hooks          map[string]any `yaml:"hooks,omitempty"`
+}
+
+// VolumePolicy says what is done with some volumes, and when.
+type VolumePolicy struct {
+	Name             string     `yaml:"name,omitempty"`
+	Namespaces       []string   `yaml:"namespaces,omitempty"`
+	Selector         string     `yaml:"selector,omitempty"`
+	StorageClasses   []string   `yaml:"storageClasses,omitempty"`
+	Action           string     `yaml:"action,omitempty"`
+	KeepSnapshots    bool       `yaml:"keepSnapshots,omitempty"`
+	SnapshotClass    string     `yaml:"snapshotClass,omitempty"`
+	Cron             string     `yaml:"cron,omitempty"`
+	TimeZone         string     `yaml:"timeZone,omitempty"`
+	StartingDeadline Duration   `yaml:"startingDeadline,omitempty"`
+	Suspend          bool       `yaml:"suspend,omitempty"`
+	Retention        *Retention `yaml:"retention,omitempty"`
+}
+
 // Flag is the value of one of the daemon's flags.
 type Flag struct {
 	Name   string // "data-dir"
@@ -123,6 +156,7 @@ type File struct {
 	Archives  []Archive
 	Schedules []Schedule
 	Retention *Retention
+	Volumes   *Volumes
 }
 
 // Read reads a file. known are the names of the flags.
@@ -177,6 +211,9 @@ func (f *File) take(key, value *yaml.Node, known func(string) bool) error {
 		return decode(value, &f.Archives)
 	case "schedules":
 		return decode(value, &f.Schedules)
+	case "volumes":
+		f.Volumes = &Volumes{}
+		return decode(value, f.Volumes)
 	case "retention":
 		f.Retention = &Retention{}
 		return decode(value, f.Retention)

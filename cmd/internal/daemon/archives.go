@@ -104,7 +104,9 @@ func (d *daemon) openArchives() error {
 		}
 		d.shippers = append(d.shippers, s)
 		if d.volumes == nil && len(identities) > 0 {
-			d.volumes = d.newKeeper(l, recipients, identities)
+			if d.volumes, err = d.newKeeper(l, recipients, identities); err != nil {
+				return err
+			}
 		}
 		if own != "" {
 			d.ownKeys = append(d.ownKeys, own)

@@ -10,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor"
@@ -21,6 +23,7 @@ import (
 	"github.com/tidemark-backup/tidemark/journal/capture"
 	"github.com/tidemark-backup/tidemark/replay"
 	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
 )
 
 // SocketName is the name of the socket in the data directory.
@@ -79,7 +82,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	local := replay.NewLocal(j)
 	d := &daemon{o: o, journal: j, capture: c, local: local, source: local, server: cfg.Host, started: o.Clock(), retainNow: make(chan struct{}, 1)}
-	d.schedules = newSchedules(d, o.Schedules)
+	d.cluster = cfg
+	d.schedules = newSchedules(d)
 	if len(o.Archives) > 0 {
 		j.KeepAfter(time.Time{})
 		err = d.openArchives()
@@ -98,6 +102,7 @@ type daemon struct {
 	local   *replay.Local
 	source  replay.Source // local, with the archive behind it
 	server  string        // the API server's address
+	cluster *rest.Config
 	started time.Time
 
 	shippers  []*compactor.Shipper
@@ -105,6 +110,8 @@ type daemon struct {
 	retainNow chan struct{} // asks for a round of retention
 	schedules *schedules
 	volumes   *volumes.Keeper // in the first archive that the daemon can read; nil: in none
+	broker    *mover.Broker
+	policies  atomic.Pointer[[]VolumePolicy]
 }
 
 func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) error {
@@ -155,6 +162,11 @@ func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) err
 func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	if d.broker != nil {
+		if err := d.broker.Close(); err != nil {
+			d.o.Logger.Warn("closing the listener of movers failed", zap.Error(err))
+		}
+	}
 	var flushed error
 	if d.journal.Err() == nil && d.journal.Condition() == "" {
 		if err := d.journal.Flush(ctx); err != nil {

@@ -7,6 +7,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tidemark-backup/tidemark/compactor/retention"
+	"github.com/tidemark-backup/tidemark/compactor/schedule"
+	"github.com/tidemark-backup/tidemark/volumes/hooks"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
 )
 
 // Options configure a daemon. DataDir must be set.
@@ -42,6 +45,8 @@ type Options struct {
 	Retention retention.Policy
 	// Schedules are snapshots that are taken at times.
 	Schedules []Schedule
+	// Volumes says how the content of volumes is backed up.
+	Volumes Volumes
 	// Reload brings what is to be different from now on. Nil: nothing ever.
 	Reload <-chan Reloadable
 	// Version is told in the status.
@@ -49,6 +54,34 @@ type Options struct {
 	Logger  *zap.Logger // nil: none
 	// Clock tells the time. Default: time.Now.
 	Clock func() time.Time
+}
+
+// Volumes says how the content of volumes is backed up.
+type Volumes struct {
+	Image         string // of movers
+	Namespace     string // where claims that are made of snapshots are mounted; empty: the claim's own
+	Listen        string // where movers are served; empty: a free port
+	Address       string // where Pods reach that; empty: see moverHost
+	Concurrency   int
+	PerNode       int
+	Upload        int64  // bytes per second; 0: no limit
+	Download      int64  // bytes per second; 0: no limit
+	Pod           []byte // patch of movers' Pods
+	VolumesReload        // what can be changed while it runs
+}
+
+// VolumesReload is what can be changed of Volumes while the daemon runs.
+type VolumesReload struct {
+	Policies []VolumePolicy
+	Velero   []*policy.Velero
+	Hooks    hooks.Rules
+}
+
+// VolumePolicy is a policy with its schedule and what is kept of its backups.
+type VolumePolicy struct {
+	policy.Policy
+	Spec      schedule.Spec // no Cron: it has no schedule
+	Retention retention.Policy
 }
 
 // check finds what contradicts itself before anything is opened.

@@ -26,6 +26,15 @@ type Schedule struct {
 type Reloadable struct {
 	Schedules []Schedule
 	Retention retention.Policy
+	Volumes   VolumesReload
+}
+
+// job is what is done at times.
+type job struct {
+	schedule.Spec
+	note string // under which the journal keeps the time that it ran for last
+	what string // for people
+	do   func(ctx context.Context, at time.Time)
 }
 
 // lookAgain is how often schedules are looked at at least: the wall clock can be set.
@@ -39,16 +48,27 @@ type schedules struct {
 	changed chan struct{}
 
 	mu      sync.Mutex // guards what follows
-	all     []Schedule
-	running map[string]int
+	all     []job
+	running map[string]int // by note
 }
 
-func newSchedules(d *daemon, all []Schedule) *schedules {
-	return &schedules{d: d, log: d.o.Logger.Named("schedules"), changed: make(chan struct{}, 1), all: all, running: map[string]int{}}
+func newSchedules(d *daemon) *schedules {
+	s := &schedules{d: d, log: d.o.Logger.Named("schedules"), changed: make(chan struct{}, 1), running: map[string]int{}}
+	s.set(d.o.Schedules, d.o.Volumes.Policies)
+	return s
 }
 
 // set puts other schedules in place of those there are.
-func (s *schedules) set(all []Schedule) {
+func (s *schedules) set(snapshots []Schedule, policies []VolumePolicy) {
+	var all []job
+	for _, sc := range snapshots {
+		all = append(all, job{sc.Spec, "schedule/" + sc.Name, "snapshot", func(ctx context.Context, at time.Time) { s.take(ctx, sc, at) }})
+	}
+	for _, p := range policies {
+		if p.Spec.Cron != "" {
+			all = append(all, job{p.Spec, "volumes/" + p.Name, "volume backup", func(ctx context.Context, at time.Time) { s.d.backVolumes(ctx, p.Name, at) }})
+		}
+	}
 	s.mu.Lock()
 	s.all = all
 	s.mu.Unlock()
@@ -89,42 +109,41 @@ func (s *schedules) run(ctx context.Context) error {
 }
 
 // look starts the run of a schedule that is due, and tells when to look again.
-func (s *schedules) look(ctx context.Context, sc Schedule, runs *sync.WaitGroup) (time.Time, error) {
+func (s *schedules) look(ctx context.Context, sc job, runs *sync.WaitGroup) (time.Time, error) {
 	parsed, err := schedule.Parse(sc.Spec)
 	if err != nil {
 		return time.Time{}, err
 	}
-	note := "schedule/" + sc.Name
-	last, err := s.last(ctx, note)
+	last, err := s.last(ctx, sc.note)
 	if err != nil {
 		return time.Time{}, err
 	}
 	s.mu.Lock()
-	busy := s.running[sc.Name] > 0
+	busy := s.running[sc.note] > 0
 	s.mu.Unlock()
 	now := s.d.o.Clock()
 	due := parsed.Due(last, now, busy)
 	log := s.log.With(zap.String("schedule", sc.Name), zap.Time("due", due.At))
 	switch due.Kind {
 	case schedule.TooLate:
-		log.Warn("a scheduled snapshot is left out: it is past its starting deadline", zap.Int("missedBefore", due.Missed))
-		return due.Again, s.keep(ctx, note, due.At)
+		log.Warn("a scheduled "+sc.what+" is left out: it is past its starting deadline", zap.Int("missedBefore", due.Missed))
+		return due.Again, s.keep(ctx, sc.note, due.At)
 	case schedule.Blocked:
-		log.Info("a scheduled snapshot waits for the one before it")
+		log.Info("a scheduled " + sc.what + " waits for the one before it")
 	case schedule.Run:
-		if err := s.keep(ctx, note, due.At); err != nil {
+		if err := s.keep(ctx, sc.note, due.At); err != nil {
 			return time.Time{}, err
 		}
 		if due.Missed > 0 {
-			log.Warn("scheduled snapshots were missed; the newest one is taken now", zap.Int("missed", due.Missed))
+			log.Warn("runs of a scheduled "+sc.what+" were missed; the newest one is made up for now", zap.Int("missed", due.Missed))
 		}
 		s.mu.Lock()
-		s.running[sc.Name]++
+		s.running[sc.note]++
 		s.mu.Unlock()
 		runs.Go(func() {
-			s.take(ctx, sc, due.At)
+			sc.do(ctx, due.At)
 			s.mu.Lock()
-			s.running[sc.Name]--
+			s.running[sc.note]--
 			s.mu.Unlock()
 			s.wake()
 		})
@@ -189,7 +208,8 @@ func (d *daemon) reload(ctx context.Context) error {
 	for {
 		select {
 		case r := <-d.o.Reload:
-			d.schedules.set(r.Schedules)
+			d.schedules.set(r.Schedules, r.Volumes.Policies)
+			d.setPolicies(r.Volumes)
 			for _, s := range d.shippers {
 				s.SetRetention(r.Retention)
 			}

@@ -1,9 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
+	"net"
+	"net/url"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -13,9 +17,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
@@ -25,11 +32,25 @@ const volumesCache = "volumes.cache"
 // maintainEvery is how often the repository of volumes is asked what is due.
 const maintainEvery = time.Hour
 
+// settleAgain is the longest time until what a daemon before this one left is looked at again.
+const settleAgain = time.Minute
+
 // newKeeper keeps the content of volumes beside an archive, with the archive's keys.
-func (d *daemon) newKeeper(l Archive, recipients []age.Recipient, identities []age.Identity) *volumes.Keeper {
+func (d *daemon) newKeeper(l Archive, recipients []age.Recipient, identities []age.Identity) (*volumes.Keeper, error) {
 	lock, compliance := l.Lock, l.Compliance
-	open := sync.OnceValues(func() (archive.Store, error) { return archive.OpenStore(context.Background(), l.URL, l.Store) })
-	return volumes.New(volumes.Options{
+	open := sync.OnceValues(func() (archive.Store, error) {
+		store, err := archive.OpenStore(context.Background(), l.URL, l.Store)
+		if err != nil {
+			return nil, err
+		}
+		return repository.Limited(store, d.o.Volumes.Upload, d.o.Volumes.Download), nil
+	})
+	cluster, err := d.movers()
+	if err != nil {
+		return nil, err
+	}
+	k := volumes.New(volumes.Options{
+		Cluster: cluster,
 		Open: func(ctx context.Context, create bool) (*repository.Repository, error) {
 			store, err := open()
 			if err != nil {
@@ -55,23 +76,156 @@ func (d *daemon) newKeeper(l Archive, recipients []age.Recipient, identities []a
 		},
 		Fence: d.capture.Fence, Clock: d.o.Clock, Logger: d.o.Logger,
 	})
+	d.volumes = k
+	d.setPolicies(d.o.Volumes.VolumesReload)
+	return k, nil
+}
+
+// movers is what claims are backed up with.
+func (d *daemon) movers() (*volumes.Cluster, error) {
+	v := &d.o.Volumes
+	client, err := kube.New(d.cluster)
+	if err != nil {
+		return nil, err
+	}
+	d.broker = mover.NewBroker(mover.BrokerOptions{Listen: v.Listen, Host: moverHost(v.Address, d.cluster.Host), Spool: d.o.DataDir, Logger: d.o.Logger.Named("movers")})
+	image := cmp.Or(v.Image, os.Getenv("TIDEMARK_IMAGE"))
+	return &volumes.Cluster{
+		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode,
+		Mover: &mover.Runner{Client: client, Broker: d.broker, Settings: mover.Settings{Image: image, Pod: v.Pod, Owner: "daemon"}, Logger: d.o.Logger.Named("movers")},
+	}, nil
+}
+
+// moverHost is where Pods reach this process: as it was told, or the address of the Pod that it runs in, or the one with which it
+// reaches the API server.
+func moverHost(told, server string) string {
+	if told = cmp.Or(told, os.Getenv("POD_IP")); told != "" {
+		return told
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		return ""
+	}
+	c, err := net.Dial("udp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))) // nothing is sent by this
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	host, _, _ := net.SplitHostPort(c.LocalAddr().String())
+	return host
+}
+
+// setPolicies says what is done with volumes from now on.
+func (d *daemon) setPolicies(r VolumesReload) {
+	d.policies.Store(&r.Policies)
+	if d.volumes == nil {
+		return
+	}
+	p := volumes.Policies{Velero: r.Velero, Hooks: r.Hooks}
+	for _, v := range r.Policies {
+		p.Policies = append(p.Policies, v.Policy)
+	}
+	d.volumes.SetPolicies(p)
+}
+
+// backVolumes backs up the claims of a policy, and lets go of backups that it does not keep.
+func (d *daemon) backVolumes(ctx context.Context, policy string, at time.Time) {
+	log := d.o.Logger.Named("schedules").With(zap.String("policy", policy))
+	if d.volumes == nil {
+		log.Error("volumes are not backed up: " + "no archive can be read by the daemon, and their content is kept beside one")
+		return
+	}
+	m, err := d.volumes.BackClaims(ctx, volumes.ClaimsRequest{
+		Policy: policy, Run: policy + "-" + at.UTC().Format("20060102150405"), Origin: "schedule/" + policy,
+	}, nil)
+	if err != nil {
+		log.Error("a scheduled volume backup failed, as a whole or in part; the next run makes another", zap.Error(err))
+	}
+	if m != nil {
+		log.Info("volumes were backed up", zap.Int("backups", len(m.Backups)), zap.Int("skipped", len(m.Skipped)))
+	}
+	if err := d.retainVolumes(ctx); err != nil && ctx.Err() == nil {
+		log.Warn("old volume backups could not all be deleted; it will be tried again", zap.Error(err))
+	}
+}
+
+// retainVolumes deletes the backups that the retention of their policies does not keep. The newest one of a volume that is whole always stays.
+func (d *daemon) retainVolumes(ctx context.Context) error {
+	all, err := d.volumes.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range *d.policies.Load() {
+		if p.Retention.IsZero() {
+			continue
+		}
+		for _, name := range expired(all, p, d.o.Clock()) {
+			if _, deleteErr := d.volumes.Delete(ctx, name); deleteErr != nil {
+				err = errors.Join(err, deleteErr)
+				continue
+			}
+			d.o.Logger.Info("an old volume backup was deleted", zap.String("backup", name), zap.String("policy", p.Name))
+		}
+	}
+	return err
+}
+
+// expired are the names of backups that a policy does not keep.
+func expired(all []*volumes.Backup, p VolumePolicy, now time.Time) (names []string) {
+	newest := map[string]string{}
+	for _, b := range all { // oldest first
+		if b.Status.Phase == volumes.Done {
+			newest[b.Volume()] = b.Metadata.Name
+		}
+	}
+	var items []retention.Item
+	for _, b := range all {
+		if b.Spec.Origin != "schedule/"+p.Name || b.Status.Phase == volumes.Running {
+			continue
+		}
+		items = append(items, retention.Item{
+			ID: b.Metadata.Name, Name: b.Metadata.Name, Time: b.Metadata.Created, Age: now.Sub(b.Metadata.Created),
+			Group: b.Volume() + "/" + string(b.Status.Phase), Pinned: newest[b.Volume()] == b.Metadata.Name,
+		})
+	}
+	rules := p.Retention
+	if rules.Window == 0 {
+		rules.Window = time.Minute // without one, the counts alone say what is kept
+	}
+	for _, v := range retention.Decide(items, rules) {
+		if !v.Keep {
+			names = append(names, v.ID)
+		}
+	}
+	return names
 }
 
 // keepVolumes ends what a daemon before this one left, and lets the repository do what is due.
 func (d *daemon) keepVolumes(ctx context.Context) error {
+	for wait := time.Second; ; wait = min(2*wait, settleAgain) {
+		err := d.volumes.Settle(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			d.o.Logger.Warn("volume backups that were cut off cannot be looked at; it will be tried again", zap.Error(err), zap.Duration("in", wait))
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
-	for settled := false; ; {
-		if !settled {
-			err := d.volumes.Settle(ctx)
-			if settled = err == nil; err != nil && ctx.Err() == nil {
-				d.o.Logger.Warn("volume backups that were cut off cannot be looked at; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))
-			}
-		}
+	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
+		}
+		if err := d.retainVolumes(ctx); err != nil && ctx.Err() == nil {
+			d.o.Logger.Warn("old volume backups could not all be deleted; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))
 		}
 		if err := d.volumes.Maintain(ctx, false); err != nil && ctx.Err() == nil {
 			d.o.Logger.Warn("the repository of volumes could not be maintained; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))

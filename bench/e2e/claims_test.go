@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tidemark-backup/tidemark/deploy/localnode"
+	"github.com/tidemark-backup/tidemark/volumes"
+)
+
+// TestClaims backs the claims of a namespace up in every way, and writes one back.
+func TestClaims(t *testing.T) {
+	w := newWorld(t, "")
+	w.namespace("claims")
+	w.claim("claims", "one", localnode.StorageClass)
+	w.claim("claims", "two", localnode.Late)
+	w.claim("claims", "unused", localnode.Late)
+	w.shell("claims", "app", "echo first > /data/one/f; echo second > /data/two/f; mkdir /data/two/d; ln -s /etc/passwd /data/two/d/l; chown 123:456 /data/two/f", "one", "two")
+
+	snapshots := w.back("-n", "claims")
+	if len(snapshots) != 2 {
+		t.Fatalf("%d backups", len(snapshots))
+	}
+	for _, b := range snapshots {
+		s := b.Status
+		if s.Phase != volumes.Done || s.Snapshot == nil || s.Content != nil || s.Consistency != volumes.Crash || s.Before.RV == 0 || s.After.RV < s.Before.RV || s.Taken.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	}
+	w.nothingLeft()
+	w.snapshotsAre(snapshots[0].Status.Snapshot.ID, snapshots[1].Status.Snapshot.ID)
+	if out := w.run("volumes", "list", "-n", "claims"); strings.Count(out, "snapshot") != 2 {
+		t.Error(out)
+	}
+
+	live := w.back("two", "-n", "claims", "--action", "kopia")[0]
+	if live.Status.Consistency != volumes.Live || live.Status.Content == nil || live.Status.Content.Files != 1 {
+		t.Errorf("live: %+v", live.Status)
+	}
+	moved := w.back("two", "-n", "claims", "--action", "snapshot-then-kopia")[0]
+	if moved.Status.Consistency != volumes.Crash || moved.Status.Content == nil || moved.Status.Snapshot != nil || moved.Status.Content.Unchanged != 1 {
+		t.Errorf("moved: %+v, %+v", moved.Status, moved.Status.Content)
+	}
+	w.nothingLeft()
+	w.snapshotsAre(snapshots[0].Status.Snapshot.ID, snapshots[1].Status.Snapshot.ID)
+	if out := w.run("volumes", "files", moved.Metadata.Name, "-R"); !strings.Contains(out, "123:456") || !strings.Contains(out, "/etc/passwd") {
+		t.Error(out)
+	}
+	if out := w.run("volumes", "get", moved.Metadata.Name, "f"); out != "second\n" {
+		t.Error(out)
+	}
+
+	// Written into a claim that is there.
+	if _, trouble, err := w.try("volumes", "restore", moved.Metadata.Name, "-n", "claims", "--claim", "two"); err == nil || !strings.Contains(trouble, "Pod app uses") {
+		t.Errorf("a claim that is used is written to: %v %s", err, trouble)
+	}
+	w.claim("claims", "copy", localnode.Late)
+	w.run("volumes", "restore", moved.Metadata.Name, "-n", "claims", "--claim", "copy")
+	if got := read(t, filepath.Join(w.path("claims", "copy"), "f")); got != "second\n" {
+		t.Errorf("the copy has %q", got)
+	}
+	if target, err := os.Readlink(filepath.Join(w.path("claims", "copy"), "d/l")); err != nil || target != "/etc/passwd" {
+		t.Errorf("the link leads to %q, %v", target, err)
+	}
+	w.nothingLeft()
+
+	w.forget(append(snapshots, live, moved)...)
+	w.snapshotsAre()
+	w.nothingLeft()
+}

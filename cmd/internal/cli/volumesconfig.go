@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"os"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/config"
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
+	"github.com/tidemark-backup/tidemark/compactor/schedule"
+	"github.com/tidemark-backup/tidemark/volumes/hooks"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
+)
+
+// volumesOf is what the configuration says of volumes and cannot be changed while the daemon runs.
+func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
+	if c == nil {
+		return v, nil
+	}
+	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode}
+	if c.Concurrency < 0 || c.PerNode < 0 {
+		return v, usage("volumes: concurrency and perNode: want numbers from 1 on, or nothing for the defaults")
+	}
+	for name, rate := range map[string]struct {
+		text string
+		into *int64
+	}{"upload": {c.Upload, &v.Upload}, "download": {c.Download, &v.Download}} {
+		if rate.text == "" {
+			continue
+		}
+		bytes, err := size("volumes: "+name, rate.text)
+		if err != nil {
+			return v, err
+		}
+		*rate.into = int64(bytes)
+	}
+	if c.Pod != nil {
+		text, err := yaml.Marshal(c.Pod)
+		if err == nil {
+			v.Pod, err = mover.ParsePod(text)
+		}
+		if err != nil {
+			return v, usage("volumes: pod: %v", err)
+		}
+	}
+	return v, nil
+}
+
+// volumesReload is what can be changed while it runs.
+func volumesReload(c *config.Volumes) (r daemon.VolumesReload, err error) {
+	names := map[string]bool{}
+	for i := range c.Policies {
+		p, err := volumePolicy(&c.Policies[i])
+		if err != nil {
+			return r, usage("volumes: policy %q: %v", c.Policies[i].Name, err)
+		}
+		if p.Name == "" || names[p.Name] {
+			return r, usage("volumes: every policy needs a name of its own, and %q is not one", p.Name)
+		}
+		names[p.Name] = true
+		r.Policies = append(r.Policies, p)
+	}
+	for _, path := range c.VeleroPolicies {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return r, usage("volumes: veleroPolicies: %v", err)
+		}
+		v, err := policy.ParseVelero(text)
+		if err != nil {
+			return r, usage("volumes: %s: %v", path, err)
+		}
+		r.Velero = append(r.Velero, v)
+	}
+	if c.Hooks != nil {
+		text, err := yaml.Marshal(c.Hooks)
+		if err != nil {
+			return r, err
+		}
+		rules, err := hooks.Parse(text)
+		if err != nil {
+			return r, usage("volumes: %v", err)
+		}
+		r.Hooks = *rules
+	}
+	return r, nil
+}
+
+func volumePolicy(c *config.VolumePolicy) (p daemon.VolumePolicy, err error) {
+	p.Policy = policy.Policy{Name: c.Name, Namespaces: c.Namespaces, StorageClasses: c.StorageClasses, KeepSnapshots: c.KeepSnapshots, SnapshotClass: c.SnapshotClass}
+	if p.Action, err = policy.ParseAction(c.Action); err != nil {
+		return p, err
+	}
+	if c.Selector != "" {
+		if p.Selector, err = labels.Parse(c.Selector); err != nil {
+			return p, err
+		}
+	}
+	if c.Cron != "" {
+		p.Spec = schedule.Spec{Name: c.Name, Cron: c.Cron, TimeZone: c.TimeZone, StartingDeadline: time.Duration(c.StartingDeadline), Suspend: c.Suspend}
+		if _, err := schedule.Parse(p.Spec); err != nil {
+			return p, err
+		}
+	}
+	if c.Retention != nil {
+		p.Retention, err = c.Retention.Policy()
+	}
+	return p, err
+}

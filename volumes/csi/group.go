@@ -1,0 +1,206 @@
+package csi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+)
+
+// ErrNoGroups is returned where the cluster or the driver cannot take a snapshot of several volumes at one instant.
+var ErrNoGroups = errors.New("no group snapshots")
+
+// groupVersions are the versions that are understood, best first.
+var groupVersions = []string{"v1", "v1beta2"}
+
+const groupAPI = "groupsnapshot.storage.k8s.io"
+
+// groups are the resources of one version.
+type groups struct {
+	version                      string
+	snapshots, contents, classes schema.GroupVersionResource
+}
+
+// servedGroups finds the version that the cluster serves, and the class of the driver.
+func servedGroups(ctx context.Context, c *kube.Client, driver string) (*groups, string, error) {
+	for _, v := range groupVersions {
+		g := &groups{version: v}
+		for r, name := range map[*schema.GroupVersionResource]string{&g.snapshots: "volumegroupsnapshots", &g.contents: "volumegroupsnapshotcontents", &g.classes: "volumegroupsnapshotclasses"} {
+			*r = schema.GroupVersionResource{Group: groupAPI, Version: v, Resource: name}
+		}
+		all, err := c.In(g.classes, "").List(ctx, metav1.ListOptions{})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("%w: %w", ErrNoGroups, err)
+		}
+		class := ""
+		for i := range all.Items {
+			u := &all.Items[i]
+			if d, _, _ := unstructured.NestedString(u.Object, "driver"); d != driver {
+				continue
+			}
+			if class == "" || u.GetAnnotations()["groupsnapshot.storage.kubernetes.io/is-default-class"] == "true" {
+				class = u.GetName()
+			}
+		}
+		if class == "" {
+			return nil, "", fmt.Errorf("%w: there is no VolumeGroupSnapshotClass of driver %s", ErrNoGroups, driver)
+		}
+		return g, class, nil
+	}
+	return nil, "", fmt.Errorf("%w: the cluster does not serve %s", ErrNoGroups, groupAPI)
+}
+
+// Group is a snapshot of several volumes at one instant.
+type Group struct {
+	ID   string // the storage system's handle
+	Time time.Time
+	// Members are the snapshots by the handles of the volumes.
+	Members map[string]Handle
+
+	r                        *groups
+	namespace, name, content string
+}
+
+// TakeGroup has a snapshot made of all claims with the label, volumes of them with one driver, and returns when their content is fixed. On failure
+// nothing is left.
+func TakeGroup(ctx context.Context, c *kube.Client, driver, namespace, name, label, value string, volumes int) (_ *Group, err error) {
+	r, class, err := servedGroups(ctx, c, driver)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{r: r, namespace: namespace, name: name}
+	defer func() {
+		if err != nil {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+			defer cancel()
+			err = errors.Join(err, c.Delete(last, r.snapshots, namespace, name, false))
+		}
+	}()
+	_, err = kube.Create(ctx, c, r.snapshots, namespace, &object{
+		"apiVersion": groupAPI + "/" + r.version, "kind": "VolumeGroupSnapshot",
+		"metadata": object{"name": name, "namespace": namespace, "labels": object{kube.Label: name}},
+		"spec": object{
+			"volumeGroupSnapshotClassName": class, "source": object{"selector": object{"matchLabels": object{label: value}}},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return g, g.await(ctx, c, volumes, false)
+}
+
+// Ready waits until volumes can be made of all members.
+func (g *Group) Ready(ctx context.Context, c *kube.Client) error {
+	return g.await(ctx, c, len(g.Members), true)
+}
+
+func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bool) error {
+	var failing time.Time
+	last := "the driver has not answered"
+	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
+		u, err := c.In(g.r.snapshots, g.namespace).Get(ctx, g.name, metav1.GetOptions{})
+		if err != nil {
+			return false, kube.Lasting(err)
+		}
+		if msg, _, _ := unstructured.NestedString(u.Object, "status", "error", "message"); msg != "" {
+			last = msg
+			if failing.IsZero() {
+				failing = time.Now()
+			}
+			if time.Since(failing) > Patience {
+				return false, errors.New(msg)
+			}
+		}
+		g.content, _, _ = unstructured.NestedString(u.Object, "status", "boundVolumeGroupSnapshotContentName")
+		if is, _, _ := unstructured.NestedBool(u.Object, "status", "readyToUse"); g.content == "" || ready && !is {
+			return false, nil
+		}
+		content, err := c.In(g.r.contents, "").Get(ctx, g.content, metav1.GetOptions{})
+		if err != nil {
+			return false, kube.Lasting(err)
+		}
+		return g.read(content, volumes), nil
+	})
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %s (%w)", ErrSnapshot, last, err)
+	}
+	return fmt.Errorf("%w: %w", ErrSnapshot, err)
+}
+
+func (g *Group) read(content *unstructured.Unstructured, volumes int) bool {
+	g.ID, _, _ = unstructured.NestedString(content.Object, "status", "volumeGroupSnapshotHandle")
+	driver, _, _ := unstructured.NestedString(content.Object, "spec", "driver")
+	if text, _, _ := unstructured.NestedString(content.Object, "status", "creationTime"); text != "" {
+		g.Time, _ = time.Parse(time.RFC3339, text)
+	}
+	list, _, _ := unstructured.NestedSlice(content.Object, "status", "volumeSnapshotInfoList")
+	g.Members = map[string]Handle{}
+	for _, v := range list {
+		m, _ := v.(object)
+		volume, _ := m["volumeHandle"].(string)
+		id, _ := m["snapshotHandle"].(string)
+		size, _ := m["restoreSize"].(int64)
+		g.Members[volume] = Handle{Driver: driver, ID: id, Size: size, Group: g.ID}
+	}
+	return g.ID != "" && !g.Time.IsZero() && len(g.Members) >= volumes
+}
+
+// Keep takes all objects of the group away and leaves the snapshots: record their handles before.
+func (g *Group) Keep(ctx context.Context, c *kube.Client) error {
+	retain := object{"metadata": object{"labels": object{kube.Label: g.name}}, "spec": object{"deletionPolicy": "Retain"}}
+	if err := c.Patch(ctx, g.r.contents, "", g.content, retain); err != nil {
+		return err
+	}
+	members, err := g.objects(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if err := c.Patch(ctx, kube.Contents, "", m.GetName(), retain); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(c.Delete(ctx, g.r.snapshots, g.namespace, g.name, false), c.Delete(ctx, g.r.contents, "", g.content, false)); err != nil {
+		return err
+	}
+	for _, m := range members {
+		name, _, _ := unstructured.NestedString(m.Object, "spec", "volumeSnapshotRef", "name")
+		if err := errors.Join(c.Delete(ctx, kube.Snapshots, g.namespace, name, false), c.Delete(ctx, kube.Contents, "", m.GetName(), false)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// objects are the VolumeSnapshotContents that the snapshot controller made of the members.
+func (g *Group) objects(ctx context.Context, c *kube.Client) (found []*unstructured.Unstructured, err error) {
+	all, err := c.In(kube.Contents, "").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for i := range all.Items {
+		u := &all.Items[i]
+		if id, _, _ := unstructured.NestedString(u.Object, "status", "volumeGroupSnapshotHandle"); id == g.ID && id != "" {
+			found = append(found, u)
+		}
+	}
+	return found, nil
+}
+
+// Drop deletes the snapshots and their objects.
+func (g *Group) Drop(ctx context.Context, c *kube.Client) error {
+	return c.Delete(ctx, g.r.snapshots, g.namespace, g.name, false)
+}

@@ -1,0 +1,74 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/util/exec"
+)
+
+// Executed is what became of a program.
+type Executed struct {
+	Exit int
+	// Output is what it wrote on both streams, the end of it where it was too much.
+	Output string
+}
+
+// maxOutput is how much of a program's output is kept, in bytes.
+const maxOutput = 4 << 10
+
+// tail keeps the end of what is written.
+type tail struct{ b []byte }
+
+// Write implements io.Writer.
+func (t *tail) Write(p []byte) (int, error) {
+	t.b = append(t.b, p...)
+	if over := len(t.b) - maxOutput; over > 0 {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+// Exec runs a program in a container, through the API server. A program that ends with another status than 0 is no error here.
+func (c *Client) Exec(ctx context.Context, namespace, pod, container string, command []string) (Executed, error) {
+	u, err := url.Parse(c.config.Host)
+	if err != nil || u.Host == "" {
+		u = &url.URL{Scheme: "https", Host: c.config.Host}
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/") + "/api/v1/namespaces/" + namespace + "/pods/" + pod + "/exec"
+	u.RawQuery = url.Values{"container": {container}, "command": command, "stdout": {"true"}, "stderr": {"true"}}.Encode()
+	ws, err := remotecommand.NewWebSocketExecutor(c.config, "GET", u.String())
+	if err != nil {
+		return Executed{}, err
+	}
+	spdy, err := remotecommand.NewSPDYExecutor(c.config, "POST", u)
+	if err != nil {
+		return Executed{}, err
+	}
+	e, err := remotecommand.NewFallbackExecutor(ws, spdy, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	})
+	if err != nil {
+		return Executed{}, err
+	}
+	var out tail
+	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &out})
+	done := Executed{Output: string(bytes.ToValidUTF8(out.b, []byte("?")))}
+	var exit exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.Exited():
+		done.Exit = exit.ExitStatus()
+		return done, nil
+	case ctx.Err() != nil:
+		return done, context.Cause(ctx)
+	case err != nil:
+		return done, fmt.Errorf("run a program in container %s of Pod %s: %w", container, pod, err)
+	}
+	return done, nil
+}

@@ -1,0 +1,66 @@
+// Package mover moves the content of a claim between its volume and the repository, in a Pod that mounts the claim.
+//
+// The Pod runs 'tidemark mover'. It has no credentials of the object store and none of the cluster: a Broker, in the process that
+// wants the content moved, gives it a token that is good for one job and for the files of the repository, as long as the job
+// lasts, and passes its requests on to the store. So every store will do, one set of credentials and limits holds for all, and
+// whoever takes over a mover can neither remove nor replace what other backups need.
+package mover
+
+import (
+	"errors"
+
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+// Kind is what a job does.
+type Kind string
+
+// The kinds of jobs.
+const (
+	Backup  Kind = "backup"
+	Restore Kind = "restore"
+)
+
+var (
+	// ErrMover is returned for a job whose Pod did not come to an end, again and again.
+	ErrMover = errors.New("the mover failed")
+	// errOver is told to a mover whose job is not wanted any more.
+	errOver = errors.New("the job is over: it was cancelled, or the daemon that wanted it has ended")
+)
+
+// Job is what a mover is to do.
+type Job struct {
+	Kind Kind `json:"kind"`
+	// Cluster is whose repository it is, Password opens it.
+	Cluster  string `json:"cluster"`
+	Password string `json:"password"`
+	// Of a backup.
+	Source      repository.Source `json:"source,omitzero"`
+	Description string            `json:"description,omitempty"`
+	// Of a restore.
+	ID          string `json:"id,omitempty"`
+	Path        string `json:"path,omitempty"`
+	DeleteExtra bool   `json:"deleteExtra,omitempty"`
+	// Parallel files are worked on at once. Default: 4.
+	Parallel int `json:"parallel,omitempty"`
+}
+
+// Outcome is what became of a job.
+type Outcome struct {
+	Result   *repository.Result  `json:"result,omitempty"` // of a backup
+	Restored repository.Progress `json:"restored,omitzero"`
+	Error    string              `json:"error,omitempty"`
+}
+
+// The paths within the mover's container, and the names of the files of its Secret.
+const (
+	volumePath = "/volume"
+	devicePath = "/dev/volume"
+	secretPath = "/etc/tidemark-mover"
+	cachePath  = "/cache"
+
+	urlFile, tokenFile, caFile = "url", "token", "ca.crt"
+)
+
+// serverName is the name in the broker's certificate, wherever it is reached.
+const serverName = "tidemark-broker"

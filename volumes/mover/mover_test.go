@@ -1,0 +1,180 @@
+package mover
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// brokered is a broker with a repository behind it.
+type brokered struct {
+	*testing.T
+	*Broker
+	store    archive.Store
+	password string
+}
+
+func newBrokered(t *testing.T) *brokered {
+	store, err := archive.NewDirStore(t.TempDir())
+	ok(t, err)
+	id, err := age.GenerateX25519Identity()
+	ok(t, err)
+	r, err := repository.Create(t.Context(), repository.Options{Store: store, Cluster: "c1", Identities: []age.Identity{id}, Recipients: []age.Recipient{id.Recipient()}})
+	ok(t, err)
+	defer r.Close(t.Context())
+	b := NewBroker(BrokerOptions{Listen: "127.0.0.1:0", Host: "127.0.0.1", Spool: t.TempDir()})
+	t.Cleanup(func() { ok(t, b.Close()) })
+	return &brokered{t, b, store, r.Password()}
+}
+
+// mover takes a job on and gives what its mover would use.
+func (b *brokered) mover(job Job, progress func(repository.Progress)) (*Ticket, *remote) {
+	b.Helper()
+	job.Cluster, job.Password = "c1", b.password
+	t, err := b.add(job, b.store, func() (map[string]string, error) { return map[string]string{"backup": "name"}, nil }, progress)
+	ok(b.T, err)
+	t.offer()
+	s, err := newRemote(b.url, t.token, b.ca)
+	ok(b.T, err)
+	s.patience = 5 * time.Second
+	return t, s
+}
+
+func TestBackupAndRestoreThroughTheBroker(t *testing.T) {
+	b := newBrokered(t)
+	dir, to := t.TempDir(), t.TempDir()
+	for name, text := range map[string]string{"a": "alpha", "b": strings.Repeat("beta", 1<<20)} {
+		ok(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o640))
+	}
+	ticket, s := b.mover(Job{Kind: Backup, Source: repository.Source{Namespace: "shop", Name: "data"}}, nil)
+	ok(t, run(t.Context(), s, Backup, dir, t.TempDir()))
+	o, err := ticket.wait(t.Context())
+	ok(t, err)
+	if o.Error != "" || o.Result.Backup.Files != 2 || o.Result.Tags["backup"] != "name" {
+		t.Fatalf("%+v", o)
+	}
+	ticket, s = b.mover(Job{Kind: Restore, ID: o.Result.ID}, nil)
+	ok(t, run(t.Context(), s, Restore, to, t.TempDir()))
+	if o, err = ticket.wait(t.Context()); err != nil || o.Restored.Files != 2 {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if text, err := os.ReadFile(filepath.Join(to, "a")); err != nil || string(text) != "alpha" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// TestWhatAMoverMayNot tries what would hurt other backups.
+func TestWhatAMoverMayNot(t *testing.T) {
+	b := newBrokered(t)
+	_, s := b.mover(Job{Kind: Backup}, nil)
+	ctx := t.Context()
+	prefix := repository.Files("c1")
+	body := strings.NewReader("text")
+	ok(t, s.Create(ctx, prefix+"pnew", body, 4, archive.CreateOptions{}))
+	ok(t, s.Create(ctx, prefix+"pnew", body, 4, archive.CreateOptions{})) // the answer was lost
+	other := strings.NewReader("other text")
+	for what, err := range map[string]error{
+		"replace content":          s.Create(ctx, prefix+"pnew", other, other.Size(), archive.CreateOptions{Replace: true}),
+		"replace the format":       s.Create(ctx, prefix+"kopia.repository", other, other.Size(), archive.CreateOptions{Replace: true}),
+		"remove content":           s.Remove(ctx, prefix+"pnew"),
+		"read the password":        s.ReadAt(ctx, "volumes/c1/keys/00000001.age", make([]byte, 1), 0),
+		"read another cluster's":   s.ReadAt(ctx, "volumes/c2/kopia/p1", make([]byte, 1), 0),
+		"leave the directory":      s.Create(ctx, prefix+"../keys/00000002.age", body, 4, archive.CreateOptions{}),
+		"list what is not its own": errOf(s, "volumes/"),
+	} {
+		if err == nil {
+			t.Errorf("a mover may %s", what)
+		}
+	}
+	if _, err := s.Stat(ctx, prefix+"nothing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	_, err := ask[Job](ctx, s, "/job")
+	ok(t, err)
+	if _, err := ask[Job](ctx, s, "/job"); !errors.Is(err, archive.ErrDenied) {
+		t.Errorf("the job is handed out twice: %v", err)
+	}
+	_, s = b.mover(Job{Kind: Restore}, nil)
+	if err := s.Create(ctx, prefix+"pother", body, 4, archive.CreateOptions{}); !errors.Is(err, archive.ErrDenied) {
+		t.Errorf("a restore may write: %v", err)
+	}
+}
+
+func errOf(s *remote, prefix string) error {
+	for _, err := range s.List(context.Background(), prefix, "") {
+		return err
+	}
+	return nil
+}
+
+func TestACancelledJobEndsItsMover(t *testing.T) {
+	b := newBrokered(t)
+	ticket, s := b.mover(Job{Kind: Backup, Source: repository.Source{Namespace: "shop", Name: "data"}}, nil)
+	b.remove(ticket)
+	if err := run(t.Context(), s, Backup, t.TempDir(), t.TempDir()); !errors.Is(err, errOver) {
+		t.Errorf("with a token that is not good any more: %v", err)
+	}
+	_, s = b.mover(Job{Kind: Backup}, nil)
+	s.token = "guessed"
+	if _, err := ask[Job](t.Context(), s, "/job"); !errors.Is(err, errOver) {
+		t.Errorf("with another token: %v", err)
+	}
+}
+
+// TestTheBrokerComesBack has a request wait for a broker that is away.
+func TestTheBrokerComesBack(t *testing.T) {
+	b := newBrokered(t)
+	_, s := b.mover(Job{Kind: Backup}, nil)
+	fails := 2
+	s.client.Transport = roundTripper{s.client.Transport, &fails}
+	ok(t, s.Create(t.Context(), repository.Files("c1")+"pnew", strings.NewReader("text"), 4, archive.CreateOptions{}))
+	fails, s.patience = 1<<30, 300*time.Millisecond
+	if err := s.Create(t.Context(), repository.Files("c1")+"pmore", strings.NewReader("text"), 4, archive.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "away") {
+		t.Errorf("a broker that stays away: %v", err)
+	}
+}
+
+type roundTripper struct {
+	http.RoundTripper
+	fails *int
+}
+
+func (r roundTripper) RoundTrip(q *http.Request) (*http.Response, error) {
+	if *r.fails > 0 {
+		*r.fails--
+		return nil, errors.New("connection refused")
+	}
+	return r.RoundTripper.RoundTrip(q)
+}
+
+func TestThePodCanBePatched(t *testing.T) {
+	patch, err := ParsePod([]byte("spec:\n  nodeSelector: {disk: fast}\n  containers:\n  - name: mover\n    resources: {limits: {memory: 1Gi}}\n"))
+	ok(t, err)
+	p, err := (&Settings{Image: "tidemark:1", Pod: patch}).pod(&Place{Namespace: "shop", Claim: "data", Node: "n1"}, "m", Backup)
+	ok(t, err)
+	c := p.Spec.Containers[0]
+	if p.Spec.NodeSelector["disk"] != "fast" || c.Image != "tidemark:1" || c.Resources.Limits.Memory().String() != "1Gi" || c.Resources.Requests.Cpu().IsZero() || len(c.VolumeMounts) != 3 {
+		t.Errorf("%+v", p.Spec)
+	}
+	if _, err := ParsePod([]byte("spec: {container: []}")); err == nil {
+		t.Error("a field that Pods do not have is taken")
+	}
+}

@@ -1,0 +1,292 @@
+package mover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+// Settings say how the Pods of movers are made.
+type Settings struct {
+	// Image has the program tidemark in its PATH.
+	Image string
+	// Pod is merged into the Pods as a strategic merge patch: resources, affinity, tolerations, security contexts, anything. The container's
+	// name is "mover". JSON.
+	Pod []byte
+	// Owner tells whose movers they are: those of the same owner are swept when it starts.
+	Owner string
+	// StartTimeout is how long a Pod may take until its container runs. Default: 10 minutes.
+	StartTimeout time.Duration
+	// Silence is how long a mover may be silent until it counts as lost. Default: 3 minutes.
+	Silence time.Duration
+}
+
+// ParsePod reads a patch of Pods, as YAML, and tries it.
+func ParsePod(text []byte) ([]byte, error) {
+	b, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, fmt.Errorf("the mover's Pod: %w", err)
+	}
+	s := Settings{Pod: b}
+	_, err = s.pod(&Place{}, "try", Backup)
+	return b, err
+}
+
+// Runner runs jobs in Pods.
+type Runner struct {
+	Client   *kube.Client
+	Broker   *Broker
+	Settings Settings
+	Logger   *zap.Logger
+}
+
+// Place is where a job is done.
+type Place struct {
+	Namespace, Claim string
+	Block            bool   // volumeMode: Block
+	Node             string // it must be there; empty: anywhere
+}
+
+// tries is how often a Pod that ends before its job is done is made again. What a mover has sent is not sent again.
+const tries = 3
+
+// Run does a job in a Pod, and returns when it is done. name is that of the objects that are made, which are gone afterwards.
+func (r *Runner) Run(ctx context.Context, name string, job Job, at Place, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*Outcome, error) {
+	t, err := r.Broker.add(job, store, tags, progress)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Broker.remove(t)
+	var last error
+	for try := range tries {
+		o, err := r.try(ctx, fmt.Sprintf("%s-%d", name, try), name, t, &at)
+		switch {
+		case o != nil && o.Error != "":
+			return o, fmt.Errorf("%w: %s", ErrMover, o.Error)
+		case err == nil:
+			return o, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.Is(err, errHopeless):
+			return nil, err
+		}
+		last = err
+		r.Logger.Warn("a mover ended before its job was done", zap.String("job", name), zap.Int("try", try+1), zap.Error(err))
+	}
+	return nil, last
+}
+
+// errHopeless is for what another Pod would not mend.
+var errHopeless = errors.New("it cannot run")
+
+func (r *Runner) try(ctx context.Context, pod, label string, t *Ticket, at *Place) (o *Outcome, err error) {
+	p, err := r.Settings.pod(at, pod, t.job.Kind)
+	if err != nil {
+		return nil, err
+	}
+	p.Labels[kube.Label] = label
+	secret := &corev1.Secret{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Name: pod, Namespace: at.Namespace, Labels: p.Labels},
+		Data:       map[string][]byte{urlFile: []byte(r.Broker.url), tokenFile: []byte(t.token), caFile: r.Broker.ca},
+	}
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+		defer cancel()
+		// Cancelled, it is given the time to send what it has read; otherwise there is nothing it could still do.
+		err = errors.Join(err, r.remove(last, at.Namespace, pod, ctx.Err() == nil))
+	}()
+	if _, err := kube.Create(ctx, r.Client, kube.Secrets, at.Namespace, secret); err != nil {
+		return nil, fmt.Errorf("%w: %w", errHopeless, err)
+	}
+	if _, err := kube.Create(ctx, r.Client, kube.Pods, at.Namespace, p); err != nil {
+		return nil, fmt.Errorf("%w: %w", errHopeless, err)
+	}
+	t.offer()
+	watched, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() { stop(r.watch(watched, at.Namespace, pod, t)) }()
+	return t.wait(watched)
+}
+
+// cleanTime is how long taking things away may take.
+const cleanTime = 60 * time.Second
+
+func (r *Runner) remove(ctx context.Context, namespace, pod string, now bool) error {
+	return errors.Join(r.Client.Delete(ctx, kube.Pods, namespace, pod, now), r.Client.Delete(ctx, kube.Secrets, namespace, pod, false), r.Client.Gone(ctx, kube.Pods, namespace, pod))
+}
+
+// watch returns why the Pod will not do its job any more.
+func (r *Runner) watch(ctx context.Context, namespace, pod string, t *Ticket) error {
+	startLimit, silence := r.Settings.StartTimeout, r.Settings.Silence
+	if startLimit == 0 {
+		startLimit = 10 * time.Minute
+	}
+	if silence == 0 {
+		silence = 3 * time.Minute
+	}
+	began := time.Now()
+	return kube.Until(ctx, func(ctx context.Context) (bool, error) {
+		u, err := r.Client.In(kube.Pods, namespace).Get(ctx, pod, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, fmt.Errorf("%w: Pod %s/%s was deleted", ErrMover, namespace, pod)
+		}
+		if err != nil {
+			return false, kube.Lasting(err) // the API server may be away for a while
+		}
+		p, err := kube.As[corev1.Pod](u)
+		if err != nil {
+			return false, err
+		}
+		state, hopeless := stateOf(p)
+		heard := t.heard()
+		begun := heard.After(began) // before that, it is the one before
+		switch {
+		case p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded && time.Since(heard) > 10*time.Second:
+			return false, fmt.Errorf("%w: Pod %s/%s: %s", ErrMover, namespace, pod, state)
+		case hopeless:
+			return false, fmt.Errorf("%w: %w: Pod %s/%s: %s", ErrMover, errHopeless, namespace, pod, state)
+		case !begun && time.Since(began) > startLimit:
+			return false, fmt.Errorf("%w: %w: Pod %s/%s did not begin within %s: %s", ErrMover, errHopeless, namespace, pod, startLimit, state)
+		case begun && time.Since(heard) > silence:
+			return false, fmt.Errorf("%w: nothing was heard from Pod %s/%s for %s: %s", ErrMover, namespace, pod, silence, state)
+		}
+		return false, nil
+	})
+}
+
+// stateOf says how a Pod is, for people, and whether waiting is of no use.
+func stateOf(p *corev1.Pod) (text string, hopeless bool) {
+	for _, s := range p.Status.ContainerStatuses {
+		if w := s.State.Waiting; w != nil && w.Reason != "" {
+			text = strings.TrimSpace(w.Reason + " " + w.Message)
+			switch w.Reason {
+			case "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
+				return text, true
+			}
+			return text, false
+		}
+		if e := s.State.Terminated; e != nil {
+			return strings.TrimSpace(fmt.Sprintf("%s (exit status %d) %s", e.Reason, e.ExitCode, e.Message)), false
+		}
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Status == corev1.ConditionFalse && c.Message != "" {
+			return c.Message, false
+		}
+	}
+	return strings.TrimSpace(string(p.Status.Phase) + " " + p.Status.Reason), false
+}
+
+// pod makes the Pod of a job.
+func (s *Settings) pod(at *Place, name string, kind Kind) (*corev1.Pod, error) {
+	root, no, yes := int64(0), false, true
+	c := corev1.Container{
+		Name: "mover", Image: s.Image, Command: []string{"tidemark", "mover", string(kind)},
+		Env: []corev1.EnvVar{{Name: "TMPDIR", Value: cachePath}, {Name: "HOME", Value: cachePath}, {Name: "GOMEMLIMIT", Value: "300MiB"}},
+		Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("128Mi")},
+			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("512Mi")},
+		},
+		VolumeMounts:             []corev1.VolumeMount{{Name: "job", MountPath: secretPath, ReadOnly: true}, {Name: "cache", MountPath: cachePath}},
+		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+		SecurityContext: &corev1.SecurityContext{
+			AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+			Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities(kind)},
+		},
+	}
+	if at.Block {
+		c.VolumeDevices = []corev1.VolumeDevice{{Name: "volume", DevicePath: devicePath}}
+	} else {
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: "volume", MountPath: volumePath, ReadOnly: kind == Backup})
+	}
+	cacheLimit, grace := resource.MustParse("4Gi"), int64(30)
+	p := &corev1.Pod{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: at.Namespace, Labels: map[string]string{
+			"app.kubernetes.io/managed-by": "tidemark", "app.kubernetes.io/component": "mover", "velero.io/exclude-from-backup": "true", ownerLabel: s.Owner,
+		}},
+		Spec: corev1.PodSpec{
+			RestartPolicy: corev1.RestartPolicyNever, AutomountServiceAccountToken: &no, EnableServiceLinks: &no, TerminationGracePeriodSeconds: &grace,
+			SecurityContext: &corev1.PodSecurityContext{RunAsUser: &root, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+			Containers:      []corev1.Container{c},
+			Volumes: []corev1.Volume{
+				{Name: "job", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name}}},
+				{Name: "cache", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &cacheLimit}}},
+				{Name: "volume", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: at.Claim}}},
+			},
+		},
+	}
+	if at.Node != "" { // by affinity, so that the scheduler still says what is wrong; the workload tolerates the node, and so must this
+		p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{at.Node}}}}},
+		}}}
+	}
+	if s.Pod == nil {
+		return p, nil
+	}
+	ours, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	merged, err := strategicpatch.StrategicMergePatch(ours, s.Pod, corev1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("the mover's Pod: %w", err)
+	}
+	p = &corev1.Pod{}
+	if err := yaml.UnmarshalStrict(merged, p); err != nil {
+		return nil, fmt.Errorf("the mover's Pod: %w", err)
+	}
+	return p, nil
+}
+
+// capabilities are what a mover needs to read, or write, everybody's files with all that they have.
+func capabilities(kind Kind) []corev1.Capability {
+	if kind == Backup {
+		return []corev1.Capability{"DAC_READ_SEARCH"}
+	}
+	return []corev1.Capability{"DAC_OVERRIDE", "DAC_READ_SEARCH", "CHOWN", "FOWNER", "FSETID", "MKNOD", "SETFCAP"}
+}
+
+// ownerLabel tells whose movers they are.
+const ownerLabel = "tidemark.dev/owner"
+
+// Labels select the objects of this Runner's movers.
+func (r *Runner) Labels() string {
+	return "app.kubernetes.io/component=mover," + ownerLabel + "=" + r.Settings.Owner
+}
+
+// Sweep removes what movers that nobody waits for any more left in the cluster. labels are Runner.Labels.
+func Sweep(ctx context.Context, c *kube.Client, labels string) error {
+	pods, err := kube.List[corev1.Pod](ctx, c, kube.Pods, "", labels)
+	if err != nil {
+		return err
+	}
+	secrets, err := kube.List[corev1.Secret](ctx, c, kube.Secrets, "", labels)
+	if err != nil {
+		return err
+	}
+	for _, p := range pods {
+		err = errors.Join(err, c.Delete(ctx, kube.Pods, p.Namespace, p.Name, true))
+	}
+	for _, s := range secrets {
+		err = errors.Join(err, c.Delete(ctx, kube.Secrets, s.Namespace, s.Name, false))
+	}
+	return err
+}

@@ -1,0 +1,490 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/csi"
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+// ErrPartly is returned when some backups of a run failed.
+var ErrPartly = errors.New("not all volumes were backed up")
+
+// errNoCluster is returned where claims cannot be reached.
+var errNoCluster = fmt.Errorf("%w: claims are backed up by the daemon of their cluster", ErrRequest)
+
+// Made is what became of a run.
+type Made struct {
+	Run     string    `json:"run"`
+	Backups []*Backup `json:"backups"`
+	Skipped []Skipped `json:"skipped,omitempty"`
+}
+
+// readyTime bounds how long a snapshot may take to be ready to use, takenTime how long until it is of an instant: until then the
+// application waits, if there are hooks.
+const (
+	takenTime = 2 * time.Minute
+	readyTime = 30 * time.Minute
+)
+
+// BackClaims backs claims up. Each backup is recorded when it begins and when it ends, whatever its end; those that failed do not stop the
+// others. The order of things, for claims that belong together: recorded as running with the post hooks that are owed; pre
+// hooks; cut; snapshots, or files; cut; post hooks; and then all that takes time.
+func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(repository.Progress)) (*Made, error) {
+	if k.o.Cluster == nil {
+		return nil, errNoCluster
+	}
+	if q.Origin == "" {
+		q.Origin = "manual"
+	}
+	if q.Run == "" {
+		q.Run = backupName("run", k.o.Clock())
+	}
+	if err := k.awaitSettled(ctx); err != nil {
+		return nil, err
+	}
+	units, skipped, err := k.survey(ctx, &q)
+	if err != nil {
+		return nil, err
+	}
+	m := &Made{Run: q.Run, Skipped: skipped, Backups: []*Backup{}}
+	report := newReport(progress)
+	var wg sync.WaitGroup
+	for _, u := range units {
+		for _, t := range u.tasks {
+			t.backup = k.newClaimBackup(&q, t)
+			m.Backups = append(m.Backups, t.backup)
+		}
+	}
+	for _, u := range units {
+		wg.Go(func() { k.runUnit(ctx, u, report) })
+	}
+	wg.Wait()
+	Sort(m.Backups)
+	failed := 0
+	for _, b := range m.Backups {
+		if b.Status.Phase != Done {
+			failed++
+		}
+	}
+	if failed > 0 {
+		err = fmt.Errorf("%w: %d of %d failed", ErrPartly, failed, len(m.Backups))
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return m, err
+}
+
+// runUnit backs up the claims of a unit, and records what became of them.
+func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
+	release, err := k.slots.take(ctx, u)
+	if err != nil {
+		for _, t := range u.tasks {
+			t.err = err
+		}
+	} else {
+		defer release()
+		k.takeUnit(ctx, u, report)
+	}
+	var wg sync.WaitGroup
+	for _, t := range u.tasks {
+		wg.Go(func() {
+			if t.err == nil && t.taken != nil {
+				t.err = k.settleSnapshot(ctx, t, report)
+			}
+			if t.err != nil && t.taken != nil {
+				t.err = errors.Join(t.err, k.dropSnapshot(ctx, t))
+			}
+			k.end(ctx, t)
+		})
+	}
+	wg.Wait()
+}
+
+// takeUnit does what has to be done at one time: until it returns, the applications may be held.
+func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
+	fail := func(err error) {
+		for _, t := range u.tasks {
+			t.err = errors.Join(t.err, err)
+		}
+	}
+	before, err := k.o.Fence(ctx)
+	if err != nil { // a cluster that cannot even tell its revision will not make snapshots
+		fail(fmt.Errorf("ask the cluster for its revision: %w", err))
+		return
+	}
+	owed := k.owedHooks(u)
+	for _, t := range u.tasks {
+		t.backup.Status.Before, t.backup.Status.Hooks = before, owed
+		if err := k.record(ctx, t.backup, journal.Added); err != nil {
+			fail(err)
+		}
+	}
+	if !slices.ContainsFunc(u.tasks, func(t *task) bool { return t.err == nil }) {
+		return
+	}
+	defer func() { // always, also when we are to end: the application may be frozen
+		k.runHooks(context.WithoutCancel(ctx), u, "post", report)
+		for _, t := range u.tasks {
+			t.backup.Status.Hooks = u.tasks[0].backup.Status.Hooks
+		}
+	}()
+	if err := k.runHooks(ctx, u, "pre", report); err != nil {
+		fail(err)
+		return
+	}
+	if len(u.pods) > 0 {
+		if cut, err := k.o.Fence(ctx); err == nil {
+			before = cut
+		}
+	}
+	for _, t := range u.tasks {
+		t.backup.Status.Before = before
+	}
+	k.takeAll(ctx, u, report)
+	after, err := k.o.Fence(context.WithoutCancel(ctx))
+	if err != nil {
+		k.o.Logger.Warn("the cluster's revision cannot be read", zap.Error(err))
+		after = journal.Cut{Time: k.o.Clock().UTC()}
+	}
+	for _, t := range u.tasks {
+		if t.backup.Status.After.Time.IsZero() {
+			t.backup.Status.After = after
+		}
+	}
+}
+
+// takeAll takes the snapshots of a unit, and reads the files of those that have none.
+func (k *Keeper) takeAll(ctx context.Context, u *unit, report *report) {
+	hooked := len(u.pods) > 0 && k.hooksHeld(u)
+	groups := map[string][]*task{}
+	var wg sync.WaitGroup
+	for _, t := range u.tasks {
+		switch {
+		case t.err != nil:
+		case t.choice.Action == policy.Kopia:
+			wg.Go(func() { t.err = k.backLive(ctx, t, hooked, report) })
+		case t.group != "":
+			key := t.Claim.Namespace + "/" + t.Driver() + "/" + t.group
+			groups[key] = append(groups[key], t)
+		default:
+			wg.Go(func() { t.err = k.takeOne(ctx, t, report) })
+		}
+	}
+	for _, tasks := range groups {
+		wg.Go(func() { k.takeGroup(ctx, tasks, report) })
+	}
+	wg.Wait()
+	for _, t := range u.tasks {
+		if t.err == nil && t.taken != nil && hooked {
+			t.backup.Status.Consistency = Application
+		}
+	}
+}
+
+func (k *Keeper) takeOne(ctx context.Context, t *task, report *report) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, takenTime, fmt.Errorf("it was not taken within %s", takenTime))
+	defer cancel()
+	report.step(t, "taking a snapshot")
+	var err error
+	t.taken, err = csi.Take(ctx, k.o.Cluster.Client, t.Claim.Namespace, t.Claim.Name, t.backup.Metadata.Name, t.class)
+	if err != nil {
+		t.taken = nil
+		return err
+	}
+	t.backup.Status.Taken, t.backup.Status.Consistency = t.taken.Time, Crash
+	return nil
+}
+
+// takeGroup takes snapshots of all claims of a group at one instant. Where that cannot be done, they are taken one by one, with a note.
+func (k *Keeper) takeGroup(ctx context.Context, tasks []*task, report *report) {
+	first := tasks[0]
+	label, value, _ := strings.Cut(first.group, "=")
+	limited, cancel := context.WithTimeoutCause(ctx, takenTime, fmt.Errorf("they were not taken within %s", takenTime))
+	defer cancel()
+	report.step(first, fmt.Sprintf("taking a snapshot of %d volumes", len(tasks)))
+	g, err := csi.TakeGroup(limited, k.o.Cluster.Client, first.Driver(), first.Claim.Namespace, first.backup.Metadata.Name, label, value, len(tasks))
+	if errors.Is(err, csi.ErrNoGroups) {
+		var wg sync.WaitGroup
+		for _, t := range tasks {
+			t.backup.Status.Notes = append(t.backup.Status.Notes, err.Error()+": its group was taken one by one")
+			wg.Go(func() { t.err = k.takeOne(ctx, t, report) })
+		}
+		wg.Wait()
+		return
+	}
+	if err == nil {
+		err = k.keepGroup(ctx, g, tasks, report)
+	}
+	for _, t := range tasks {
+		t.err = errors.Join(t.err, err)
+	}
+}
+
+// keepGroup waits until the members of a group can be used, and hands them to their claims.
+func (k *Keeper) keepGroup(ctx context.Context, g *csi.Group, tasks []*task, report *report) (err error) {
+	c := k.o.Cluster.Client
+	defer func() {
+		if err != nil {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+			defer cancel()
+			err = errors.Join(err, g.Drop(last, c))
+		}
+	}()
+	ready, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("they were not ready to use within %s", readyTime))
+	defer cancel()
+	if err := g.Ready(ready, c); err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		h, ok := g.Members[t.PV.Spec.CSI.VolumeHandle]
+		if !ok {
+			return fmt.Errorf("%w: the group has no snapshot of %s", csi.ErrSnapshot, t.key())
+		}
+		h.Class, h.Mode = t.class, t.backup.Spec.Source.Mode
+		t.backup.Status.Snapshot, t.backup.Status.Taken, t.backup.Status.Consistency = &h, g.Time, CrashGroup
+		if err := k.record(ctx, t.backup, journal.Modified); err != nil {
+			return err
+		}
+	}
+	report.step(tasks[0], "the group is taken")
+	if err := g.Keep(ctx, c); err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		t.taken = &csi.Taken{Handle: *t.backup.Status.Snapshot, Time: g.Time}
+	}
+	return nil
+}
+
+// settleSnapshot makes a snapshot one that lasts, and moves its content to the repository if that is wanted.
+func (k *Keeper) settleSnapshot(ctx context.Context, t *task, report *report) error {
+	c := k.o.Cluster.Client
+	if t.backup.Status.Snapshot == nil {
+		report.step(t, "waiting until the snapshot is ready to use")
+		ready, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("it was not ready to use within %s", readyTime))
+		defer cancel()
+		if err := t.taken.Ready(ready, c); err != nil {
+			return err
+		}
+		t.backup.Status.Snapshot = new(t.taken.Handle)
+		if err := k.record(ctx, t.backup, journal.Modified); err != nil { // from now on its handle is known, should we end here
+			return err
+		}
+		if err := t.taken.Keep(ctx, c); err != nil {
+			return err
+		}
+	}
+	if t.choice.Action != policy.Move {
+		return nil
+	}
+	if err := k.move(ctx, t, report); err != nil || t.choice.KeepSnapshots {
+		return err
+	}
+	return k.dropSnapshot(ctx, t)
+}
+
+// dropSnapshot deletes the snapshot of a backup that does not need it, or failed.
+func (k *Keeper) dropSnapshot(ctx context.Context, t *task) error {
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+	defer cancel()
+	if t.backup.Status.Snapshot == nil {
+		return t.taken.Drop(last, k.o.Cluster.Client)
+	}
+	if err := csi.Delete(last, k.o.Cluster.Client, *t.backup.Status.Snapshot, t.backup.Metadata.Name); err != nil {
+		return err
+	}
+	t.backup.Status.Snapshot = nil
+	return nil
+}
+
+// dropTime bounds how long deleting a snapshot may take.
+const dropTime = 2 * time.Minute
+
+// move reads the files of a snapshot: of a claim that is made of it, in a Pod that mounts the claim.
+func (k *Keeper) move(ctx context.Context, t *task, report *report) (err error) {
+	c, name := k.o.Cluster.Client, t.backup.Metadata.Name
+	ns := k.o.Cluster.Namespace
+	if ns == "" {
+		ns = t.Claim.Namespace
+	}
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+		defer cancel()
+		err = errors.Join(err, c.Delete(last, kube.Claims, ns, name, false), c.Gone(last, kube.Claims, ns, name), csi.Release(last, c, ns, name))
+	}()
+	report.step(t, "making a volume of the snapshot")
+	if err := csi.Import(ctx, c, *t.backup.Status.Snapshot, ns, name); err != nil {
+		return err
+	}
+	claim := csi.Claim(&t.Claim.Spec, *t.backup.Status.Snapshot, ns, name, name, false)
+	if _, err := kube.Create(ctx, c, kube.Claims, ns, claim); err != nil {
+		return err
+	}
+	report.step(t, "reading the snapshot")
+	return k.read(ctx, t, mover.Place{Namespace: ns, Claim: name, Block: t.block()}, report)
+}
+
+// backLive reads the files of a claim as it is used, in a Pod on the node where it is mounted.
+func (k *Keeper) backLive(ctx context.Context, t *task, hooked bool, report *report) error {
+	if len(t.Pods) > 0 && slices.Contains(t.Claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
+		return fmt.Errorf("%w: %s can be mounted by one Pod only, and is: back it up with snapshots", ErrRequest, t.key())
+	}
+	t.backup.Status.Taken, t.backup.Status.Consistency = k.o.Clock().UTC(), Live
+	if len(t.Pods) == 0 {
+		t.backup.Status.Consistency = Crash // nobody writes to it
+	} else if hooked && k.hasPost(t) {
+		t.backup.Status.Consistency = Application // it is held until it is read
+	}
+	report.step(t, "reading the volume")
+	return k.read(ctx, t, mover.Place{Namespace: t.Claim.Namespace, Claim: t.Claim.Name, Block: t.block(), Node: t.node()}, report)
+}
+
+// read backs the content of a mounted claim up.
+func (k *Keeper) read(ctx context.Context, t *task, at mover.Place, report *report) error {
+	b := t.backup
+	r, err := k.o.Open(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer k.close(ctx, r)
+	live := t.choice.Action == policy.Kopia
+	o, err := k.o.Cluster.Mover.Run(ctx, b.Metadata.Name, mover.Job{
+		Kind: mover.Backup, Cluster: r.Cluster(), Password: r.Password(), Source: sourceOf(b), Description: "tidemark " + b.Metadata.Name,
+	}, at, r.Store(), func() (map[string]string, error) {
+		done := *b // another goroutine owns it
+		if live {
+			done.Status.After = k.fence(ctx, b)
+		}
+		return tagsOf(&done)
+	}, func(p repository.Progress) { report.files(t, p) })
+	if err != nil {
+		return err
+	}
+	b.Status.Content = contentOf(r.Location(), &o.Result.Backup)
+	b.Status.Content.Unchanged, b.Status.Content.Sent = o.Result.Cached, o.Result.Sent
+	if t.block() && t.Driver() != "" {
+		b.Status.Notes = append(b.Status.Notes, "the whole device was read: the driver offers no list of changed blocks that is used yet")
+	}
+	return nil
+}
+
+// end records what became of a backup.
+func (k *Keeper) end(ctx context.Context, t *task) {
+	s := &t.backup.Status
+	s.Finished, s.Phase = k.o.Clock().UTC(), Done
+	if t.err != nil {
+		s.Phase, s.Error = Failed, t.err.Error()
+		k.o.Logger.Warn("a volume was not backed up", zap.String("backup", t.backup.Metadata.Name), zap.String("claim", t.key()), zap.Error(t.err))
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	if err := k.record(last, t.backup, journal.Modified); err != nil {
+		s.Phase, s.Error = Failed, strings.TrimSpace(s.Error+"\n"+err.Error())
+		k.o.Logger.Error("the end of a volume backup cannot be recorded", zap.String("backup", t.backup.Metadata.Name), zap.Error(err))
+	}
+}
+
+// report tells how far a run is.
+type report struct {
+	mu   sync.Mutex
+	tell func(repository.Progress)
+	by   map[*task]repository.Progress
+}
+
+func newReport(tell func(repository.Progress)) *report {
+	return &report{tell: tell, by: map[*task]repository.Progress{}}
+}
+
+func (r *report) step(t *task, text string) {
+	r.send(t, repository.Progress{Step: t.key() + ": " + text})
+}
+
+func (r *report) files(t *task, p repository.Progress) {
+	p.Step = t.key()
+	r.send(t, p)
+}
+
+func (r *report) send(t *task, p repository.Progress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p.Bytes == 0 && p.Files == 0 {
+		p.Files, p.Bytes, p.Cached, p.Read, p.Sent = r.by[t].Files, r.by[t].Bytes, r.by[t].Cached, r.by[t].Read, r.by[t].Sent
+	}
+	r.by[t] = p
+	sum := repository.Progress{Step: p.Step}
+	for _, q := range r.by {
+		sum.Files, sum.Bytes, sum.Cached, sum.Read, sum.Sent = sum.Files+q.Files, sum.Bytes+q.Bytes, sum.Cached+q.Cached, sum.Read+q.Read, sum.Sent+q.Sent
+	}
+	if r.tell != nil {
+		r.tell(sum)
+	}
+}
+
+// slots keep the number of claims that are worked on at once small.
+type slots struct {
+	mu      sync.Mutex
+	all     int
+	perNode int
+	used    int
+	nodes   map[string]int
+	changed chan struct{}
+}
+
+func newSlots(c *Cluster) *slots {
+	s := &slots{all: 4, perNode: 2, nodes: map[string]int{}, changed: make(chan struct{})}
+	if c != nil && c.Concurrency > 0 {
+		s.all = c.Concurrency
+	}
+	if c != nil && c.PerNode > 0 {
+		s.perNode = c.PerNode
+	}
+	return s
+}
+
+// take waits for a place for a unit, which counts as one whatever it holds: its claims must not wait for each other.
+func (s *slots) take(ctx context.Context, u *unit) (release func(), err error) {
+	node := ""
+	for _, t := range u.tasks {
+		if n := t.node(); n != "" && t.choice.Action == policy.Kopia {
+			node = n
+		}
+	}
+	for {
+		s.mu.Lock()
+		if s.used < s.all && (node == "" || s.nodes[node] < s.perNode) {
+			s.used++
+			s.nodes[node]++
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.used--
+				s.nodes[node]--
+				close(s.changed)
+				s.changed = make(chan struct{})
+			}, nil
+		}
+		changed := s.changed
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}

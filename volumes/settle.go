@@ -1,0 +1,101 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/csi"
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
+)
+
+// cutShort is the error of a backup that a process which died was making.
+const cutShort = "tidemark ended while it was being made; the next one goes on from what was sent"
+
+// Settle ends what a process that died was doing: post hooks that it owes are run, what it made in the cluster is taken away, and the records of
+// backups end: those whose content is whole are done, the others failed. No other Keeper may make backups of this history.
+func (k *Keeper) Settle(ctx context.Context) (err error) {
+	defer func() {
+		if err == nil {
+			k.once.Do(func() { close(k.settled) })
+		}
+	}()
+	all, err := k.List(ctx)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(b *Backup) bool { return b.Status.Phase != Running || !b.Metadata.Created.Before(k.began) })
+	if k.o.Cluster != nil {
+		if err := k.payHooks(ctx, all); err != nil { // before all else: an application may be waiting
+			return err
+		}
+		if err := mover.Sweep(ctx, k.o.Cluster.Client, k.o.Cluster.Mover.Labels()); err != nil {
+			return err
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	held, err := k.held(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		hooks, snapshot := b.Status.Hooks, b.Status.Snapshot
+		b.Status.Phase, b.Status.Finished, b.Status.Error = Failed, k.o.Clock().UTC(), cutShort
+		for _, h := range held {
+			if h.Metadata.Name == b.Metadata.Name {
+				b.Status = h.Status
+				b.Status.Hooks, b.Status.Snapshot = hooks, snapshot
+			}
+		}
+		if k.o.Cluster != nil && b.Spec.Claim != "" {
+			if err := k.sweep(ctx, b); err != nil {
+				return err
+			}
+		}
+		k.o.Logger.Warn("a volume backup was cut off", zap.String("backup", b.Metadata.Name), zap.String("phase", string(b.Status.Phase)))
+		if err := k.record(ctx, b, journal.Modified); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitSettled keeps what is begun now apart from what is swept.
+func (k *Keeper) awaitSettled(ctx context.Context) error {
+	select {
+	case <-k.settled:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// sweep takes away what a backup that was cut off left in the cluster and in its storage.
+func (k *Keeper) sweep(ctx context.Context, b *Backup) error {
+	c, name := k.o.Cluster.Client, b.Metadata.Name
+	spaces := []string{b.Metadata.Namespace}
+	if k.o.Cluster.Namespace != "" && k.o.Cluster.Namespace != b.Metadata.Namespace {
+		spaces = append(spaces, k.o.Cluster.Namespace)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dropTime)
+	defer cancel()
+	if b.Spec.Source == nil || b.Spec.Source.Driver == "" {
+		return nil
+	}
+	var err error
+	for _, ns := range spaces {
+		err = errors.Join(err, c.Delete(ctx, kube.Claims, ns, name, false), csi.Sweep(ctx, c, ns, name))
+	}
+	if b.Status.Snapshot != nil && err == nil {
+		if err = csi.Delete(ctx, c, *b.Status.Snapshot, name); err == nil {
+			b.Status.Snapshot = nil
+		}
+	}
+	return err
+}

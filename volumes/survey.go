@@ -1,0 +1,303 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/csi"
+	"github.com/tidemark-backup/tidemark/volumes/hooks"
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
+)
+
+// Cluster is where claims are backed up and restored.
+type Cluster struct {
+	Client *kube.Client
+	Mover  *mover.Runner
+	// Namespace is where claims that are made of snapshots are mounted, to be read. Default: the claim's own.
+	Namespace string
+	// Concurrency is how many claims are worked on at once, PerNode how many of those on one node. Default: 4 and 2.
+	Concurrency, PerNode int
+}
+
+// Policies say what is done with which claim, and which hooks are run.
+type Policies struct {
+	Policies []policy.Policy
+	Velero   []*policy.Velero
+	Hooks    hooks.Rules
+}
+
+// GroupLabels on claims say, by their value, which ones are taken at one instant. The second is Velero's.
+var GroupLabels = []string{"tidemark.dev/volume-group", "velero.io/volume-group"}
+
+// ClaimsRequest asks for backups of claims.
+type ClaimsRequest struct {
+	Namespaces []string `json:"namespaces,omitempty"` // empty: all
+	Claims     []string `json:"claims,omitempty"`     // their names; empty: all
+	Selector   string   `json:"selector,omitempty"`   // labels of claims
+	// Policy takes the claims of that policy only, as a schedule does.
+	Policy string `json:"policy,omitempty"`
+	// Action goes before all policies.
+	Action policy.Action `json:"action,omitempty"`
+	// KeepSnapshots keeps the snapshots of policy.Move as well.
+	KeepSnapshots bool   `json:"keepSnapshots,omitempty"`
+	Run           string `json:"run,omitempty"`    // default: one is made
+	Origin        string `json:"origin,omitempty"` // default: "manual"
+}
+
+// Skipped is a claim that is not backed up, and why.
+type Skipped struct {
+	Claim  string `json:"claim"` // "namespace/name"
+	Reason string `json:"reason"`
+}
+
+// task is one claim that is to be backed up.
+type task struct {
+	policy.Volume
+	choice policy.Choice
+	class  string // the VolumeSnapshotClass
+	group  string // "label=value"; empty: it is alone
+	backup *Backup
+
+	taken *csi.Taken
+	err   error
+}
+
+func (t *task) key() string { return t.Claim.Namespace + "/" + t.Claim.Name }
+
+func (t *task) block() bool {
+	return t.Claim.Spec.VolumeMode != nil && *t.Claim.Spec.VolumeMode == corev1.PersistentVolumeBlock
+}
+
+// node is where the claim is mounted; empty when it is nowhere.
+func (t *task) node() string {
+	for _, p := range t.Pods {
+		if p.Spec.NodeName != "" {
+			return p.Spec.NodeName
+		}
+	}
+	return ""
+}
+
+// unit are claims that are backed up together: those of a group, and those of Pods with hooks.
+type unit struct {
+	tasks []*task
+	pods  []*hooked
+}
+
+// hooked is a Pod with hooks.
+type hooked struct {
+	pod  *corev1.Pod
+	plan *hooks.Plan
+}
+
+// survey finds the claims that a request is about, and says what is done with each.
+func (k *Keeper) survey(ctx context.Context, q *ClaimsRequest) (units []*unit, skipped []Skipped, err error) {
+	selector, err := labels.Parse(q.Selector)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: the selector %q: %w", ErrRequest, q.Selector, err)
+	}
+	namespaces := q.Namespaces
+	if len(namespaces) == 0 {
+		namespaces = []string{""}
+	}
+	var tasks []*task
+	for _, ns := range namespaces {
+		claims, err := kube.List[corev1.PersistentVolumeClaim](ctx, k.o.Cluster.Client, kube.Claims, ns, selector.String())
+		if err != nil {
+			return nil, nil, err
+		}
+		pods, err := kube.List[corev1.Pod](ctx, k.o.Cluster.Client, kube.Pods, ns, "")
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, c := range claims {
+			if len(q.Claims) > 0 && !slices.Contains(q.Claims, c.Name) || c.Labels[kube.Label] != "" {
+				continue // the latter are our own
+			}
+			t := &task{Volume: policy.Volume{Claim: c}}
+			for _, p := range kube.Mounted(pods, c.Name) {
+				if p.Namespace == c.Namespace {
+					t.Pods = append(t.Pods, p)
+				}
+			}
+			why, err := k.choose(ctx, q, t)
+			if err != nil {
+				return nil, nil, err
+			}
+			if why != "" {
+				if q.Policy == "" || why != notOfPolicy {
+					skipped = append(skipped, Skipped{t.key(), why})
+				}
+				continue
+			}
+			tasks = append(tasks, t)
+		}
+	}
+	if missing := missingClaims(q, tasks, skipped); len(missing) > 0 {
+		return nil, nil, fmt.Errorf("%w: there is no claim %s", ErrRequest, missing[0])
+	}
+	units, err = k.unite(tasks)
+	return units, skipped, err
+}
+
+func missingClaims(q *ClaimsRequest, tasks []*task, skipped []Skipped) (missing []string) {
+	for _, name := range q.Claims {
+		for _, ns := range q.Namespaces {
+			key := ns + "/" + name
+			if !slices.ContainsFunc(tasks, func(t *task) bool { return t.key() == key }) && !slices.ContainsFunc(skipped, func(s Skipped) bool { return s.Claim == key }) {
+				missing = append(missing, key)
+			}
+		}
+	}
+	return missing
+}
+
+const notOfPolicy = "is not of this policy"
+
+// choose says what is done with a claim, or why nothing is.
+func (k *Keeper) choose(ctx context.Context, q *ClaimsRequest, t *task) (skip string, err error) {
+	c := k.o.Cluster.Client
+	if t.Claim.Spec.VolumeName == "" || t.Claim.Status.Phase != corev1.ClaimBound {
+		return "is not bound to a volume (" + string(t.Claim.Status.Phase) + ")", nil
+	}
+	if t.PV, err = kube.Get[corev1.PersistentVolume](ctx, c, kube.Volumes, "", t.Claim.Spec.VolumeName); err != nil {
+		return "", err
+	}
+	if t.PV == nil {
+		return "has lost its volume " + t.Claim.Spec.VolumeName, nil
+	}
+	p := k.policies.Load()
+	if q.Policy != "" && !k.of(p, q.Policy, t) {
+		return notOfPolicy, nil
+	}
+	t.choice = policy.Choose(&t.Volume, p.Policies, p.Velero)
+	if q.Action != "" {
+		t.choice.Action, t.choice.Reason = q.Action, "asked for"
+	}
+	t.choice.KeepSnapshots = t.choice.KeepSnapshots || q.KeepSnapshots
+	if t.choice.Action == policy.Skip {
+		return "is skipped: " + t.choice.Reason, nil
+	}
+	if t.choice.Action != policy.Kopia {
+		t.class, err = "", errNoDriver
+		if d := t.Driver(); d != "" {
+			t.class, err = csi.Class(ctx, c, d, t.Claim, t.choice.SnapshotClass)
+		}
+		switch {
+		case err == nil && t.choice.Action == policy.Auto:
+			t.choice.Action = policy.Snapshot
+		case err != nil && t.choice.Action == policy.Auto:
+			t.choice.Action, t.choice.Reason = policy.Kopia, t.choice.Reason+"; "+err.Error()
+		case err != nil:
+			t.err = err // it fails, and the others do not
+		}
+	}
+	if t.choice.Action != policy.Kopia {
+		for _, l := range GroupLabels {
+			if v := t.Claim.Labels[l]; v != "" {
+				t.group = l + "=" + v
+				break
+			}
+		}
+	}
+	return "", nil
+}
+
+// errNoDriver is why there is no snapshot of a volume that no CSI driver made.
+var errNoDriver = errors.New("no CSI driver made its volume, so there are no snapshots of it")
+
+// of reports whether a policy is the first that covers a claim.
+func (k *Keeper) of(p *Policies, name string, t *task) bool {
+	for i := range p.Policies {
+		if p.Policies[i].Covers(&t.Volume) {
+			return p.Policies[i].Name == name
+		}
+	}
+	return false
+}
+
+// unite puts tasks together that must not be apart.
+func (k *Keeper) unite(tasks []*task) ([]*unit, error) {
+	rules := &k.policies.Load().Hooks
+	parent := make([]int, len(tasks))
+	for i := range parent {
+		parent[i] = i
+	}
+	var root func(i int) int
+	root = func(i int) int {
+		if parent[i] != i {
+			parent[i] = root(parent[i])
+		}
+		return parent[i]
+	}
+	byGroup, byPod := map[string]int{}, map[string]int{}
+	plans := map[string]*hooked{}
+	for i, t := range tasks {
+		if t.group != "" {
+			key := t.Claim.Namespace + "/" + t.Driver() + "/" + t.group
+			if j, ok := byGroup[key]; ok {
+				parent[root(i)] = root(j)
+			}
+			byGroup[key] = i
+		}
+		for _, p := range t.Pods {
+			if p.Status.Phase != corev1.PodRunning {
+				continue
+			}
+			key := p.Namespace + "/" + p.Name
+			if plans[key] == nil {
+				plan, err := rules.For(p)
+				if err != nil {
+					return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+				}
+				plans[key] = &hooked{p, plan}
+			}
+			if plans[key].plan.Empty() {
+				continue
+			}
+			if j, ok := byPod[key]; ok {
+				parent[root(i)] = root(j)
+			}
+			byPod[key] = i
+		}
+	}
+	byRoot := map[int]*unit{}
+	var units []*unit
+	for i, t := range tasks {
+		u := byRoot[root(i)]
+		if u == nil {
+			u = &unit{}
+			byRoot[root(i)] = u
+			units = append(units, u)
+		}
+		u.tasks = append(u.tasks, t)
+		for _, p := range t.Pods {
+			if h := plans[p.Namespace+"/"+p.Name]; h != nil && !h.plan.Empty() && !slices.Contains(u.pods, h) {
+				u.pods = append(u.pods, h)
+			}
+		}
+	}
+	return units, nil
+}
+
+// newClaimBackup is the record of a backup of a claim that begins.
+func (k *Keeper) newClaimBackup(q *ClaimsRequest, t *task) *Backup {
+	size := t.Capacity()
+	b := newBackup(t.Claim.Namespace, Spec{
+		Claim: t.Claim.Name, Run: q.Run, Origin: q.Origin, Action: t.choice.Action, Reason: t.choice.Reason,
+		Source: &Source{StorageClass: t.Class(), Driver: t.Driver(), Volume: t.PV.Name, Capacity: size.Value(), Mode: string(corev1.PersistentVolumeFilesystem)},
+	}, k.o.Clock())
+	if t.block() {
+		b.Spec.Source.Mode = string(corev1.PersistentVolumeBlock)
+	}
+	b.Status.Before = journal.Cut{Time: k.o.Clock().UTC()}
+	return b
+}
