@@ -26,7 +26,7 @@ var events = schema.GroupVersionResource{Group: "events.k8s.io", Version: "v1", 
 func (p *Plan) Announce(ctx context.Context, target *Target, result *Result) error {
 	spaces := map[string]int{}
 	for _, it := range p.Items {
-		if it.Action.writes() && it.Namespace != "" && it.Action != ActionStart {
+		if it.Action.writes() && it.Namespace != "" && !it.Action.follows() {
 			spaces[it.Namespace]++
 		}
 	}

@@ -31,6 +31,8 @@ type ApplyOptions struct {
 	// Record, when not nil, is told of every step before and after it is taken, and what it tells
 	// to be done already is not done again.
 	Record *Record
+	// Fill writes the content of a claim; nil: nothing can. It tells how far it is.
+	Fill func(ctx context.Context, f Filling, progress func(what string)) error
 	// Stop, when closed, ends Apply at a clean point: what is being written is finished, and
 	// nothing new is begun. Then the error is ErrStopped.
 	Stop <-chan struct{}
@@ -101,7 +103,8 @@ type applier struct {
 	total   int
 	common  map[string]int // reason -> index in result.Errors
 	uids    map[objectKey]string
-	blocked map[string]error // namespaces and resources whose objects cannot be written, and why
+	blocked map[string]error    // namespaces and resources whose objects cannot be written, and why
+	empty   map[objectKey]error // claims that did not get their content, and why
 }
 
 // Apply does what the plan shows, wave by wave. An object that fails does not stop the
@@ -117,7 +120,7 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 	a := &applier{
 		plan: p, target: target, o: o, limit: newLimiter(o.Parallel, target.throttled.Load()), total: p.Writes(),
 		common: map[string]int{}, uids: map[objectKey]string{}, blocked: map[string]error{},
-		index: map[*Item]int{}, made: map[objectKey]string{},
+		index: map[*Item]int{}, made: map[objectKey]string{}, empty: map[objectKey]error{},
 	}
 	for i, it := range p.Items {
 		a.index[it] = i

@@ -11,7 +11,7 @@ import (
 func (p *planner) warnEffects() {
 	var effects []effect
 	for _, it := range p.plan.Items {
-		if !it.Action.writes() {
+		if !it.Action.writes() || it.Action.follows() {
 			continue
 		}
 		for _, what := range effectsOf(it) {
@@ -55,7 +55,7 @@ func effectsOf(it *Item) (all []string) {
 	switch gr := it.Resource.String(); {
 	case gr == "services" && made && o.str("spec", "type") == "LoadBalancer":
 		all = append(all, "a load balancer is made for it, with another address than it had unless the provider is told to keep it")
-	case gr == "persistentvolumeclaims" && made && o.str("spec", "volumeName") == "":
+	case gr == "persistentvolumeclaims" && made && o.str("spec", "volumeName") == "" && it.Volume == nil:
 		all = append(all, "comes back without its data: a new volume is made for it")
 	case gr == "persistentvolumeclaims" && it.Action == ActionDelete:
 		all = append(all, "is deleted, and its data with it unless the volume is retained")

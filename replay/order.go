@@ -9,6 +9,7 @@ const (
 	waveNamespaces  = 100
 	waveStorage     = 200
 	waveVolumes     = 300
+	waveFill        = 350 // the content of claims, before anything can use them
 	waveAccess      = 400
 	waveBindings    = 450
 	waveConfig      = 500
@@ -16,6 +17,7 @@ const (
 	waveRest        = 700
 	waveLimits      = 800 // what would stand in the way of the waves before
 	waveStart       = 850 // workloads that were made at rest
+	waveRelease     = 870 // claims whose volumes may have waited for them
 	waveAdmission   = 900 // their backends must run first
 	waveDeletes     = 1000
 )
@@ -78,8 +80,15 @@ func baseWave(gr schema.GroupResource) int {
 func setWaves(items []*Item) {
 	byKey := make(map[objectKey]*Item, len(items))
 	for _, it := range items {
-		if it.Action == ActionStart {
+		switch it.Action {
+		case ActionStart:
 			it.Wave = waveStart
+			continue
+		case ActionFill:
+			it.Wave = waveFill
+			continue
+		case ActionRelease:
+			it.Wave = waveRelease
 			continue
 		}
 		byKey[it.key()] = it

@@ -24,17 +24,22 @@ const (
 	ActionUpdate    Action = "update"
 	ActionRecreate  Action = "recreate" // delete and create, for fields that cannot be changed
 	ActionDelete    Action = "delete"
-	ActionStart     Action = "start" // a workload that the plan makes at rest; see RestoreRequest.Quiesce and pauseOwners
+	ActionStart     Action = "start"   // a workload that the plan makes at rest; see RestoreRequest.Quiesce and pauseOwners
+	ActionFill      Action = "fill"    // the content of a claim
+	ActionRelease   Action = "release" // the objects of the snapshot that a claim is made of
 	ActionUnchanged Action = "unchanged"
 	ActionSkip      Action = "skip" // a rule or the policy for existing objects leaves it out
 	ActionFail      Action = "fail" // it cannot be restored; the reason says why and what helps
 )
 
-var actionOrder = []Action{ActionCreate, ActionUpdate, ActionRecreate, ActionStart, ActionDelete, ActionFail, ActionSkip, ActionUnchanged}
+var actionOrder = []Action{ActionCreate, ActionUpdate, ActionRecreate, ActionFill, ActionStart, ActionRelease, ActionDelete, ActionFail, ActionSkip, ActionUnchanged}
 
 func (a Action) writes() bool {
-	return a == ActionCreate || a == ActionUpdate || a == ActionRecreate || a == ActionDelete || a == ActionStart
+	return a == ActionCreate || a == ActionUpdate || a == ActionRecreate || a == ActionDelete || a.follows()
 }
+
+// follows reports whether the action is one more on an object that another item of the plan makes, or that is there.
+func (a Action) follows() bool { return a == ActionStart || a == ActionFill || a == ActionRelease }
 
 // Item is what a plan does with one object, and why.
 type Item struct {
@@ -57,6 +62,10 @@ type Item struct {
 	Transformed []string `json:"transformed,omitempty"`
 	// StatusToo is set when the status is written as well, should the object be created.
 	StatusToo bool `json:"status,omitempty"`
+	// Volume is the backup whose content a claim gets.
+	Volume *Volume `json:"volume,omitempty"`
+	// Snapshot is the name of the objects that ActionRelease takes away.
+	Snapshot string `json:"snapshot,omitempty"`
 	// Wave says when: items are written in the order of their waves.
 	Wave int `json:"wave"`
 
@@ -114,14 +123,16 @@ type Plan struct {
 
 // planner makes one plan.
 type planner struct {
-	src        Source
-	target     *Target
-	req        *RestoreRequest
-	past       *past
-	live       *liveSet
-	plan       *Plan
-	trials     []trial
-	strategies map[schema.GroupResource]string // conversion strategies of CRDs looked up
+	src    Source
+	target *Target
+	req    *RestoreRequest
+	past   *past
+	live   *liveSet
+	plan   *Plan
+	trials []trial
+	// sameCluster says that the target is the cluster that history is of, as far as it can be told.
+	sameCluster bool
+	strategies  map[schema.GroupResource]string // conversion strategies of CRDs looked up
 }
 
 // NewPlan compares what was at the cut with what is live and decides about each object. It
@@ -175,6 +186,11 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		return nil, err
 	}
 	p.relinkRecreated()
+	p.sameCluster = p.plan.Cluster != "" && p.plan.Cluster == catalog.ClusterID
+	if err := p.fillClaims(ctx); err != nil {
+		return nil, err
+	}
+	p.warnOwnership()
 	p.warnEffects()
 	if err := p.warnAbsent(ctx); err != nil {
 		return nil, err

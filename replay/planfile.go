@@ -164,7 +164,7 @@ func (p *Plan) Check(ctx context.Context, target *Target) error {
 	}
 	now := &past{}
 	for _, it := range p.Items {
-		if it.Action.writes() && it.Action != ActionStart {
+		if it.Action.writes() && !it.Action.follows() {
 			now.list = append(now.list, &entry{objectKey: it.key()})
 		}
 	}
@@ -174,7 +174,7 @@ func (p *Plan) Check(ctx context.Context, target *Target) error {
 	}
 	var moved []string
 	for _, it := range p.Items {
-		if !it.Action.writes() || it.Action == ActionStart {
+		if !it.Action.writes() || it.Action.follows() {
 			continue
 		}
 		if err := live.errs[it.key()]; err != nil && !apierrors.IsNotFound(err) {

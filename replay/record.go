@@ -294,7 +294,7 @@ func (rec *Record) Undo() UndoRequest {
 	}
 	for i, it := range rec.Plan.Items {
 		o := rec.done[i]
-		if it.Action == ActionStart {
+		if it.Action.follows() {
 			continue
 		}
 		create := it.create

@@ -110,6 +110,10 @@ type RestoreRequest struct {
 	Quiesce bool
 	// Status are the resources whose objects get their status back when they are created.
 	Status []schema.GroupResource
+	// Volumes are the backups whose content claims get, by "namespace/name" of the recorded claims.
+	Volumes map[string]Volume
+	// VolumesInPlace replaces the files of claims that are there, too.
+	VolumesInPlace bool
 	// NodePorts says which ports of the nodes Services get back.
 	NodePorts NodePortPolicy
 	// Owned brings back objects as well that a restored controller would make anew, such as

@@ -141,7 +141,7 @@ func (p *Plan) Rehearse(ctx context.Context, target *Target) (rejected []Rejecti
 		if !it.Action.writes() {
 			continue
 		}
-		if it.Namespace != "" && (coming[it.Namespace] || p.gone[it.Namespace]) || coming[it.Resource.String()] || it.awaitGone || it.Action == ActionStart {
+		if it.Namespace != "" && (coming[it.Namespace] || p.gone[it.Namespace]) || coming[it.Resource.String()] || it.awaitGone || it.Action.follows() {
 			untried++
 			continue
 		}

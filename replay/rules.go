@@ -38,6 +38,7 @@ var rules = []rule{
 	{name: "never-restored", resources: neverRestored, skip: always("belongs to the running cluster, not to its configuration"), guards: true},
 	{name: "being-deleted", skip: skipDeleting},
 	{name: "excluded-by-label", skip: skipExcluded, guards: true},
+	{name: "volume-backup", skip: skipOwnVolume, guards: true},
 	{name: "mirror-pod", resources: []string{"pods"}, skip: skipMirrorPod, guards: true},
 	{name: "finished-pod", resources: []string{"pods"}, skip: skipFinishedPod},
 	{name: "finished-job", resources: []string{"jobs.batch"}, skip: skipFinishedJob},

@@ -14,6 +14,14 @@ func skipDeleting(s *subject) string {
 	return "was being deleted at that moment; 'tidemark undelete' finds the moment before"
 }
 
+// skipOwnVolume leaves out what backups of volumes had in the cluster for as long as they were made.
+func skipOwnVolume(s *subject) string {
+	if s.obj.label("tidemark.dev/volume") == "" {
+		return ""
+	}
+	return "was made for a volume backup, and only for as long as that took"
+}
+
 func skipMirrorPod(s *subject) string {
 	if s.obj.annotation("kubernetes.io/config.mirror") == "" {
 		return ""

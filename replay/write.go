@@ -49,6 +49,12 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 		}
 	case ActionStart:
 		err = a.start(ctx, it)
+	case ActionFill:
+		err = a.fill(ctx, it)
+		waited = time.Since(start)
+	case ActionRelease:
+		err = a.release(ctx, it)
+		waited = time.Since(start)
 	case ActionDelete:
 		err = a.delete(ctx, it, metav1.DeletePropagationBackground)
 	}
@@ -60,6 +66,9 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 func (a *applier) create(ctx context.Context, it *Item) error {
 	if it.create == nil { // it was only to be linked to its new owner
 		return &leftAlone{"was deleted by somebody else meanwhile"}
+	}
+	if err := a.hollow(it); err != nil {
+		return err
 	}
 	body := it.create.object()
 	if err := it.link(body, a.uid); err != nil {
@@ -270,6 +279,17 @@ func (a *applier) delete(ctx context.Context, it *Item, dependents metav1.Deleti
 		rv = live.str("metadata", "resourceVersion")
 	}
 	return errors.New("is being changed by somebody else all the time: run the restore again")
+}
+
+// remove deletes an object that the plan made for its own use. One that is not there is no error.
+func (a *applier) remove(ctx context.Context, r servedResource, namespace, name string) error {
+	_, err := retry(ctx, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, a.target.client(r, namespace).Delete(ctx, name, metav1.DeleteOptions{})
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // hint adds to an API server's refusal what helps against it.

@@ -285,7 +285,7 @@ func (k *Keeper) settleSnapshot(ctx context.Context, t *task, report *report) er
 		if err := k.record(ctx, t.backup, journal.Modified); err != nil { // from now on its handle is known, should we end here
 			return err
 		}
-		if err := t.taken.Keep(ctx, c); err != nil {
+		if err := t.taken.Keep(ready, c); err != nil {
 			return err
 		}
 	}
@@ -328,7 +328,9 @@ func (k *Keeper) move(ctx context.Context, t *task, report *report) (err error) 
 		err = errors.Join(err, c.Delete(last, kube.Claims, ns, name, false), c.Gone(last, kube.Claims, ns, name), csi.Release(last, c, ns, name))
 	}()
 	report.step(t, "making a volume of the snapshot")
-	if err := csi.Import(ctx, c, *t.backup.Status.Snapshot, ns, name); err != nil {
+	ready, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("the snapshot could not be imported within %s", readyTime))
+	defer cancel()
+	if err := csi.Import(ready, c, *t.backup.Status.Snapshot, ns, name); err != nil {
 		return err
 	}
 	claim := csi.Claim(&t.Claim.Spec, *t.backup.Status.Snapshot, ns, name, name, false)

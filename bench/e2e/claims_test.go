@@ -40,7 +40,7 @@ func TestClaims(t *testing.T) {
 		t.Errorf("live: %+v", live.Status)
 	}
 	moved := w.back("two", "-n", "claims", "--action", "snapshot-then-kopia")[0]
-	if moved.Status.Consistency != volumes.Crash || moved.Status.Content == nil || moved.Status.Snapshot != nil || moved.Status.Content.Unchanged != 1 {
+	if moved.Status.Consistency != volumes.Crash || moved.Status.Content == nil || moved.Status.Snapshot != nil || moved.Status.Content.Unchanged < 1 {
 		t.Errorf("moved: %+v, %+v", moved.Status, moved.Status.Content)
 	}
 	w.nothingLeft()

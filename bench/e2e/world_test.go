@@ -123,7 +123,7 @@ func (w *world) showLogs() {
 func (w *world) startDaemon() {
 	w.Helper()
 	config := filepath.Join(w.dir, "config.yaml")
-	text := "dataDir: " + filepath.Join(w.dir, "data") + "\nkubeconfig: " + w.Kubeconfig() + "\nvolumes:\n  " + w.config
+	text := "logLevel: warn\ndataDir: " + filepath.Join(w.dir, "data") + "\nkubeconfig: " + w.Kubeconfig() + "\nvolumes:\n  " + w.config
 	w.ok(os.WriteFile(config, []byte(text), 0o600))
 	var err error
 	w.daemon, err = localserver.Start(w.bin, []string{"run", "--config", config}, nil, filepath.Join(w.dir, "daemon.log"))
@@ -145,7 +145,9 @@ func (w *world) stopDaemon(sig syscall.Signal) {
 
 // try runs a command as a user would.
 func (w *world) try(args ...string) (stdout, stderr string, err error) {
-	cmd := exec.CommandContext(context.WithoutCancel(w.Context()), w.bin, args...)
+	limited, cancel := context.WithTimeout(context.WithoutCancel(w.Context()), 90*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(limited, w.bin, args...)
 	var out, trouble bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &trouble
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.Kubeconfig(), "TIDEMARK_DATA_DIR="+filepath.Join(w.dir, "data"), "HOME="+w.dir)

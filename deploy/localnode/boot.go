@@ -192,7 +192,7 @@ func (n *Node) boot(ctx context.Context) error {
 	if n.agent, err = startAgent(n.bin.agent, filepath.Join(n.dir, "spec.json"), trouble); err != nil {
 		return err
 	}
-	if err := n.Run("containerd"); err != nil {
+	if err := n.Launch("containerd"); err != nil {
 		return err
 	}
 	if err := n.until(ctx, "containerd to answer", "containerd", func() bool { return n.ctr("version") == nil }); err != nil {
@@ -203,7 +203,7 @@ func (n *Node) boot(ctx context.Context) error {
 	}
 	booted := time.Now()
 	for _, p := range []string{"driver", "kubelet", "csi-provisioner", "csi-snapshotter"} {
-		if err := n.Run(p); err != nil {
+		if err := n.Launch(p); err != nil {
 			return err
 		}
 	}

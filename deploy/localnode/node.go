@@ -212,8 +212,8 @@ func (n *Node) Trouble(what, text string) error {
 // Kill ends a program of the node (containerd, kubelet, driver, csi-provisioner, csi-snapshotter) as a crash would.
 func (n *Node) Kill(program string) error { return n.command("kill " + program) }
 
-// Run starts a program of the node that was killed.
-func (n *Node) Run(program string) error { return n.command("start " + program) }
+// Launch starts a program of the node that was killed.
+func (n *Node) Launch(program string) error { return n.command("start " + program) }
 
 // Crash ends the node, with all its programs and Pods, as a loss of power would. Boot starts it again.
 func (n *Node) Crash() {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -138,6 +139,9 @@ func (t *Taken) await(ctx context.Context, c *kube.Client, ready bool) error {
 	last := "the driver has not answered"
 	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := c.In(kube.Snapshots, t.namespace).Get(ctx, t.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, fmt.Errorf("VolumeSnapshot %s/%s was deleted by somebody else", t.namespace, t.name)
+		}
 		if err != nil {
 			return false, kube.Lasting(err)
 		}
@@ -193,7 +197,11 @@ func (t *Taken) Keep(ctx context.Context, c *kube.Client) error {
 	err := c.Patch(ctx, kube.Contents, "", t.content, object{
 		"metadata": object{"labels": object{kube.Label: t.name}}, "spec": object{"deletionPolicy": "Retain"},
 	})
-	return errors.Join(err, c.Delete(ctx, kube.Snapshots, t.namespace, t.name, false), c.Delete(ctx, kube.Contents, "", t.content, false))
+	if err := errors.Join(err, c.Delete(ctx, kube.Snapshots, t.namespace, t.name, false), c.Delete(ctx, kube.Contents, "", t.content, false)); err != nil {
+		return err
+	}
+	// An import may want the same name.
+	return errors.Join(c.Gone(ctx, kube.Snapshots, t.namespace, t.name), c.Gone(ctx, kube.Contents, "", t.content))
 }
 
 // Drop deletes the snapshot and its objects.

@@ -109,6 +109,9 @@ func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bo
 	last := "the driver has not answered"
 	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := c.In(g.r.snapshots, g.namespace).Get(ctx, g.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, fmt.Errorf("VolumeGroupSnapshot %s/%s was deleted by somebody else", g.namespace, g.name)
+		}
 		if err != nil {
 			return false, kube.Lasting(err)
 		}

@@ -121,7 +121,7 @@ func Create[T any](ctx context.Context, c *Client, r schema.GroupVersionResource
 	made, err := c.In(r, namespace).Create(ctx, u, metav1.CreateOptions{FieldManager: Manager})
 	if apierrors.IsAlreadyExists(err) {
 		there, readErr := c.In(r, namespace).Get(ctx, u.GetName(), metav1.GetOptions{})
-		if readErr == nil && there.GetLabels()[Label] != "" && there.GetLabels()[Label] == u.GetLabels()[Label] {
+		if readErr == nil && there.GetDeletionTimestamp() == nil && there.GetLabels()[Label] != "" && there.GetLabels()[Label] == u.GetLabels()[Label] {
 			made, err = there, nil
 		}
 	}

@@ -52,7 +52,7 @@ func confirm(cmd *cobra.Command, question string) error {
 // question says what would be done: "Create 45, update 2 and delete 1 objects".
 func question(plan *replay.Plan) string {
 	var parts []string
-	for _, a := range []replay.Action{replay.ActionCreate, replay.ActionUpdate, replay.ActionRecreate, replay.ActionDelete, replay.ActionStart} {
+	for _, a := range []replay.Action{replay.ActionCreate, replay.ActionUpdate, replay.ActionRecreate, replay.ActionDelete, replay.ActionFill, replay.ActionStart} {
 		if n := plan.Count(a); n > 0 {
 			parts = append(parts, fmt.Sprintf("%s %d", a, n))
 		}

@@ -125,6 +125,9 @@ type execution struct {
 	mark func(context.Context) error
 	// record is the record of a restore that is gone on with; nil: a new one.
 	record *replay.Record
+	// server and volumes say who writes the content of claims; nil: nobody has to.
+	server  *serverFlags
+	volumes *volumeFlags
 }
 
 func (e *execution) run() error {
@@ -148,6 +151,15 @@ func (e *execution) run() error {
 	if err := e.flags.confirm(cmd, e.plan); err != nil {
 		return err
 	}
+	var fill func(context.Context, replay.Filling, func(string)) error
+	if e.volumes != nil && fills(e.plan) {
+		f, done, err := e.volumes.filler(ctx, e.plan, e.server, e.kube)
+		if err != nil {
+			return err
+		}
+		defer done()
+		fill = f
+	}
 	if err := e.begin(); err != nil {
 		return err
 	}
@@ -159,7 +171,7 @@ func (e *execution) run() error {
 	work, cancel := e.patient()
 	defer cancel()
 	bar := newProgress(cmd.ErrOrStderr())
-	result, err := e.plan.Apply(work, e.target, replay.ApplyOptions{Wait: e.flags.wait, Record: e.record, Stop: ctx.Done(), Progress: func(at replay.Progress) {
+	result, err := e.plan.Apply(work, e.target, replay.ApplyOptions{Wait: e.flags.wait, Record: e.record, Fill: fill, Stop: ctx.Done(), Progress: func(at replay.Progress) {
 		report.count(at)
 		bar.update(at)
 	}})

@@ -199,6 +199,7 @@ func (r *restoreReport) summary(result *replay.Result, undo, resume string) {
 		{r.done[replay.ActionUpdate], "updated"},
 		{r.done[replay.ActionRecreate], "recreated"},
 		{r.done[replay.ActionDelete], "deleted"},
+		{r.done[replay.ActionFill], "filled"},
 		{r.done[replay.ActionStart], "started"},
 		{result.Unchanged, "unchanged"},
 		{result.Skipped, "left out"},

@@ -25,6 +25,7 @@ type restoreFlags struct {
 	status             []string
 	nodePorts          bool
 	transforms         transformFlags
+	volumes            volumeFlags
 	request            replay.RestoreRequest
 }
 
@@ -73,6 +74,11 @@ Every step is recorded on this machine before it is taken. Interrupted, killed o
 'tidemark restores resume ID' goes on, and does nothing twice. Wrong? 'tidemark undo ID' takes it
 back. The ID stands at the end, and in 'tidemark restores list'.
 
+Claims (PersistentVolumeClaims) that are made get their content back: of the newest volume backup at or before the moment, as the
+plan says; --volumes nearest, none or NAME chooses another one. A snapshot is used where the storage that has it makes the volume, and otherwise the
+files in the repository, written by a Pod before anything can use the claim: by the daemon, or from here with --archive and
+--identity. Content of claims that are there is left alone, unless --volumes-in-place replaces their files.
+
 With --save-plan FILE the plan is written down and nothing else; --plan FILE applies it later,
 exactly, or not at all when the cluster is not as the plan found it. The file holds the objects
 as they are, Secrets as well: it is for you only.`,
@@ -118,6 +124,8 @@ func (f *restoreFlags) addRestore(cmd *cobra.Command) {
 	fs.BoolVar(&f.request.Quiesce, "quiesce", false, "make workloads without replicas, and start them when all else is there")
 	fs.StringSliceVar(&f.status, "restore-status", nil, "also write the status of created objects of these types, * for all; the annotation velero.io/restore-status on an object has the last word")
 	fs.BoolVar(&f.nodePorts, "preserve-nodeports", false, "keep all node ports of Services, or with =false none (default: those that somebody chose)")
+	f.volumes.add(fs)
+	fs.BoolVar(&f.request.VolumesInPlace, "volumes-in-place", false, "with --existing update: also replace the files of claims that exist by those of their backups")
 	fs.BoolVar(&f.request.Owned, "owned", false, "also bring back what a controller would make anew, such as the pods of a deployment")
 }
 
@@ -182,6 +190,9 @@ func (f *restoreFlags) check() (err error) {
 	if len(f.fields) > 0 && (f.request.Prune || f.request.Exact || f.request.Existing != replay.ExistingNone) {
 		return usage("--field changes the fields and nothing else: leave out --existing, --exact and --prune")
 	}
+	if f.request.VolumesInPlace && f.request.Existing == replay.ExistingNone {
+		return usage("--volumes-in-place changes what exists: add --existing update")
+	}
 	if f.request.Transforms, err = f.transforms.read(); err != nil {
 		return err
 	}
@@ -233,6 +244,9 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	if picked {
 		src = &onlyTargets{Source: src, targets: h.targets, namespace: h.namespace}
 	}
+	if f.request.Volumes, err = f.volumes.choose(ctx, h.src, f.request.Cut); err != nil {
+		return err
+	}
 	plan, err := replay.NewPlan(ctx, src, target, f.request)
 	switch {
 	case errors.Is(err, replay.ErrNothing):
@@ -250,7 +264,7 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	if f.savePlan != "" {
 		return f.save(cmd, plan)
 	}
-	e := &execution{cmd: cmd, flags: &f.applyFlags, kube: &f.namespace.kube, plan: plan, target: target, mark: h.marker(plan)}
+	e := &execution{cmd: cmd, flags: &f.applyFlags, kube: &f.namespace.kube, plan: plan, target: target, mark: h.marker(plan), server: &f.historyFlags.server, volumes: &f.volumes}
 	return e.run()
 }
 
@@ -298,7 +312,7 @@ func (f *restoreFlags) applyPlan(cmd *cobra.Command, args []string) error {
 	if err := plan.Check(cmd.Context(), target); err != nil {
 		return usage("--plan %s: %v", f.planFile, err)
 	}
-	e := &execution{cmd: cmd, flags: &f.applyFlags, kube: &f.namespace.kube, plan: plan, target: target}
+	e := &execution{cmd: cmd, flags: &f.applyFlags, kube: &f.namespace.kube, plan: plan, target: target, server: &f.historyFlags.server, volumes: &f.volumes}
 	return e.run()
 }
 

@@ -178,6 +178,8 @@ func (f *applyFlags) openRecord(id string, write bool) (*replay.Record, error) {
 func newRestoresResume() *cobra.Command {
 	var f applyFlags
 	var kube kubeFlags
+	var server serverFlags
+	var volumes volumeFlags
 	cmd := &cobra.Command{
 		Use: "resume ID", Short: "Go on with a restore that was stopped, killed or failed in part", Args: someArgs(1, 1, "the ID of a restore"),
 		Long: `Go on with a restore that was stopped, killed or failed in part.
@@ -204,12 +206,14 @@ an object that somebody has changed since the plan was made is left alone and to
 				fmt.Fprintln(cmd.ErrOrStderr(), "Nothing to do: it was completed.")
 				return nil
 			}
-			e := &execution{cmd: cmd, flags: &f, kube: &kube, plan: rec.Plan, target: target, record: rec}
+			e := &execution{cmd: cmd, flags: &f, kube: &kube, plan: rec.Plan, target: target, record: rec, server: &server, volumes: &volumes}
 			return e.run()
 		},
 	}
 	kube.add(cmd)
 	f.add(cmd)
+	server.add(cmd)
+	volumes.mover.add(cmd.Flags())
 	return cmd
 }
 

@@ -33,25 +33,34 @@ func (f *serverFlags) volumes(ctx context.Context) (v api.Volumes, done func(), 
 	if f.server != "" {
 		return nil, nil, usage("--server and --archive are two places: give one")
 	}
-	o, store, err := f.archive.options(ctx)
+	ro, err := f.repository(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	if o.Cluster == "" {
-		a, err := archive.Open(ctx, store, o)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%w; or say whose volumes with --cluster", err)
-		}
-		o.Cluster = a.Cluster()
-	}
-	ro := repository.Options{Store: store, Cluster: o.Cluster, Identities: o.Identities}
-	ro.Recipients, _ = archive.RecipientsOf(o.Identities)
 	return volumes.New(volumes.Options{Open: func(ctx context.Context, create bool) (*repository.Repository, error) {
 		if create {
 			return repository.Create(ctx, ro)
 		}
 		return repository.Open(ctx, ro)
 	}}), func() {}, nil
+}
+
+// repository says where the content of volumes is, in the archive that --archive names.
+func (f *serverFlags) repository(ctx context.Context) (ro repository.Options, err error) {
+	o, store, err := f.archive.options(ctx)
+	if err != nil {
+		return ro, err
+	}
+	if o.Cluster == "" {
+		a, err := archive.Open(ctx, store, o)
+		if err != nil {
+			return ro, fmt.Errorf("%w; or say whose volumes with --cluster", err)
+		}
+		o.Cluster = a.Cluster()
+	}
+	ro = repository.Options{Store: store, Cluster: o.Cluster, Identities: o.Identities}
+	ro.Recipients, _ = archive.RecipientsOf(o.Identities)
+	return ro, nil
 }
 
 func newVolumes() *cobra.Command {

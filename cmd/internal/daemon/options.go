@@ -61,7 +61,7 @@ type Volumes struct {
 	Image         string // of movers
 	Namespace     string // where claims that are made of snapshots are mounted; empty: the claim's own
 	Listen        string // where movers are served; empty: a free port
-	Address       string // where Pods reach that; empty: see moverHost
+	Address       string // where Pods reach that; empty: see MoverHost
 	Concurrency   int
 	PerNode       int
 	Upload        int64  // bytes per second; 0: no limit

@@ -88,7 +88,7 @@ func (d *daemon) movers() (*volumes.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.broker = mover.NewBroker(mover.BrokerOptions{Listen: v.Listen, Host: moverHost(v.Address, d.cluster.Host), Spool: d.o.DataDir, Logger: d.o.Logger.Named("movers")})
+	d.broker = mover.NewBroker(mover.BrokerOptions{Listen: v.Listen, Host: MoverHost(v.Address, d.cluster.Host), Spool: d.o.DataDir, Logger: d.o.Logger.Named("movers")})
 	image := cmp.Or(v.Image, os.Getenv("TIDEMARK_IMAGE"))
 	return &volumes.Cluster{
 		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode,
@@ -96,9 +96,9 @@ func (d *daemon) movers() (*volumes.Cluster, error) {
 	}, nil
 }
 
-// moverHost is where Pods reach this process: as it was told, or the address of the Pod that it runs in, or the one with which it
+// MoverHost is where Pods reach this process: as it was told, or the address of the Pod that it runs in, or the one with which it
 // reaches the API server.
-func moverHost(told, server string) string {
+func MoverHost(told, server string) string {
 	if told = cmp.Or(told, os.Getenv("POD_IP")); told != "" {
 		return told
 	}

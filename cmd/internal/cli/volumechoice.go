@@ -1,0 +1,165 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
+	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+// volumeFlags say which content claims get back, and how it is written.
+type volumeFlags struct {
+	which string
+	mover moverFlags
+}
+
+// moverFlags say how movers are made from here.
+type moverFlags struct {
+	image, listen, address, pod string
+}
+
+func (f *volumeFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.which, "volumes", "before", "the content that claims get: before (the newest volume backup at or before the moment), nearest, none, or the NAME of a backup or run")
+	f.mover.add(fs)
+}
+
+func (f *moverFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.image, "mover-image", os.Getenv("TIDEMARK_IMAGE"), "with --archive: image with this program, for the Pods that write the content of volumes (default: $TIDEMARK_IMAGE)")
+	fs.StringVar(&f.listen, "mover-listen", "", "with --archive: address to listen at for those Pods (default: a free port)")
+	fs.StringVar(&f.address, "mover-address", "", "with --archive: this machine's address, as Pods see it (default: the one with which it reaches the API server)")
+	fs.StringVar(&f.pod, "mover-pod", "", "with --archive: YAML file with what is to be merged into those Pods")
+}
+
+// choose picks the backup of each claim that belongs to the cut.
+func (f *volumeFlags) choose(ctx context.Context, src replay.Source, cut journal.Cut) (map[string]replay.Volume, error) {
+	if f.which == "none" {
+		return nil, nil
+	}
+	// What there is now counts: a backup that was deleted since cannot be used.
+	now, err := src.Resolve(ctx, replay.At{})
+	if err != nil {
+		return nil, err
+	}
+	now.Time = now.Time.Add(time.Hour) // records of backups have a counter of their own, and go by time
+	var all []*volumes.Backup
+	for e, err := range src.Fold(ctx, now, replay.Scope{Resources: []schema.GroupResource{volumes.Info.GroupResource()}}) {
+		if err != nil {
+			return nil, fmt.Errorf("read the records of volume backups: %w", err)
+		}
+		b, err := volumes.Parse(e.Object)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	volumes.Sort(all)
+	q := volumes.PickRequest{At: cut.Time, Nearest: f.which == "nearest"}
+	if f.which != "before" && f.which != "nearest" {
+		q.Name = f.which
+	}
+	picked := volumes.Pick(all, q)
+	if q.Name != "" && len(picked) == 0 {
+		return nil, usage("--volumes: there is no volume backup or run %q whose content is whole: 'tidemark volumes list' shows what there is", q.Name)
+	}
+	out := map[string]replay.Volume{}
+	for key, b := range picked {
+		v := replay.Volume{Backup: b.Metadata.Name, Taken: b.Moment(), Off: cut.Time.Sub(b.Moment()), Files: b.Status.Content != nil}
+		if b.Spec.Source != nil {
+			v.Size = b.Spec.Source.Capacity
+		}
+		if h := b.Status.Snapshot; h != nil {
+			v.Snapshot = &replay.VolumeSnapshot{Driver: h.Driver, Handle: h.ID, Size: h.Size, Class: h.Class, Mode: h.Mode}
+		}
+		out[key] = v
+	}
+	return out, nil
+}
+
+// fills reports whether a plan writes the content of volumes.
+func fills(plan *replay.Plan) bool { return plan.Count(replay.ActionFill) > 0 }
+
+// filler is what writes the content of claims for a plan: the daemon, if it is the one of the target, or this process.
+func (f *volumeFlags) filler(ctx context.Context, plan *replay.Plan, server *serverFlags, k *kubeFlags) (fill func(context.Context, replay.Filling, func(string)) error, done func(), err error) {
+	var v api.Volumes
+	if server.archive.url == "" {
+		c, err := server.connect()
+		if err != nil {
+			return nil, nil, err
+		}
+		catalog, err := c.Ledgers(ctx)
+		if err == nil && catalog.ClusterID != plan.Cluster {
+			err = usage("the daemon writes the content of volumes in its own cluster, and this is another one: give --archive and --identity, and it is done from here; or --volumes none")
+		}
+		if err != nil {
+			c.Close()
+			return nil, nil, err
+		}
+		v, done = c, c.Close
+	} else {
+		var broker *mover.Broker
+		if v, broker, err = f.mover.keeper(ctx, server, k); err != nil {
+			return nil, nil, err
+		}
+		done = func() { _ = broker.Close() } // nobody is served any more
+	}
+	return func(ctx context.Context, q replay.Filling, tell func(string)) error {
+		_, err := v.Fill(ctx, volumes.FillRequest{Backup: q.Volume.Backup, Namespace: q.Namespace, Claim: q.Claim, DeleteExtra: true, Used: q.Volume.Existing}, func(p repository.Progress) {
+			tell(fmt.Sprintf("%s files, %s", humanize.Comma(p.Files), humanize.IBytes(uint64(p.Bytes))))
+		})
+		return err
+	}, done, nil
+}
+
+// keeper writes content into claims from here, with the rights of the kubeconfig.
+func (f *moverFlags) keeper(ctx context.Context, server *serverFlags, k *kubeFlags) (api.Volumes, *mover.Broker, error) {
+	if f.image == "" {
+		return nil, nil, usage("the content of volumes is written by a Pod with this program: name its image with --mover-image; or leave it out with --volumes none")
+	}
+	o, err := server.repository(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg, err := daemon.LoadConfig(k.kubeconfig, k.context)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := kube.New(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	settings := mover.Settings{Image: f.image, Owner: "cli"}
+	if f.pod != "" {
+		text, err := os.ReadFile(f.pod)
+		if err == nil {
+			settings.Pod, err = mover.ParsePod(text)
+		}
+		if err != nil {
+			return nil, nil, usage("--mover-pod: %v", err)
+		}
+	}
+	broker := mover.NewBroker(mover.BrokerOptions{Listen: f.listen, Host: daemon.MoverHost(f.address, cfg.Host)})
+	return volumes.New(volumes.Options{
+		Open: func(ctx context.Context, create bool) (*repository.Repository, error) {
+			if create {
+				return nil, errors.New("nothing is backed up from here")
+			}
+			return repository.Open(ctx, o)
+		},
+		Cluster: &volumes.Cluster{Client: client, Mover: &mover.Runner{Client: client, Broker: broker, Settings: settings, Logger: zap.NewNop()}},
+	}), broker, nil
+}

@@ -1,0 +1,357 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Volume is a backup of the content of a claim's volume.
+type Volume struct {
+	Backup string    `json:"backup"` // its name
+	Taken  time.Time `json:"taken"`
+	// Off is how long before the moment of the restore it was taken; negative: after.
+	Off time.Duration `json:"off"`
+	// Snapshot is what the storage of the recorded cluster has; nil: nothing.
+	Snapshot *VolumeSnapshot `json:"snapshot,omitempty"`
+	// Files says that there are files which ApplyOptions.Fill can write.
+	Files bool `json:"files,omitempty"`
+	// Existing says that the claim is there, has Pods perhaps, and gets all its files replaced.
+	Existing bool `json:"existing,omitempty"`
+	// Size is what its volume had, in bytes.
+	Size int64 `json:"size,omitempty"`
+}
+
+// VolumeSnapshot is a snapshot that a CSI driver knows by its handle.
+type VolumeSnapshot struct {
+	Driver string `json:"driver"`
+	Handle string `json:"handle"`
+	Size   int64  `json:"size,omitempty"` // bytes a volume needs at least
+	Class  string `json:"class,omitempty"`
+	Mode   string `json:"volumeMode,omitempty"`
+}
+
+var (
+	claims           = schema.GroupResource{Resource: "persistentvolumeclaims"}
+	snapshots        = schema.GroupResource{Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}
+	snapshotContents = schema.GroupResource{Group: "snapshot.storage.k8s.io", Resource: "volumesnapshotcontents"}
+)
+
+// ErrNoFill is why content is not written where nothing was given that could do it.
+var ErrNoFill = errors.New("the content of volumes cannot be written from here: it needs the daemon, or --archive with --identity")
+
+// fillClaims gives claims that the plan makes, and with VolumesInPlace those that are there, their content.
+func (p *planner) fillClaims(ctx context.Context) error {
+	for _, it := range p.plan.Items { // more are added to the list, none of them a claim to be made
+		if it.Resource != claims {
+			continue
+		}
+		v, ok := p.req.Volumes[first(it.From, it.Namespace)+"/"+it.Name]
+		switch {
+		case !ok:
+		case it.makes():
+			if err := p.fillNew(ctx, it, v); err != nil {
+				return err
+			}
+		case p.req.VolumesInPlace && p.live.objects[it.key()] != nil && !p.live.objects[it.key()].deleting:
+			p.fillLive(it, v)
+		}
+	}
+	return nil
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// fillNew lets a claim that is made have its content: of a snapshot where the storage that has it makes the volume, and otherwise files.
+func (p *planner) fillNew(ctx context.Context, it *Item, v Volume) error {
+	claim := it.create.object()
+	if claim.str("spec", "volumeName") != "" {
+		return nil // it gets its own volume back
+	}
+	provisioner, err := p.provisioner(ctx, claim.str("spec", "storageClassName"))
+	if err != nil {
+		return err
+	}
+	why := ""
+	if v.Snapshot != nil {
+		why = p.snapshotUnfit(v.Snapshot, provisioner)
+		if why == "" {
+			p.fromSnapshot(it, claim, v)
+			return nil
+		}
+	}
+	if !v.Files {
+		p.warn("%s: its backup %s cannot be used: %s", it, v.Backup, why)
+		return nil
+	}
+	v.Snapshot = nil
+	grow(claim, v.Size)
+	it.create = pack(claim.json())
+	it.Volume = &v
+	p.add(&Item{
+		Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, From: it.From, Action: ActionFill, served: it.served, Volume: &v,
+		Reason: "files of " + v.told(),
+	})
+	return nil
+}
+
+// told names a backup and how far it is from the moment, for people.
+func (v *Volume) told() string {
+	switch off := v.Off.Round(time.Second); {
+	case off < 0:
+		return fmt.Sprintf("%s, taken %s after the moment", v.Backup, -off)
+	case off == 0:
+		return v.Backup + ", taken at the moment"
+	default:
+		return fmt.Sprintf("%s, taken %s before the moment", v.Backup, off)
+	}
+}
+
+// snapshotUnfit says why a volume cannot be made of a snapshot in the target.
+func (p *planner) snapshotUnfit(s *VolumeSnapshot, provisioner string) string {
+	switch {
+	case !p.sameCluster:
+		return "the snapshot is in the storage of the recorded cluster, and this is another one"
+	case provisioner != s.Driver:
+		return fmt.Sprintf("the snapshot is one of driver %s, and the claim's storage class has %q", s.Driver, provisioner)
+	case len(p.target.versions(snapshots)) == 0 || len(p.target.versions(snapshotContents)) == 0:
+		return "the cluster does not serve " + snapshots.String()
+	}
+	return ""
+}
+
+// provisioner is that of a storage class, of the plan or of the target; empty when it cannot be told.
+func (p *planner) provisioner(ctx context.Context, class string) (string, error) {
+	if class == "" {
+		return "", nil
+	}
+	for _, it := range p.plan.Items {
+		if it.Resource == storageClasses && it.Name == class && it.makes() {
+			return it.create.object().str("provisioner"), nil
+		}
+	}
+	r, ok := p.target.version(storageClasses, "v1")
+	if !ok {
+		return "", nil
+	}
+	u, err := p.target.get(ctx, r, "", class)
+	if err != nil || u == nil {
+		return "", nil // without it, nothing is known; a claim that wants it will wait
+	}
+	return object(u.Object).str("provisioner"), nil
+}
+
+// grow makes a claim ask for at least as much as its content needs.
+func grow(claim object, bytes int64) {
+	asked, err := resource.ParseQuantity(claim.str("spec", "resources", "requests", "storage"))
+	if err == nil && asked.Value() < bytes {
+		claim.put(resource.NewQuantity(bytes, resource.BinarySI).String(), "spec", "resources", "requests", "storage")
+	}
+}
+
+// fromSnapshot has a claim made of a snapshot: its handle is imported before, and the objects of that go when the claim is bound.
+func (p *planner) fromSnapshot(it *Item, claim object, v Volume) {
+	name := fmt.Sprintf("tidemark-%s-%08x", it.Name[:min(len(it.Name), 40)], rand.Uint32())
+	content := object{
+		"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent",
+		"metadata": map[string]any{"name": name, "annotations": map[string]any{"snapshot.storage.kubernetes.io/allow-volume-mode-change": "true"}},
+		"spec": map[string]any{
+			"deletionPolicy": "Retain", "driver": v.Snapshot.Driver, "source": map[string]any{"snapshotHandle": v.Snapshot.Handle},
+			"volumeSnapshotRef": map[string]any{"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "namespace": it.Namespace, "name": name},
+		},
+	}
+	snapshot := object{
+		"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": map[string]any{"name": name, "namespace": it.Namespace},
+		"spec": map[string]any{"source": map[string]any{"volumeSnapshotContentName": name}},
+	}
+	if v.Snapshot.Class != "" {
+		content.put(v.Snapshot.Class, "spec", "volumeSnapshotClassName")
+		snapshot.put(v.Snapshot.Class, "spec", "volumeSnapshotClassName")
+	}
+	if v.Snapshot.Mode != "" {
+		content.put(v.Snapshot.Mode, "spec", "sourceVolumeMode")
+	}
+	for _, made := range []struct {
+		gr        schema.GroupResource
+		namespace string
+		body      object
+	}{{snapshotContents, "", content}, {snapshots, it.Namespace, snapshot}} {
+		served, _ := p.target.version(made.gr, "v1")
+		p.add(&Item{
+			Resource: made.gr, Namespace: made.namespace, Name: name, Action: ActionCreate, Reason: "for the content of " + it.String(), served: served,
+			create: pack(made.body.json()),
+		})
+	}
+	claim.drop("spec", "dataSourceRef")
+	claim.put(map[string]any{"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": name}, "spec", "dataSource")
+	grow(claim, max(v.Snapshot.Size, v.Size))
+	it.create = pack(claim.json())
+	v.Files = false
+	it.Volume = &v
+	it.Reason = "with the content of " + v.told()
+	p.add(&Item{
+		Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, Action: ActionRelease, served: it.served, Volume: &v, Snapshot: name,
+		Reason: "takes the objects of its snapshot away once it has its volume",
+	})
+}
+
+// fillLive has the files of a claim that is there replaced.
+func (p *planner) fillLive(it *Item, v Volume) {
+	if !v.Files {
+		p.warn("%s: is there, and its backup %s is a snapshot, which only a new claim can be made of: use --existing recreate after its workload is gone", it, v.Backup)
+		return
+	}
+	v.Existing, v.Snapshot = true, nil
+	p.warn("%s: all its files are replaced by those of %s, under whatever uses it: scale its workload down first unless that is meant; an undo does not bring them back", it, v.told())
+	p.add(&Item{
+		Resource: it.Resource, Namespace: it.Namespace, Name: it.Name, From: it.From, Action: ActionFill, served: it.served, Volume: &v,
+		Reason: "replaces its files by those of " + v.told(),
+	})
+}
+
+// warnOwnership tells of Pods whose kubelet will change what was restored.
+func (p *planner) warnOwnership() {
+	filled := false
+	for _, it := range p.plan.Items {
+		filled = filled || it.Volume != nil
+	}
+	if !filled {
+		return
+	}
+	for _, it := range p.plan.Items {
+		if !it.makes() || !workloads[it.Resource.String()] {
+			continue
+		}
+		spec := podSpec(it.create.object())
+		if spec.at("securityContext", "fsGroup") == nil || spec.str("securityContext", "fsGroupChangePolicy") == "OnRootMismatch" || !p.usesFilled(it, spec) {
+			continue
+		}
+		p.warn("%s: its fsGroup has the kubelet change group and mode of all files that come back, which databases such as PostgreSQL refuse: set fsGroupChangePolicy: OnRootMismatch, by --transform for one", it)
+	}
+}
+
+// workloads are the resources whose objects have a Pod, or make some.
+var workloads = map[string]bool{
+	"pods": true, "replicationcontrollers": true, "replicasets.apps": true, "statefulsets.apps": true, "deployments.apps": true, "daemonsets.apps": true, "jobs.batch": true, "cronjobs.batch": true,
+}
+
+// podSpec is the spec of the Pods of a workload.
+func podSpec(o object) object {
+	for _, path := range [][]string{{"spec", "template", "spec"}, {"spec", "jobTemplate", "spec", "template", "spec"}} {
+		if s := o.sub(path...); s != nil {
+			return s
+		}
+	}
+	return o.sub("spec")
+}
+
+func (p *planner) usesFilled(it *Item, spec object) bool {
+	for _, c := range p.plan.Items {
+		if c.Volume != nil && c.Resource == claims && c.Namespace == it.Namespace && usesClaim(it.Name, it.create.object(), spec, c.Name) {
+			return true
+		}
+	}
+	return false
+}
+
+// usesClaim reports whether the Pods of a workload mount a claim.
+func usesClaim(name string, o, spec object, claim string) bool {
+	for _, v := range spec.objects("volumes") {
+		if v.str("persistentVolumeClaim", "claimName") == claim || v.sub("ephemeral") != nil && claim == name+"-"+v.str("name") {
+			return true
+		}
+	}
+	for _, t := range o.objects("spec", "volumeClaimTemplates") {
+		if strings.HasPrefix(claim, t.str("metadata", "name")+"-"+name+"-") {
+			return true
+		}
+	}
+	return false
+}
+
+// Filling is what ApplyOptions.Fill is to do.
+type Filling struct {
+	Namespace, Claim string
+	Volume           Volume
+}
+
+// fill writes the content of a claim.
+func (a *applier) fill(ctx context.Context, it *Item) error {
+	if !it.Volume.Existing && a.uid(it.key()) == "" {
+		return &leftAlone{"was not made, so that there is nothing to fill"}
+	}
+	err := ErrNoFill
+	if a.o.Fill != nil {
+		err = a.o.Fill(ctx, Filling{it.Namespace, it.Name, *it.Volume}, func(what string) { a.waiting(it.String() + ": " + what) })
+	}
+	if err != nil && !it.Volume.Existing {
+		a.mu.Lock()
+		a.empty[it.key()] = err
+		a.mu.Unlock()
+	}
+	return err
+}
+
+// hollow says why a workload must not be made: it would begin on a claim that has not got its content, and take that for a new one.
+func (a *applier) hollow(it *Item) error {
+	if !workloads[it.Resource.String()] || it.create == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.empty) == 0 {
+		return nil
+	}
+	o := it.create.object()
+	for k := range a.empty {
+		if k.namespace == it.Namespace && usesClaim(it.Name, o, podSpec(o), k.name) {
+			return fmt.Errorf("its claim %s did not get its content, and it would begin with an empty one: see why, and resume the restore", k.name)
+		}
+	}
+	return nil
+}
+
+// release waits until a claim has its volume, and takes away what it was made of.
+func (a *applier) release(ctx context.Context, it *Item) error {
+	if a.uid(it.key()) == "" {
+		return &leftAlone{"was not made"}
+	}
+	bound, err := a.until(ctx, it.String()+" to get its volume", func(ctx context.Context) (bool, error) {
+		u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+		if err != nil || u == nil {
+			return u == nil, err
+		}
+		return object(u.Object).str("status", "phase") == "Bound", nil
+	})
+	if err != nil {
+		return err
+	}
+	if !bound {
+		return &leftAlone{fmt.Sprintf("has no volume yet after %s, so that VolumeSnapshot %s and VolumeSnapshotContent %s stay: delete both when it has one", a.o.Wait, it.Snapshot, it.Snapshot)}
+	}
+	for _, gr := range []schema.GroupResource{snapshots, snapshotContents} {
+		served, ok := a.target.version(gr, "v1")
+		if !ok {
+			continue
+		}
+		ns := it.Namespace
+		if gr == snapshotContents {
+			ns = ""
+		}
+		if err := a.remove(ctx, served, ns, it.Snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
