@@ -29,9 +29,11 @@ var waves = map[string]int{
 	"storageclasses.storage.k8s.io":                  waveStorage,
 	"volumesnapshotclasses.snapshot.storage.k8s.io":  waveStorage,
 	"volumesnapshotcontents.snapshot.storage.k8s.io": waveStorage + 1,
-	"volumesnapshots.snapshot.storage.k8s.io":        waveStorage + 2,
-	"persistentvolumes":                              waveVolumes,
-	"persistentvolumeclaims":                         waveVolumes + 1,
+
+	"volumegroupsnapshotcontents.groupsnapshot.storage.k8s.io": waveStorage + 1,
+	"volumesnapshots.snapshot.storage.k8s.io":                  waveStorage + 2,
+	"persistentvolumes":      waveVolumes,
+	"persistentvolumeclaims": waveVolumes + 1,
 
 	"clusterroles.rbac.authorization.k8s.io":        waveAccess,
 	"roles.rbac.authorization.k8s.io":               waveAccess,

@@ -35,11 +35,15 @@ type VolumeSnapshot struct {
 	Size   int64  `json:"size,omitempty"` // bytes a volume needs at least
 	Class  string `json:"class,omitempty"`
 	Mode   string `json:"volumeMode,omitempty"`
+	// Group is the handle of the group that it belongs to, Members are those of all that do.
+	Group   string   `json:"group,omitempty"`
+	Members []string `json:"members,omitempty"`
 }
 
 var (
 	claims           = schema.GroupResource{Resource: "persistentvolumeclaims"}
 	snapshots        = schema.GroupResource{Group: "snapshot.storage.k8s.io", Resource: "volumesnapshots"}
+	groupContents    = schema.GroupResource{Group: "groupsnapshot.storage.k8s.io", Resource: "volumegroupsnapshotcontents"}
 	snapshotContents = schema.GroupResource{Group: "snapshot.storage.k8s.io", Resource: "volumesnapshotcontents"}
 )
 
@@ -125,6 +129,8 @@ func (p *planner) snapshotUnfit(s *VolumeSnapshot, provisioner string) string {
 		return "the snapshot is in the storage of the recorded cluster, and this is another one"
 	case provisioner != s.Driver:
 		return fmt.Sprintf("the snapshot is one of driver %s, and the claim's storage class has %q", s.Driver, provisioner)
+	case s.Group != "" && len(p.target.versions(groupContents)) == 0:
+		return "the snapshot belongs to a group, and the cluster does not serve " + groupContents.String()
 	case len(p.target.versions(snapshots)) == 0 || len(p.target.versions(snapshotContents)) == 0:
 		return "the cluster does not serve " + snapshots.String()
 	}
@@ -182,11 +188,27 @@ func (p *planner) fromSnapshot(it *Item, claim object, v Volume) {
 	if v.Snapshot.Mode != "" {
 		content.put(v.Snapshot.Mode, "spec", "sourceVolumeMode")
 	}
-	for _, made := range []struct {
+	type made struct {
 		gr        schema.GroupResource
 		namespace string
 		body      object
-	}{{snapshotContents, "", content}, {snapshots, it.Namespace, snapshot}} {
+	}
+	all := []made{{snapshotContents, "", content}, {snapshots, it.Namespace, snapshot}}
+	if v.Snapshot.Group != "" { // the snapshot controller looks for it
+		members := make([]any, len(v.Snapshot.Members))
+		for i, m := range v.Snapshot.Members {
+			members[i] = m
+		}
+		served, _ := p.target.version(groupContents, "v1")
+		all = append(all, made{groupContents, "", object{
+			"apiVersion": served.GroupVersion().String(), "kind": "VolumeGroupSnapshotContent", "metadata": map[string]any{"name": name},
+			"spec": map[string]any{
+				"deletionPolicy": "Retain", "driver": v.Snapshot.Driver, "volumeGroupSnapshotRef": map[string]any{"namespace": it.Namespace, "name": name},
+				"source": map[string]any{"groupSnapshotHandles": map[string]any{"volumeGroupSnapshotHandle": v.Snapshot.Group, "volumeSnapshotHandles": members}},
+			},
+		}})
+	}
+	for _, made := range all {
 		served, _ := p.target.version(made.gr, "v1")
 		p.add(&Item{
 			Resource: made.gr, Namespace: made.namespace, Name: name, Action: ActionCreate, Reason: "for the content of " + it.String(), served: served,
@@ -340,13 +362,13 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 	if !bound {
 		return &leftAlone{fmt.Sprintf("has no volume yet after %s, so that VolumeSnapshot %s and VolumeSnapshotContent %s stay: delete both when it has one", a.o.Wait, it.Snapshot, it.Snapshot)}
 	}
-	for _, gr := range []schema.GroupResource{snapshots, snapshotContents} {
+	for _, gr := range []schema.GroupResource{groupContents, snapshots, snapshotContents} {
 		served, ok := a.target.version(gr, "v1")
-		if !ok {
+		if !ok || gr == groupContents && it.Volume.Snapshot.Group == "" {
 			continue
 		}
 		ns := it.Namespace
-		if gr == snapshotContents {
+		if gr != snapshots {
 			ns = ""
 		}
 		if err := a.remove(ctx, served, ns, it.Snapshot); err != nil {

@@ -409,9 +409,7 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 		if k.o.Cluster == nil {
 			return nil, fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
 		}
-		limited, cancel := context.WithTimeoutCause(ctx, dropTime, fmt.Errorf("the driver did not delete it within %s", dropTime))
-		defer cancel()
-		if err := csi.Delete(limited, k.o.Cluster.Client, *b.Status.Snapshot, b.Metadata.Name); err != nil {
+		if err := k.deleteSnapshot(ctx, b); err != nil {
 			return nil, err
 		}
 	}
@@ -426,6 +424,24 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 		}
 	}
 	return b, k.record(ctx, b, journal.Deleted)
+}
+
+// deleteSnapshot has the storage delete the snapshot of a backup; one of a group goes with the last of them.
+func (k *Keeper) deleteSnapshot(ctx context.Context, b *Backup) error {
+	if h := b.Status.Snapshot; h.Group != "" {
+		all, err := k.List(ctx)
+		if err != nil {
+			return err
+		}
+		for _, o := range all {
+			if o.Metadata.Name != b.Metadata.Name && o.Status.Snapshot != nil && o.Status.Snapshot.Group == h.Group {
+				return nil
+			}
+		}
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, dropTime, fmt.Errorf("the driver did not delete it within %s", dropTime))
+	defer cancel()
+	return csi.Delete(limited, k.o.Cluster.Client, *b.Status.Snapshot, b.Metadata.Name)
 }
 
 // Maintain lets the repository do what is due; see repository.Maintain.

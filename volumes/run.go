@@ -106,13 +106,13 @@ func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 			if t.err == nil && t.taken != nil {
 				t.err = k.settleSnapshot(ctx, t, report)
 			}
-			if t.err != nil && t.taken != nil {
-				t.err = errors.Join(t.err, k.dropSnapshot(ctx, t))
-			}
-			k.end(ctx, t)
 		})
 	}
 	wg.Wait()
+	k.dropSnapshots(ctx, u)
+	for _, t := range u.tasks {
+		k.end(ctx, t)
+	}
 }
 
 // takeUnit does what has to be done at one time: until it returns, the applications may be held.
@@ -292,24 +292,48 @@ func (k *Keeper) settleSnapshot(ctx context.Context, t *task, report *report) er
 	if t.choice.Action != policy.Move {
 		return nil
 	}
-	if err := k.move(ctx, t, report); err != nil || t.choice.KeepSnapshots {
-		return err
-	}
-	return k.dropSnapshot(ctx, t)
+	return k.move(ctx, t, report)
 }
 
-// dropSnapshot deletes the snapshot of a backup that does not need it, or failed.
-func (k *Keeper) dropSnapshot(ctx context.Context, t *task) error {
+// dropSnapshots deletes the snapshots of backups that failed, or do not need them any more. Those of a group go together, when none of
+// them is wanted.
+func (k *Keeper) dropSnapshots(ctx context.Context, u *unit) {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
 	defer cancel()
-	if t.backup.Status.Snapshot == nil {
-		return t.taken.Drop(last, k.o.Cluster.Client)
+	wanted := map[string]bool{} // groups
+	unwanted := func(t *task) bool {
+		return t.taken != nil && (t.err != nil || t.choice.Action == policy.Move && !t.choice.KeepSnapshots)
 	}
-	if err := csi.Delete(last, k.o.Cluster.Client, *t.backup.Status.Snapshot, t.backup.Metadata.Name); err != nil {
-		return err
+	for _, t := range u.tasks {
+		if h := t.backup.Status.Snapshot; h != nil && h.Group != "" && !unwanted(t) {
+			wanted[h.Group] = true
+		}
 	}
-	t.backup.Status.Snapshot = nil
-	return nil
+	gone := map[string]error{} // groups
+	for _, t := range u.tasks {
+		h := t.backup.Status.Snapshot
+		var err error
+		switch {
+		case !unwanted(t):
+			continue
+		case h == nil:
+			err = t.taken.Drop(last, k.o.Cluster.Client)
+		case wanted[h.Group]:
+			t.backup.Status.Notes = append(t.backup.Status.Notes, "its snapshot is kept with those of its group")
+			continue
+		default:
+			var done bool
+			if err, done = gone[h.Group]; !done || h.Group == "" {
+				err = csi.Delete(last, k.o.Cluster.Client, *h, t.backup.Metadata.Name)
+				gone[h.Group] = err
+			}
+		}
+		if err != nil {
+			t.err = errors.Join(t.err, err)
+			continue
+		}
+		t.backup.Status.Snapshot = nil
+	}
 }
 
 // dropTime bounds how long deleting a snapshot may take.

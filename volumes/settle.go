@@ -44,6 +44,7 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	gone := map[string]bool{} // groups of snapshots
 	for _, b := range all {
 		hooks, snapshot := b.Status.Hooks, b.Status.Snapshot
 		b.Status.Phase, b.Status.Finished, b.Status.Error = Failed, k.o.Clock().UTC(), cutShort
@@ -54,7 +55,7 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 			}
 		}
 		if k.o.Cluster != nil && b.Spec.Claim != "" {
-			if err := k.sweep(ctx, b); err != nil {
+			if err := k.sweep(ctx, b, gone); err != nil {
 				return err
 			}
 		}
@@ -77,7 +78,7 @@ func (k *Keeper) awaitSettled(ctx context.Context) error {
 }
 
 // sweep takes away what a backup that was cut off left in the cluster and in its storage.
-func (k *Keeper) sweep(ctx context.Context, b *Backup) error {
+func (k *Keeper) sweep(ctx context.Context, b *Backup, gone map[string]bool) error {
 	c, name := k.o.Cluster.Client, b.Metadata.Name
 	spaces := []string{b.Metadata.Namespace}
 	if k.o.Cluster.Namespace != "" && k.o.Cluster.Namespace != b.Metadata.Namespace {
@@ -93,6 +94,13 @@ func (k *Keeper) sweep(ctx context.Context, b *Backup) error {
 		err = errors.Join(err, c.Delete(ctx, kube.Claims, ns, name, false), csi.Sweep(ctx, c, ns, name))
 	}
 	if b.Status.Snapshot != nil && err == nil {
+		if group := b.Status.Snapshot.Group; group != "" { // all of it was cut off
+			if gone[group] {
+				b.Status.Snapshot = nil
+				return nil
+			}
+			gone[group] = true
+		}
 		if err = csi.Delete(ctx, c, *b.Status.Snapshot, name); err == nil {
 			b.Status.Snapshot = nil
 		}

@@ -18,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/deploy/localnode"
@@ -274,6 +273,8 @@ func (w *world) path(namespace, claim string) string {
 
 var (
 	snapshotObjects = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshots"}
+	groupObjects    = schema.GroupVersionResource{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Resource: "volumegroupsnapshots"}
+	groupContents   = schema.GroupVersionResource{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Resource: "volumegroupsnapshotcontents"}
 	contentObjects  = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshotcontents"}
 )
 
@@ -298,7 +299,7 @@ func (w *world) nothingLeft() {
 		for _, c := range claims.Items {
 			left = append(left, "claim "+c.Name)
 		}
-		for _, r := range []schema.GroupVersionResource{snapshotObjects, contentObjects} {
+		for _, r := range []schema.GroupVersionResource{snapshotObjects, contentObjects, groupObjects, groupContents} {
 			l, err := w.Dynamic.Resource(r).List(w.Context(), metav1.ListOptions{})
 			w.ok(err)
 			for _, u := range l.Items {
@@ -348,5 +349,3 @@ func read(t *testing.T, path string) string {
 	}
 	return string(b)
 }
-
-var _ = unstructured.Unstructured{}

@@ -28,36 +28,109 @@ type groups struct {
 	snapshots, contents, classes schema.GroupVersionResource
 }
 
+// resourcesOf are the resources of a version.
+func resourcesOf(version string) *groups {
+	g := &groups{version: version}
+	for r, name := range map[*schema.GroupVersionResource]string{&g.snapshots: "volumegroupsnapshots", &g.contents: "volumegroupsnapshotcontents", &g.classes: "volumegroupsnapshotclasses"} {
+		*r = schema.GroupVersionResource{Group: groupAPI, Version: version, Resource: name}
+	}
+	return g
+}
+
+// groupsServed finds the best version that the cluster serves.
+func groupsServed(ctx context.Context, c *kube.Client) (*groups, error) {
+	for _, v := range groupVersions {
+		g := resourcesOf(v)
+		_, err := c.In(g.classes, "").List(ctx, metav1.ListOptions{Limit: 1})
+		if err == nil {
+			return g, nil
+		}
+		if !apierrors.IsNotFound(err) {
+			return nil, fmt.Errorf("%w: %w", ErrNoGroups, err)
+		}
+	}
+	return nil, fmt.Errorf("%w: the cluster does not serve %s", ErrNoGroups, groupAPI)
+}
+
 // servedGroups finds the version that the cluster serves, and the class of the driver.
 func servedGroups(ctx context.Context, c *kube.Client, driver string) (*groups, string, error) {
-	for _, v := range groupVersions {
-		g := &groups{version: v}
-		for r, name := range map[*schema.GroupVersionResource]string{&g.snapshots: "volumegroupsnapshots", &g.contents: "volumegroupsnapshotcontents", &g.classes: "volumegroupsnapshotclasses"} {
-			*r = schema.GroupVersionResource{Group: groupAPI, Version: v, Resource: name}
-		}
-		all, err := c.In(g.classes, "").List(ctx, metav1.ListOptions{})
-		if apierrors.IsNotFound(err) {
+	g, err := groupsServed(ctx, c)
+	if err != nil {
+		return nil, "", err
+	}
+	all, err := c.In(g.classes, "").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", ErrNoGroups, err)
+	}
+	class := ""
+	for i := range all.Items {
+		u := &all.Items[i]
+		if d, _, _ := unstructured.NestedString(u.Object, "driver"); d != driver {
 			continue
 		}
-		if err != nil {
-			return nil, "", fmt.Errorf("%w: %w", ErrNoGroups, err)
+		if class == "" || u.GetAnnotations()["groupsnapshot.storage.kubernetes.io/is-default-class"] == "true" {
+			class = u.GetName()
 		}
-		class := ""
-		for i := range all.Items {
-			u := &all.Items[i]
-			if d, _, _ := unstructured.NestedString(u.Object, "driver"); d != driver {
-				continue
-			}
-			if class == "" || u.GetAnnotations()["groupsnapshot.storage.kubernetes.io/is-default-class"] == "true" {
-				class = u.GetName()
-			}
-		}
-		if class == "" {
-			return nil, "", fmt.Errorf("%w: there is no VolumeGroupSnapshotClass of driver %s", ErrNoGroups, driver)
-		}
-		return g, class, nil
 	}
-	return nil, "", fmt.Errorf("%w: the cluster does not serve %s", ErrNoGroups, groupAPI)
+	if class == "" {
+		return nil, "", fmt.Errorf("%w: there is no VolumeGroupSnapshotClass of driver %s", ErrNoGroups, driver)
+	}
+	return g, class, nil
+}
+
+const groupFinalizer = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshotcontent-bound-protection"
+
+// content is the VolumeGroupSnapshotContent of an import of a group. The snapshot controller wants it to be there when a member is imported.
+func (g *groups) content(h Handle, namespace, name string) object {
+	members := make([]any, len(h.Members))
+	for i, m := range h.Members {
+		members[i] = m
+	}
+	return object{
+		"apiVersion": groupAPI + "/" + g.version, "kind": "VolumeGroupSnapshotContent",
+		"metadata": object{"name": contentName(namespace, name), "labels": object{kube.Label: name}},
+		"spec": object{
+			"deletionPolicy": "Retain", "driver": h.Driver,
+			"source":                 object{"groupSnapshotHandles": object{"volumeGroupSnapshotHandle": h.Group, "volumeSnapshotHandles": members}},
+			"volumeGroupSnapshotRef": object{"namespace": namespace, "name": name},
+		},
+	}
+}
+
+// importGroup makes what an import of a member of a group needs beside.
+func importGroup(ctx context.Context, c *kube.Client, h Handle, namespace, name string) error {
+	if h.Group == "" {
+		return nil
+	}
+	g, err := groupsServed(ctx, c)
+	if err != nil {
+		return err
+	}
+	content := g.content(h, namespace, name)
+	if _, err := kube.Create(ctx, c, g.contents, "", &content); err != nil {
+		return err
+	}
+	known, err := lookUp(ctx, c, g.contents, contentName(namespace, name), "volumeGroupSnapshotHandle")
+	if err == nil && !known {
+		err = fmt.Errorf("%w: the driver does not know group %s any more", ErrSnapshot, h.Group)
+	}
+	return err
+}
+
+// releaseGroup takes the object of a group's import away.
+func releaseGroup(ctx context.Context, c *kube.Client, name string) (err error) {
+	for _, v := range groupVersions { // where it is not served, there is nothing
+		err = errors.Join(err, c.Delete(ctx, resourcesOf(v).contents, "", name, false))
+	}
+	return err
+}
+
+// sweepGroups deletes what a group snapshot that was cut off left under a name.
+func sweepGroups(ctx context.Context, c *kube.Client, namespace, name string) (err error) {
+	for _, v := range groupVersions {
+		err = errors.Join(err, c.Delete(ctx, resourcesOf(v).snapshots, namespace, name, false), c.Delete(ctx, resourcesOf(v).contents, "", contentName(namespace, name), false))
+	}
+	return err
 }
 
 // Group is a snapshot of several volumes at one instant.
@@ -151,12 +224,18 @@ func (g *Group) read(content *unstructured.Unstructured, volumes int) bool {
 	}
 	list, _, _ := unstructured.NestedSlice(content.Object, "status", "volumeSnapshotInfoList")
 	g.Members = map[string]Handle{}
+	var ids []string
 	for _, v := range list {
 		m, _ := v.(object)
 		volume, _ := m["volumeHandle"].(string)
 		id, _ := m["snapshotHandle"].(string)
 		size, _ := m["restoreSize"].(int64)
+		ids = append(ids, id)
 		g.Members[volume] = Handle{Driver: driver, ID: id, Size: size, Group: g.ID}
+	}
+	for volume, h := range g.Members {
+		h.Members = ids
+		g.Members[volume] = h
 	}
 	return g.ID != "" && !g.Time.IsZero() && len(g.Members) >= volumes
 }
@@ -185,7 +264,7 @@ func (g *Group) Keep(ctx context.Context, c *kube.Client) error {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(c.Gone(ctx, g.r.snapshots, g.namespace, g.name), c.Gone(ctx, g.r.contents, "", g.content))
 }
 
 // objects are the VolumeSnapshotContents that the snapshot controller made of the members.

@@ -101,6 +101,7 @@ func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, roo
 		}
 		u := upload.NewUploader(w)
 		u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = progress, o.Parallel, true, false
+		u.CheckpointInterval = checkpointEvery
 		if u.ParallelUploads == 0 {
 			u.ParallelUploads = 4
 		}
@@ -149,6 +150,9 @@ func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, roo
 	}
 	return &Result{Backup: backupOf(m), Progress: progress.now()}, nil
 }
+
+// checkpointEvery is how often what was read so far is made whole, so that a try after one that was killed does not read it again.
+const checkpointEvery = 5 * time.Minute
 
 // flushTime is how long a cancelled backup may take to send what it has read; a Pod is given 30 s to end.
 const flushTime = 20 * time.Second
