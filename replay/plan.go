@@ -191,6 +191,7 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		return nil, err
 	}
 	p.warnOwnership()
+	p.tellHooks()
 	p.warnEffects()
 	if err := p.warnAbsent(ctx); err != nil {
 		return nil, err

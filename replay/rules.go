@@ -59,6 +59,7 @@ var rules = []rule{
 	// By kind.
 	{name: "namespace", resources: []string{"namespaces"}, change: fixNamespace},
 	{name: "pod", resources: []string{"pods"}, change: fixPod},
+	{name: "restore-init-hook", resources: []string{"pods"}, change: addInitHook},
 	{name: "deployment-revision", resources: []string{"deployments.apps"}, change: dropAnnotations("deployment.kubernetes.io/revision")},
 	{name: "daemonset-generation", resources: []string{"daemonsets.apps"}, change: dropAnnotations("deprecated.daemonset.template.generation")},
 	{name: "job-selector", resources: []string{"jobs.batch"}, change: fixJob},

@@ -42,6 +42,7 @@ var ruleCases = []ruleCase{
 	{rule: "being-deleted", name: "an object that was going comes back forever", resource: "configmaps", before: `{kind: ConfigMap, metadata: {name: c, namespace: a, deletionTimestamp: "2026-01-01T00:00:00Z"}}`},
 	{rule: "excluded-by-label", name: "what is kept out of backups comes back", resource: "configmaps", before: `{kind: ConfigMap, metadata: {name: c, namespace: a, labels: {velero.io/exclude-from-backup: "true"}}}`},
 	{rule: "excluded-by-label", name: "the label with another value keeps nothing out", resource: "configmaps", before: `{kind: ConfigMap, metadata: {name: c, namespace: a, labels: {velero.io/exclude-from-backup: "false"}}}`, kept: true},
+	{rule: "volume-backup", name: "the claim that a backup made of a snapshot comes back", resource: "persistentvolumeclaims", before: `{kind: PersistentVolumeClaim, metadata: {name: c, namespace: a, labels: {tidemark.dev/volume: c}}}`},
 	{rule: "mirror-pod", name: "a static pod's mirror is refused by the kubelet", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a, annotations: {kubernetes.io/config.mirror: x}}}`},
 	{rule: "finished-pod", name: "finished work is done twice", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a}, status: {phase: Succeeded}}`},
 	{rule: "finished-pod", name: "running pods are kept", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a}, status: {phase: Running}}`, kept: true},
@@ -109,6 +110,11 @@ var ruleCases = []ruleCase{
 		rule: "pod", name: "a pod mounts a token secret of an old cluster", resource: "pods",
 		before: `{kind: Pod, metadata: {name: p, namespace: a}, spec: {volumes: [{name: sa-token-x, secret: {secretName: sa-token-x}}], containers: [{name: c, volumeMounts: [{name: sa-token-x, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}]}]}}`,
 		after:  `{kind: Pod, metadata: {name: p, namespace: a}, spec: {containers: [{name: c}]}}`,
+	},
+	{
+		rule: "restore-init-hook", name: "what has to be done before a restored pod runs is not done", resource: "pods",
+		before: `{kind: Pod, metadata: {name: p, namespace: a, annotations: {init.hook.restore.velero.io/container-image: "busybox:1", init.hook.restore.velero.io/command: '["sh", "-c", "true"]'}}, spec: {initContainers: [{name: i}], containers: [{name: c, volumeMounts: [{name: data, mountPath: /d}]}]}}`,
+		after:  `{kind: Pod, metadata: {name: p, namespace: a, annotations: {init.hook.restore.velero.io/container-image: "busybox:1", init.hook.restore.velero.io/command: '["sh", "-c", "true"]'}}, spec: {initContainers: [{name: restore-hook, image: "busybox:1", command: [sh, -c, "true"], volumeMounts: [{name: data, mountPath: /d}]}, {name: i}], containers: [{name: c, volumeMounts: [{name: data, mountPath: /d}]}]}}`,
 	},
 	{
 		rule: "deployment-revision", name: "a rollout number counts as a difference", resource: "deployments.apps",

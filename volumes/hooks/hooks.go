@@ -316,3 +316,41 @@ func timeout(text string) (Duration, error) {
 	}
 	return Duration(d), nil
 }
+
+// Restored is a program that is run in a container of a Pod that was restored, once it runs.
+type Restored struct {
+	Hook
+	// Wait is how long the container may take until it runs.
+	Wait time.Duration
+	// Ready waits until it is ready as well.
+	Ready bool
+}
+
+// DefaultWait is how long a restored container may take until it runs.
+const DefaultWait = 5 * time.Minute
+
+// AfterRestore is what Velero's annotations of a Pod ask for after a restore; nil: nothing.
+func AfterRestore(p *corev1.Pod) (*Restored, error) {
+	const prefix = "post.hook.restore.velero.io/"
+	text := p.Annotations[prefix+"command"]
+	if text == "" {
+		return nil, nil
+	}
+	r := Restored{Hook: Hook{Container: p.Annotations[prefix+"container"], OnError: Mode(p.Annotations[prefix+"on-error"])}, Wait: DefaultWait}
+	var err error
+	if r.Command, err = command(text); err == nil {
+		r.Timeout, err = timeout(p.Annotations[prefix+"exec-timeout"])
+	}
+	if err == nil {
+		var wait Duration
+		if wait, err = timeout(p.Annotations[prefix+"wait-timeout"]); wait > 0 {
+			r.Wait = time.Duration(wait)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("Pod %s/%s: annotations %s*: %w", p.Namespace, p.Name, prefix, err)
+	}
+	r.Ready = p.Annotations[prefix+"wait-for-ready"] == "true"
+	r.Hook = filled(p, r.Hook)
+	return &r, nil
+}

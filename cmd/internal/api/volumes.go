@@ -23,6 +23,8 @@ type Volumes interface {
 	BackClaims(ctx context.Context, q volumes.ClaimsRequest, progress func(repository.Progress)) (*volumes.Made, error)
 	// Fill writes the content of a backup into a claim.
 	Fill(ctx context.Context, q volumes.FillRequest, progress func(repository.Progress)) (repository.Progress, error)
+	// Check tries what works with storage classes.
+	Check(ctx context.Context, q volumes.CheckRequest, progress func(repository.Progress)) ([]volumes.Checked, error)
 	// List lists the backups, oldest first.
 	List(ctx context.Context) ([]*volumes.Backup, error)
 	// Find is one backup, by its name or the beginning of it.
@@ -110,6 +112,15 @@ func (s *Server) addVolumes(mux *http.ServeMux, socket bool, guard func(http.Han
 				return nil, err
 			}
 			return v.BackClaims(r.Context(), q, progress)
+		})
+	})
+	handle("POST /v1/volumes/check", func(w http.ResponseWriter, r *http.Request, v Volumes) {
+		q, err := body[volumes.CheckRequest](w, r)
+		lines(s, w, r, func(progress func(repository.Progress)) ([]volumes.Checked, error) {
+			if err != nil {
+				return nil, err
+			}
+			return v.Check(r.Context(), q, progress)
 		})
 	})
 	handle("POST /v1/volumes/fill", func(w http.ResponseWriter, r *http.Request, v Volumes) {
@@ -291,6 +302,11 @@ func (c *Client) Back(ctx context.Context, q volumes.BackRequest, progress func(
 // BackClaims implements Volumes.
 func (c *Client) BackClaims(ctx context.Context, q volumes.ClaimsRequest, progress func(repository.Progress)) (*volumes.Made, error) {
 	return long[*volumes.Made](ctx, c, "/v1/volumes/claims", nil, q, progress)
+}
+
+// Check implements Volumes.
+func (c *Client) Check(ctx context.Context, q volumes.CheckRequest, progress func(repository.Progress)) ([]volumes.Checked, error) {
+	return long[[]volumes.Checked](ctx, c, "/v1/volumes/check", nil, q, progress)
 }
 
 // Fill implements Volumes.

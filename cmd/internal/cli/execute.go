@@ -27,6 +27,7 @@ type applyFlags struct {
 	yes            bool
 	verbose, diffs bool
 	events         bool
+	hooks          bool
 	wait           time.Duration
 }
 
@@ -51,6 +52,7 @@ func (f *applyFlags) add(cmd *cobra.Command) {
 	fs.BoolVar(&f.diffs, "show-diff", false, "show what differs in objects that exist")
 	fs.StringVar(&f.resultFile, "result-file", "", "also write the plan and the result to this file, as JSON")
 	fs.BoolVar(&f.events, "events", true, "leave Events in the namespaces that were restored and on objects that failed")
+	fs.BoolVar(&f.hooks, "restore-hooks", true, "run the programs that the annotations post.hook.restore.velero.io/* of restored Pods ask for")
 	fs.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
 	fs.StringVarP(&f.output, "output", "o", "", "json or yaml: the plan and the result (default: for people)")
 }
@@ -181,6 +183,18 @@ func (e *execution) run() error {
 			fmt.Fprintf(cmd.ErrOrStderr(), "no Events could be left: %v\n", err)
 		}
 	}
+	if err := e.tellApplied(report, result, err); err != nil {
+		return err
+	}
+	failed, err := e.runPostHooks(work)
+	if err == nil && failed > 0 {
+		return failure(ErrPartly, "everything is restored, and %d hooks failed", failed)
+	}
+	return err
+}
+
+// tellApplied reports what was done, and how to go on or back.
+func (e *execution) tellApplied(report *restoreReport, result *replay.Result, err error) error {
 	if e.record == nil {
 		return report.applied(result, err, "", "")
 	}

@@ -83,7 +83,7 @@ The repository is one of Kopia's: 'kopia' can open the directory volumes/CLUSTER
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newVolumesBackup(), newVolumesList(), newVolumesDescribe(), newVolumesFiles(), newVolumesGet(), newVolumesRestore(),
-		newVolumesVerify(), newVolumesDelete(), newVolumesMaintain())
+		newVolumesVerify(), newVolumesCheck(), newVolumesDelete(), newVolumesMaintain())
 	return cmd
 }
 
@@ -571,6 +571,57 @@ says, chosen anew each time. Exit code 5: damage.`,
 		return err
 	})
 	cmd.Flags().Float64Var(&percent, "read", 10, "percent of the files that are read")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
+	return cmd
+}
+
+func newVolumesCheck() *cobra.Command {
+	var namespace namespaceFlags
+	var output string
+	cmd := &cobra.Command{
+		Use:   "check [STORAGECLASS...]",
+		Short: "Try what works: make, snapshot, restore and remove a small volume of each StorageClass",
+		Long: `Try what works with each StorageClass, or those that are named: a claim of 1 GiB is made in the namespace and filled from the repository, a
+snapshot of it is taken, a volume made of that and read back; then all of it is removed. Nothing is recorded.
+Exit code 3: something does not work.`,
+		Args: cobra.ArbitraryArgs,
+	}
+	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
+		ns, err := namespace.resolve()
+		if err != nil {
+			return err
+		}
+		if namespace.all {
+			return usage("the check is made in one namespace: give it with -n")
+		}
+		p := newBytesProgress(cmd.ErrOrStderr(), "checking")
+		all, err := v.Check(cmd.Context(), volumes.CheckRequest{Classes: args, Namespace: ns}, p.update)
+		p.finish()
+		if err != nil {
+			return err
+		}
+		bad := 0
+		for i := range all {
+			if !all[i].Works() {
+				bad++
+			}
+			if output != "json" {
+				for line := range strings.Lines(all[i].Text()) {
+					fmt.Fprintln(cmd.OutOrStdout(), text(strings.TrimRight(line, "\n")))
+				}
+			}
+		}
+		if output == "json" {
+			if err := writeJSON(cmd.OutOrStdout(), all); err != nil {
+				return err
+			}
+		}
+		if bad > 0 {
+			return failure(ErrPartly, "%d of %d storage classes do not work", bad, len(all))
+		}
+		return nil
+	})
+	namespace.add(cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
 }

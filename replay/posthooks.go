@@ -1,0 +1,121 @@
+package replay
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+)
+
+// Velero's annotations for what is run when Pods are restored.
+const (
+	initHook = "init.hook.restore.velero.io/"
+	postHook = "post.hook.restore.velero.io/"
+)
+
+// Hooked is a Pod, or what makes Pods, that wants a program run in its containers when it has been restored.
+type Hooked struct {
+	Namespace, Name string
+	Kind            string
+	// Labels are those of its Pods; nil: it is the Pod.
+	Labels map[string]string
+	// Replicas is how many Pods there will be.
+	Replicas int
+	// Annotations are those of its Pods.
+	Annotations map[string]string
+}
+
+// PostHooks are the objects that the plan makes whose annotations call for a program after the restore.
+func (p *Plan) PostHooks() (all []Hooked) {
+	for _, it := range p.Items {
+		if !it.makes() || !workloads[it.Resource.String()] || it.create == nil || !strings.Contains(string(it.create.json()), postHook) {
+			continue
+		}
+		o := it.create.object()
+		h := Hooked{Namespace: it.Namespace, Name: it.Name, Kind: o.str("kind"), Replicas: 1}
+		if it.Resource.String() == "pods" {
+			h.Annotations = texts(o.sub("metadata", "annotations"))
+		} else {
+			h.Annotations, h.Labels = texts(o.sub("spec", "template", "metadata", "annotations")), texts(o.sub("spec", "template", "metadata", "labels"))
+			if n, ok := o.at("spec", "replicas").(int64); ok {
+				h.Replicas = int(n)
+			}
+			for _, s := range p.Items { // it may be made at rest
+				if s.Action == ActionStart && s.key() == it.key() {
+					if field, was := s.starts(); field == "replicas" {
+						if n, ok := was.(int64); ok {
+							h.Replicas = int(n)
+						}
+					}
+				}
+			}
+		}
+		if h.Annotations[postHook+"command"] != "" && h.Replicas > 0 {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+func texts(o object) map[string]string {
+	out := map[string]string{}
+	for k, v := range maps.All(o) {
+		if s, ok := v.(string); ok {
+			out[k] = s
+		}
+	}
+	return out
+}
+
+// tellHooks says in the plan which programs will be run.
+func (p *planner) tellHooks() {
+	for _, h := range p.plan.PostHooks() {
+		p.warn("%s %s/%s: a program is run in its Pods when they run (annotation %scommand); --restore-hooks=false leaves it out", h.Kind, h.Namespace, h.Name, postHook)
+	}
+}
+
+// addInitHook gives a Pod the init container that its annotations ask for when it is restored. Pods that a controller makes anew do not have it: their
+// template would keep it for ever.
+func addInitHook(s *subject) {
+	image, command := s.obj.annotation(initHook+"container-image"), s.obj.annotation(initHook+"command")
+	if s.live || s.exists || image == "" {
+		return
+	}
+	name := s.obj.annotation(initHook + "container-name")
+	if name == "" {
+		name = "restore-hook"
+	}
+	for _, c := range s.obj.objects("spec", "initContainers") {
+		if c.str("name") == name {
+			return
+		}
+	}
+	c := map[string]any{"name": name, "image": image}
+	if command != "" {
+		c["command"] = commandOf(command)
+	}
+	if mounts := s.obj.objects("spec", "containers"); len(mounts) > 0 { // as Velero does: it sees what the first container sees
+		if list := mounts[0].list("volumeMounts"); list != nil {
+			c["volumeMounts"] = list
+		}
+	}
+	s.obj.putList(append([]any{c}, s.obj.list("spec", "initContainers")...), "spec", "initContainers")
+}
+
+// commandOf is one program, or a JSON list of it and its arguments.
+func commandOf(text string) []any {
+	if list, err := parseList(text); err == nil {
+		return list
+	}
+	return []any{text}
+}
+
+func parseList(text string) ([]any, error) {
+	if !strings.HasPrefix(text, "[") {
+		return nil, fmt.Errorf("%q is no list", text)
+	}
+	o, err := parseObject([]byte(`{"list":` + text + `}`))
+	if err != nil {
+		return nil, err
+	}
+	return o.list("list"), nil
+}

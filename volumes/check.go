@@ -1,0 +1,270 @@
+package volumes
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tidemark-backup/tidemark/volumes/csi"
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/mover"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+// CheckRequest asks what works with storage classes.
+type CheckRequest struct {
+	Classes   []string `json:"classes,omitempty"` // empty: all
+	Namespace string   `json:"namespace"`         // where the claims and Pods of the check are made
+}
+
+// Checked is what works with one storage class.
+type Checked struct {
+	Class  string      `json:"class"`
+	Driver string      `json:"driver"`
+	Steps  []CheckStep `json:"steps"`
+}
+
+// CheckStep is one thing that was tried.
+type CheckStep struct {
+	What     string `json:"what"`
+	Duration string `json:"duration"`
+	// Error says why it does not work; empty: it does. LeftOut says why it was not tried.
+	Error   string `json:"error,omitempty"`
+	LeftOut string `json:"leftOut,omitempty"`
+}
+
+// Works reports whether nothing failed.
+func (c *Checked) Works() bool {
+	return !slices.ContainsFunc(c.Steps, func(s CheckStep) bool { return s.Error != "" })
+}
+
+// checkTime bounds one step.
+const checkTime = 3 * time.Minute
+
+// Check tries, for storage classes, all that backups and restores do: a small claim is made and filled by a mover, a snapshot of it taken, a claim made of the
+// snapshot, and that is read by a mover. All of it is removed again, and none of it recorded.
+func (k *Keeper) Check(ctx context.Context, q CheckRequest, progress func(repository.Progress)) ([]Checked, error) {
+	if k.o.Cluster == nil {
+		return nil, errNoCluster
+	}
+	if err := k.awaitSettled(ctx); err != nil {
+		return nil, err
+	}
+	all, err := kube.List[storagev1.StorageClass](ctx, k.o.Cluster.Client, kube.StorageClasses, "", "")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range q.Classes {
+		if !slices.ContainsFunc(all, func(c *storagev1.StorageClass) bool { return c.Name == name }) {
+			return nil, fmt.Errorf("%w: there is no StorageClass %q", ErrRequest, name)
+		}
+	}
+	r, err := k.o.Open(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	defer k.close(ctx, r)
+	out := []Checked{}
+	for _, class := range all {
+		if len(q.Classes) > 0 && !slices.Contains(q.Classes, class.Name) {
+			continue
+		}
+		c := &check{k: k, r: r, class: class, namespace: q.Namespace, name: backupName("check", k.o.Clock()), progress: progress}
+		out = append(out, Checked{Class: class.Name, Driver: class.Provisioner, Steps: c.run(ctx)})
+		if ctx.Err() != nil {
+			return out, context.Cause(ctx)
+		}
+	}
+	return out, nil
+}
+
+// check is the check of one class.
+type check struct {
+	k               *Keeper
+	r               *repository.Repository
+	class           *storagev1.StorageClass
+	namespace, name string
+	progress        func(repository.Progress)
+	steps           []CheckStep
+	claim           *corev1.PersistentVolumeClaim
+	handle          *csi.Handle
+	text            string   // what is written
+	ids             []string // in the repository
+}
+
+// try does a step, unless one before it failed; false when it failed or was left out.
+func (c *check) try(ctx context.Context, what string, do func(context.Context) error) bool {
+	if c.progress != nil {
+		c.progress(repository.Progress{Step: c.class.Name + ": " + what})
+	}
+	began := time.Now()
+	limited, cancel := context.WithTimeoutCause(ctx, checkTime, fmt.Errorf("it took longer than %s", checkTime))
+	defer cancel()
+	s := CheckStep{What: what}
+	err := do(limited)
+	s.Duration = time.Since(began).Round(10 * time.Millisecond).String()
+	var left *leftOut
+	switch {
+	case errors.As(err, &left):
+		s.LeftOut = left.why
+	case err != nil:
+		s.Error = err.Error()
+	}
+	c.steps = append(c.steps, s)
+	return err == nil
+}
+
+// leftOut is why a step does not apply.
+type leftOut struct{ why string }
+
+// Error implements error.
+func (l *leftOut) Error() string { return l.why }
+
+func (c *check) run(ctx context.Context) []CheckStep {
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+		defer cancel()
+		c.try(last, "clean up", c.clean)
+	}()
+	c.text = rand.Text()
+	if c.try(ctx, "make a volume and fill it from the repository", c.fill) && c.try(ctx, "take a snapshot", c.snapshot) {
+		c.try(ctx, "make a volume of the snapshot and read it into the repository", c.readBack)
+		return c.steps
+	}
+	if last := c.steps[len(c.steps)-1]; last.LeftOut != "" {
+		c.try(ctx, "read the volume into the repository", c.readLive)
+	}
+	return c.steps
+}
+
+// fill makes a claim and writes a file into it, which tries the mover and the way to the repository as well.
+func (c *check) fill(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "tidemark-check-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "probe"), []byte(c.text), 0o600); err != nil {
+		return err
+	}
+	b, err := c.r.Back(ctx, repository.Source{Name: "/" + c.name}, dir, repository.BackupOptions{Description: "tidemark check"})
+	if err != nil {
+		return err
+	}
+	c.ids = append(c.ids, b.ID)
+	mode := corev1.PersistentVolumeFilesystem
+	c.claim = &corev1.PersistentVolumeClaim{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"},
+		ObjectMeta: metav1.ObjectMeta{Name: c.name, Namespace: c.namespace, Labels: map[string]string{kube.Label: c.name}},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: &c.class.Name, VolumeMode: &mode,
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
+		},
+	}
+	if _, err := kube.Create(ctx, c.k.o.Cluster.Client, kube.Claims, c.namespace, c.claim); err != nil {
+		return err
+	}
+	_, err = c.move(ctx, c.name, mover.Job{Kind: mover.Restore, ID: b.ID})
+	return err
+}
+
+func (c *check) move(ctx context.Context, claim string, job mover.Job) (*mover.Outcome, error) {
+	job.Cluster, job.Password = c.r.Cluster(), c.r.Password()
+	return c.k.o.Cluster.Mover.Run(ctx, c.name, job, mover.Place{Namespace: c.namespace, Claim: claim}, c.r.Store(), nil, nil)
+}
+
+func (c *check) snapshot(ctx context.Context) error {
+	class, err := csi.Class(ctx, c.k.o.Cluster.Client, c.class.Provisioner, c.claim, "")
+	if errors.Is(err, csi.ErrNoClass) {
+		return &leftOut{err.Error()}
+	}
+	if err != nil {
+		return err
+	}
+	t, err := csi.Take(ctx, c.k.o.Cluster.Client, c.namespace, c.name, c.name, class)
+	if err != nil {
+		return err
+	}
+	if err := t.Ready(ctx, c.k.o.Cluster.Client); err != nil {
+		return errors.Join(err, t.Drop(context.WithoutCancel(ctx), c.k.o.Cluster.Client))
+	}
+	c.handle = &t.Handle
+	return t.Keep(ctx, c.k.o.Cluster.Client)
+}
+
+// copyName is the claim that is made of the snapshot.
+func (c *check) copyName() string { return c.name + "-c" }
+
+func (c *check) readBack(ctx context.Context) error {
+	cl := c.k.o.Cluster.Client
+	if err := csi.Import(ctx, cl, *c.handle, c.namespace, c.copyName()); err != nil {
+		return err
+	}
+	if _, err := kube.Create(ctx, cl, kube.Claims, c.namespace, csi.Claim(&c.claim.Spec, *c.handle, c.namespace, c.copyName(), c.copyName(), false)); err != nil {
+		return err
+	}
+	return c.read(ctx, c.copyName())
+}
+
+func (c *check) readLive(ctx context.Context) error { return c.read(ctx, c.name) }
+
+// read backs a claim up and compares what the repository has with what was written.
+func (c *check) read(ctx context.Context, claim string) error {
+	o, err := c.move(ctx, claim, mover.Job{Kind: mover.Backup, Source: repository.Source{Name: "/" + c.name + "-read"}, Description: "tidemark check"})
+	if err != nil {
+		return err
+	}
+	c.ids = append(c.ids, o.Result.ID)
+	var have bytes.Buffer
+	if err := c.r.Read(ctx, o.Result.ID, "probe", &have); err != nil {
+		return err
+	}
+	if have.String() != c.text {
+		return errors.New("what was read is not what was written")
+	}
+	return nil
+}
+
+func (c *check) clean(ctx context.Context) error {
+	cl := c.k.o.Cluster.Client
+	err := errors.Join(
+		cl.Delete(ctx, kube.Claims, c.namespace, c.copyName(), false), cl.Gone(ctx, kube.Claims, c.namespace, c.copyName()),
+		csi.Release(ctx, cl, c.namespace, c.copyName()), cl.Delete(ctx, kube.Claims, c.namespace, c.name, false), c.r.Forget(ctx, c.ids...))
+	if c.handle != nil {
+		err = errors.Join(err, csi.Delete(ctx, cl, *c.handle, c.name))
+	}
+	return errors.Join(err, cl.Gone(ctx, kube.Claims, c.namespace, c.name))
+}
+
+// Text is a check in some lines, for people.
+func (c *Checked) Text() string {
+	var b strings.Builder
+	verdict := "works"
+	if !c.Works() {
+		verdict = "DOES NOT WORK"
+	}
+	fmt.Fprintf(&b, "%s (%s): %s\n", c.Class, c.Driver, verdict)
+	for _, s := range c.Steps {
+		how := "ok, " + s.Duration
+		switch {
+		case s.Error != "":
+			how = "FAILED: " + s.Error
+		case s.LeftOut != "":
+			how = "left out: " + s.LeftOut
+		}
+		fmt.Fprintf(&b, "  %s: %s\n", s.What, how)
+	}
+	return b.String()
+}
