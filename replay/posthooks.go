@@ -77,17 +77,17 @@ func (p *planner) tellHooks() {
 // template would keep it for ever.
 func addInitHook(s *subject) {
 	image, command := s.obj.annotation(initHook+"container-image"), s.obj.annotation(initHook+"command")
-	if s.live || s.exists || image == "" {
+	if image == "" {
 		return
 	}
 	name := s.obj.annotation(initHook + "container-name")
 	if name == "" {
 		name = "restore-hook"
 	}
-	for _, c := range s.obj.objects("spec", "initContainers") {
-		if c.str("name") == name {
-			return
-		}
+	// One that an earlier restore added is no part of the Pod.
+	s.obj.putList(without(s.obj.list("spec", "initContainers"), func(c object) bool { return c.str("name") == name && c.str("image") == image }), "spec", "initContainers")
+	if s.live || s.exists {
+		return
 	}
 	c := map[string]any{"name": name, "image": image}
 	if command != "" {

@@ -133,20 +133,22 @@ type leftOut struct{ why string }
 func (l *leftOut) Error() string { return l.why }
 
 func (c *check) run(ctx context.Context) []CheckStep {
-	defer func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
-		defer cancel()
-		c.try(last, "clean up", c.clean)
-	}()
+	c.tryAll(ctx)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+	defer cancel()
+	c.try(last, "clean up", c.clean)
+	return c.steps
+}
+
+func (c *check) tryAll(ctx context.Context) {
 	c.text = rand.Text()
 	if c.try(ctx, "make a volume and fill it from the repository", c.fill) && c.try(ctx, "take a snapshot", c.snapshot) {
 		c.try(ctx, "make a volume of the snapshot and read it into the repository", c.readBack)
-		return c.steps
+		return
 	}
 	if last := c.steps[len(c.steps)-1]; last.LeftOut != "" {
 		c.try(ctx, "read the volume into the repository", c.readLive)
 	}
-	return c.steps
 }
 
 // fill makes a claim and writes a file into it, which tries the mover and the way to the repository as well.

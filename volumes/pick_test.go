@@ -26,7 +26,8 @@ func TestPick(t *testing.T) {
 	}
 	all := []*Backup{
 		backup("a1", "a", -60), backup("a2", "a", -10), backup("a3", "a", -5, failed), backup("a4", "a", -4, empty), backup("a5", "a", 3),
-		backup("b1", "b", 7), backup("c1", "c", -1, skewed), {Spec: Spec{Path: "/srv"}, Status: Status{Phase: Done, Taken: noon}},
+		backup("b1", "b", 7), backup("c1", "c", -1, skewed),
+		{Spec: Spec{Path: "/srv"}, Status: Status{Phase: Done, Taken: noon}},
 	}
 	for what, tc := range map[string]struct {
 		q    PickRequest

@@ -17,12 +17,12 @@ func (a *agent) do(string) error { return errLinux }
 
 func (a *agent) kill() {}
 
-func (n *Node) gateway() string     { return "" }
-func (n *Node) podNet() string      { return "" }
-func (n *Node) serviceNet() string  { return "10.96.0.0/16" }
-func (n *Node) bridge() string      { return "" }
-func (n *Node) cgroup() string      { return "" }
-func (n *Node) freezer() string     { return "" }
-func (n *Node) makeNetwork() error  { return errLinux }
-func (n *Node) cleanUp()            {}
+func (n *Node) gateway() string       { return "" }
+func (n *Node) podNet() string        { return "" }
+func (n *Node) serviceNet() string    { return "10.96.0.0/16" }
+func (n *Node) bridge() string        { return "" }
+func (n *Node) cgroup() string        { return "" }
+func (n *Node) freezer() string       { return "" }
+func (n *Node) makeNetwork() error    { return errLinux }
+func (n *Node) cleanUp()              {}
 func command(string, ...string) error { return errLinux }

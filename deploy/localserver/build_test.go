@@ -135,16 +135,16 @@ func TestWaitingForAnothersBuildEndsWithTheContext(t *testing.T) {
 
 func TestModuleIsFoundWhenPathsAreTrimmedFromTheProgram(t *testing.T) {
 	b := testBuild(t)
-	if dir, err := b.folder(t.Context()); err != nil || !isModule(dir) {
+	if dir, err := b.Folder(t.Context()); err != nil || !isModule(dir) {
 		t.Errorf("beside the source: %q, %v", dir, err)
 	}
 	b.Module, b.Source = "deploy/locals3/server", modulePath+"/deploy/locals3/binary.go"
-	dir, err := b.folder(t.Context()) // the working directory is in the checkout
+	dir, err := b.Folder(t.Context()) // the working directory is in the checkout
 	if err != nil || !isModule(dir) {
 		t.Errorf("inside the checkout: %q, %v; want the servers' module", dir, err)
 	}
 	t.Chdir(t.TempDir())
-	if _, err = b.folder(t.Context()); !errors.Is(err, ErrNoCheckout) {
+	if _, err = b.Folder(t.Context()); !errors.Is(err, ErrNoCheckout) {
 		t.Errorf("outside a checkout: %v, want ErrNoCheckout", err)
 	}
 }

@@ -414,6 +414,9 @@ func (b *Broker) serveCreate(_ http.ResponseWriter, r *http.Request, t *Ticket) 
 			return nil
 		}
 	}
+	if errors.Is(err, fs.ErrNotExist) { // what is not there is the store itself, and it may come back
+		return fmt.Errorf("the store is away: %v", err) //nolint:errorlint // it must not look like a file that is not there
+	}
 	return err
 }
 
