@@ -20,7 +20,7 @@ LINT_VERSION := v2.15.0
 LINT = $(CACHE)/tools/golangci-lint-$(LINT_VERSION)-$(shell go env GOVERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fuzz bench demo controlplane
+.PHONY: help build test e2e race lint fuzz bench demo controlplane
 
 help: ## list the targets
 	@echo "Tidemark $(VERSION). Targets:"
@@ -34,6 +34,10 @@ build: ## bin/tidemark, and bin/kubectl-tidemark for `kubectl tidemark`
 test: controlplane ## vet, and all tests against a real control plane (PKG=./journal/... for some, P=2 packages at once)
 	go vet $(PKG)
 	go test -timeout $(TIMEOUT) -p $(P) $(PKG)
+
+# Backups of volumes need a kubelet. What the machine lacks is said, and the tests are skipped.
+e2e: controlplane ## volumes on a real node: kubelet, containerd, CSI; needs Linux, root, and packages that it names
+	TIDEMARK_E2E=1 go test -count=1 -timeout 20m -p 1 $(if $(RUN),-run '$(RUN)' -v) ./deploy/localnode ./bench/e2e
 
 race: controlplane ## the tests under the race detector, which needs a C compiler
 	@command -v "$$(go env CC | cut -d' ' -f1)" >/dev/null || { \

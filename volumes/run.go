@@ -138,7 +138,7 @@ func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 		return
 	}
 	defer func() { // always, also when we are to end: the application may be frozen
-		k.runHooks(context.WithoutCancel(ctx), u, "post", report)
+		_ = k.runHooks(context.WithoutCancel(ctx), u, "post", report) // it is in the notes of the backups
 		for _, t := range u.tasks {
 			t.backup.Status.Hooks = u.tasks[0].backup.Status.Hooks
 		}

@@ -54,7 +54,7 @@ func (n *Node) makeClasses(ctx context.Context) error {
 	}
 	for _, c := range []struct{ group, resource, kind, name, isDefault string }{
 		{"snapshot.storage.k8s.io", "volumesnapshotclasses", "VolumeSnapshotClass", SnapshotClass, "snapshot.storage.kubernetes.io/is-default-class"},
-		{"groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses", "VolumeGroupSnapshotClass", GroupClass, "groupsnapshot.storage.kubernetes.io/is-default-class"},
+		{"groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses", "VolumeGroupSnapshotClass", SnapshotClass, "groupsnapshot.storage.kubernetes.io/is-default-class"},
 	} {
 		u := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": c.group + "/v1", "kind": c.kind, "driver": Driver, "deletionPolicy": "Delete",

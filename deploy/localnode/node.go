@@ -26,13 +26,14 @@ import (
 const (
 	// Name is the node's name.
 	Name = "node"
-	// Driver is the name of the CSI driver, StorageClass and SnapshotClass those of its classes, which are the default ones.
+	// Driver is the name of the CSI driver.
+	Driver = "local.csi.tidemark.dev"
+	// StorageClass is the default class.
+	StorageClass = "local"
 	// Late is a class whose volumes are made when a Pod wants them (WaitForFirstConsumer).
-	Driver        = "local.csi.tidemark.dev"
-	StorageClass  = "local"
-	Late          = "local-late"
+	Late = "local-late"
+	// SnapshotClass is the default class of snapshots, and of snapshots of groups.
 	SnapshotClass = "local"
-	GroupClass    = "local"
 	// Busybox is the image that is always there, with a shell.
 	Busybox = "docker.io/library/busybox:local"
 

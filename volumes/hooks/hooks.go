@@ -229,7 +229,7 @@ func (r *Rules) ready(p *corev1.Pod) (*Plan, error) {
 		}
 	}
 	if wanted != "" && wanted != "none" {
-		return nil, fmt.Errorf("Pod %s/%s: there is no set of hooks %q (label %s)", p.Namespace, p.Name, wanted, SetLabel)
+		return nil, fmt.Errorf("in Pod %s/%s: there is no set of hooks %q (label %s)", p.Namespace, p.Name, wanted, SetLabel)
 	}
 	return &Plan{}, nil
 }
@@ -289,7 +289,7 @@ func annotation(p *corev1.Pod, prefix string) (*Hook, error) {
 		err = fmt.Errorf("on-error %q is neither Fail nor Continue", h.OnError)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Pod %s/%s: annotations %s*: %w", p.Namespace, p.Name, prefix, err)
+		return nil, fmt.Errorf("in Pod %s/%s: annotations %s*: %w", p.Namespace, p.Name, prefix, err)
 	}
 	return new(filled(p, h)), nil
 }
@@ -348,7 +348,7 @@ func AfterRestore(p *corev1.Pod) (*Restored, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Pod %s/%s: annotations %s*: %w", p.Namespace, p.Name, prefix, err)
+		return nil, fmt.Errorf("in Pod %s/%s: annotations %s*: %w", p.Namespace, p.Name, prefix, err)
 	}
 	r.Ready = p.Annotations[prefix+"wait-for-ready"] == "true"
 	r.Hook = filled(p, r.Hook)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -81,9 +82,7 @@ func (s *remote) do(ctx context.Context, method, path string, v url.Values, body
 		if err != nil {
 			return err
 		}
-		for k, list := range header {
-			q.Header[k] = list
-		}
+		maps.Copy(q.Header, header)
 		q.Header.Set("Authorization", "Bearer "+s.token)
 		if body != nil {
 			q.ContentLength = size

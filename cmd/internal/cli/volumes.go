@@ -241,10 +241,11 @@ func summary(b *volumes.Backup) string {
 	case s.Snapshot != nil:
 		line += fmt.Sprintf(": snapshot %s of %s, in %s", text(s.Snapshot.ID), s.Snapshot.Driver, b.Duration().Round(time.Millisecond))
 	}
-	for _, n := range s.Notes {
-		line += "\n  note: " + text(n)
+	notes := make([]string, len(s.Notes))
+	for i, n := range s.Notes {
+		notes[i] = "\n  note: " + text(n)
 	}
-	return line
+	return line + strings.Join(notes, "")
 }
 
 func newVolumesList() *cobra.Command {
