@@ -45,7 +45,7 @@ func (r *Repository) Restore(ctx context.Context, id, target string, o RestoreOp
 	if info, err := os.Stat(target); err == nil && info.Mode()&os.ModeDevice != 0 {
 		return r.restoreDevice(ctx, root, target, o)
 	}
-	return r.restoreTree(ctx, id, root, target, o)
+	return r.restoreTree(withReadAhead(ctx), id, root, target, o)
 }
 
 // attributes reads the file of attributes of a backup.

@@ -48,6 +48,7 @@ type storage struct {
 	number       uint64
 	readOnly     bool
 	sent, loaded atomic.Int64
+	ahead        blocks
 }
 
 var _ blob.Storage = (*storage)(nil)
@@ -132,6 +133,16 @@ func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64,
 	}
 	if offset < 0 {
 		return blob.ErrInvalidRange
+	}
+	if s.ahead.wanted(ctx, id, length) {
+		b, ok, err := s.ahead.read(ctx, s, name, offset, length)
+		if err != nil {
+			return blobError(err)
+		}
+		if ok {
+			_, err := out.Write(b)
+			return err
+		}
 	}
 	b := make([]byte, length)
 	if length > 0 {

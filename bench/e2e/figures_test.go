@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tidemark-backup/tidemark/deploy/localnode"
+	"github.com/tidemark-backup/tidemark/volumes/csi"
+)
+
+// TestFigures measures what is no proof by itself, and is only run when it is asked for: TIDEMARK_E2E=figures.
+func TestFigures(t *testing.T) {
+	if os.Getenv("TIDEMARK_E2E") != "figures" {
+		t.Skip("measures; run it with TIDEMARK_E2E=figures")
+	}
+	w := newWorld(t, "")
+	w.namespace("many")
+	w.claim("many", "data", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("20Gi")
+	})
+	w.shell("many", "app", "", "data")
+	dir := w.path("many", "data")
+	b := make([]byte, 4096)
+	for i := range 100_000 {
+		copy(b, fmt.Sprintf("%08d-%d", i, time.Now().UnixNano()))
+		sub := filepath.Join(dir, strconv.Itoa(i/1000))
+		if i%1000 == 0 {
+			w.ok(os.Mkdir(sub, 0o755))
+		}
+		w.ok(os.WriteFile(filepath.Join(sub, strconv.Itoa(i)), b, 0o644))
+	}
+	for _, what := range []string{"first", "unchanged"} {
+		peak := w.peakOfMover()
+		began := time.Now()
+		made := w.back("-n", "many", "--action", "kopia")[0]
+		t.Logf("100,000 files of 4 KiB, %s: %s; the mover's peak is %d MiB; %d bytes sent", what, time.Since(began).Round(time.Millisecond), peak()>>20, made.Status.Content.Sent)
+	}
+	w.claim("many", "copy", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) {
+		c.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("20Gi")
+	})
+	peak := w.peakOfMover()
+	began := time.Now()
+	w.run("volumes", "restore", w.newest(), "-n", "many", "--claim", "copy")
+	t.Logf("restored: %s; the mover's peak is %d MiB", time.Since(began).Round(time.Millisecond), peak()>>20)
+
+	w.ok(w.big5(filepath.Join(dir, "large")))
+	peak = w.peakOfMover()
+	began = time.Now()
+	w.back("-n", "many", "--action", "kopia")
+	t.Logf("5 GiB in one file beside them: %s; the mover's peak is %d MiB", time.Since(began).Round(time.Millisecond), peak()>>20)
+}
+
+// big5 makes a file of 5 GiB that does not shrink.
+func (w *world) big5(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, 1<<20)
+	x := uint64(88172645463325252)
+	for range 5 << 10 {
+		for i := 0; i < len(b); i += 8 {
+			x ^= x << 13
+			x ^= x >> 7
+			x ^= x << 17
+			for j := range 8 {
+				b[i+j] = byte(x >> (8 * j))
+			}
+		}
+		if _, err := f.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// peakOfMover watches the movers that come, and gives the most memory that one had resident, in bytes.
+func (w *world) peakOfMover() func() int64 {
+	var peak atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+			for _, d := range dirs {
+				if b, _ := os.ReadFile(d); !strings.HasPrefix(string(b), "tidemark\x00mover") {
+					continue
+				}
+				b, _ := os.ReadFile(filepath.Join(filepath.Dir(d), "status"))
+				for line := range strings.Lines(string(b)) {
+					if f := strings.Fields(line); len(f) > 1 && f[0] == "VmHWM:" {
+						n, _ := strconv.ParseInt(f[1], 10, 64)
+						peak.Store(max(peak.Load(), n<<10))
+					}
+				}
+			}
+		}
+	}()
+	return func() int64 { close(done); return peak.Load() }
+}
+
+// TestSnapshotRestoreIsAsFastAsTheStorage compares a restore of a namespace from snapshots with the same objects made by hand, all at once.
+func TestSnapshotRestoreIsAsFastAsTheStorage(t *testing.T) {
+	if os.Getenv("TIDEMARK_E2E") != "figures" {
+		t.Skip("measures; run it with TIDEMARK_E2E=figures")
+	}
+	w := newWorld(t, "")
+	w.application("timed")
+	all := w.back("-n", "timed")
+	time.Sleep(time.Second)
+	at := time.Now().UTC().Format(time.RFC3339Nano)
+	w.deleteNamespace("timed")
+	for range 3 {
+		began := time.Now()
+		w.namespace("timed")
+		for _, b := range all {
+			h := *b.Status.Snapshot
+			content, snapshot := csi.Objects(h, "timed", b.Spec.Claim)
+			_, err := w.Dynamic.Resource(contentObjects).Create(t.Context(), &unstructured.Unstructured{Object: content}, metav1.CreateOptions{})
+			w.ok(err)
+			_, err = w.Dynamic.Resource(snapshotObjects).Namespace("timed").Create(t.Context(), &unstructured.Unstructured{Object: snapshot}, metav1.CreateOptions{})
+			w.ok(err)
+			class := b.Spec.Source.StorageClass
+			c := csi.Claim(&corev1.PersistentVolumeClaimSpec{StorageClassName: &class, Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("16Mi")}}}, h, "timed", b.Spec.Claim, b.Spec.Claim, false)
+			c.Labels = nil
+			_, err = w.Client.CoreV1().PersistentVolumeClaims("timed").Create(t.Context(), c, metav1.CreateOptions{})
+			w.ok(err)
+		}
+		w.shell("timed", "by-hand", "", "files", "rows-db-0")
+		plain := time.Since(began)
+		w.deleteNamespace("timed")
+		for _, b := range all {
+			_ = w.Dynamic.Resource(contentObjects).Delete(t.Context(), "tidemark-timed-"+b.Spec.Claim, metav1.DeleteOptions{})
+		}
+
+		began = time.Now()
+		w.run("restore", "-n", "timed", "--at", at, "--yes")
+		w.await("the application", func() bool { return w.ready("timed", "app=web") && w.ready("timed", "app=db") })
+		ours := time.Since(began)
+		t.Logf("ready after %s, by hand after %s: %.2f times", ours.Round(time.Millisecond), plain.Round(time.Millisecond), ours.Seconds()/plain.Seconds())
+		w.deleteNamespace("timed")
+	}
+	w.forget(all...)
+}
