@@ -24,7 +24,7 @@ import (
 var ErrPartly = errors.New("not all volumes were backed up")
 
 // errNoCluster is returned where claims cannot be reached.
-var errNoCluster = fmt.Errorf("%w: claims are backed up by the daemon of their cluster", ErrRequest)
+var errNoCluster = fmt.Errorf("%w: claims are backed up by the daemon of their cluster; without one, name a directory with --path", ErrRequest)
 
 // Made is what became of a run.
 type Made struct {

@@ -3,21 +3,16 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/volumes"
-	"github.com/tidemark-backup/tidemark/volumes/policy"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
@@ -100,152 +95,6 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 		return run(cmd, v, args)
 	}
 	return cmd
-}
-
-func newVolumesBackup() *cobra.Command {
-	var path volumes.BackRequest
-	var claims volumes.ClaimsRequest
-	var namespace namespaceFlags
-	var action, output string
-	cmd := &cobra.Command{
-		Use:   "backup [CLAIM...]",
-		Short: "Back up claims (PersistentVolumeClaims), or a directory or block device",
-		Long: `Back up claims, by name, by label (-l), all of a namespace (-n), or all there are (-A); or with --path, a
-directory or block device of the daemon's machine.
-
-What is done with a claim is for the daemon's policies to say, Velero's annotations and volume policies included, or for
---action: snapshot (the storage system takes and keeps one, through CSI), kopia (its files, read where it is mounted),
-snapshot-then-kopia (the files of a snapshot, which is deleted afterwards unless --keep-snapshots), or auto: a snapshot where there
-is a VolumeSnapshotClass, and files otherwise. Claims that share a value of the label tidemark.dev/volume-group (or
-velero.io/volume-group) are taken at one instant.
-
-Before and after, hooks are run in the containers of the Pods that use the claims: those of Velero's annotations, of the
-configuration, or the ready ones for PostgreSQL, MySQL, MongoDB and Redis. Post hooks are run whatever happens.
-
-With --path, files are read one after another: what is written to meanwhile is as consistent as a copy would be. Files
-that are as in the backup before are not read again. Ctrl-C cancels; what was sent is not sent again by the next one.`,
-		Example: `  tidemark volumes backup -n shop
-  tidemark volumes backup data-db-0 -n shop --action snapshot-then-kopia
-  tidemark volumes backup --path /srv/data -n shop --claim data
-  tidemark volumes backup --path /srv/data --archive s3://backups/prod --identity key.txt`,
-		Args: cobra.ArbitraryArgs,
-	}
-	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		if path.Path != "" {
-			if len(args) > 0 || action != "" || claims.Selector != "" || namespace.all {
-				return usage("--path names one directory: leave out what chooses claims")
-			}
-			path.Namespace = namespace.namespace
-			return backPath(cmd, v, path, output)
-		}
-		if path.Claim != "" {
-			return usage("--claim says whose volume a --path is; claims to back up are named without a flag")
-		}
-		ns, err := namespace.resolve()
-		if err != nil {
-			return err
-		}
-		if ns != "" {
-			claims.Namespaces = []string{ns}
-		}
-		if claims.Claims = args; namespace.all && len(args) > 0 {
-			return usage("claims are named in one namespace: give -n in place of -A")
-		}
-		if action != "" {
-			if claims.Action, err = policy.ParseAction(action); err != nil {
-				return usage("--action: %v", err)
-			}
-		}
-		return backClaims(cmd, v, claims, output)
-	})
-	fs := cmd.Flags()
-	namespace.add(cmd)
-	fs.StringVar(&path.Path, "path", "", "directory or block device to back up, in place of claims")
-	fs.StringVar(&path.Claim, "claim", "", "with --path and -n: the claim that the path belongs to (default: the path itself names the volume)")
-	fs.StringVarP(&claims.Selector, "selector", "l", "", "only claims with these labels")
-	fs.StringVar(&action, "action", "", "snapshot, kopia, snapshot-then-kopia or auto (default: what the policies say)")
-	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
-	fs.StringVar(&claims.Run, "name", "", "name of what is made together, for people (default: one is made)")
-	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
-	return cmd
-}
-
-func backPath(cmd *cobra.Command, v api.Volumes, q volumes.BackRequest, output string) (err error) {
-	if q.Path, err = filepath.Abs(q.Path); err != nil {
-		return err
-	}
-	if name, err := cmd.Flags().GetString("name"); err == nil {
-		q.Run = name
-	}
-	p := newBytesProgress(cmd.ErrOrStderr(), "backed up")
-	b, err := v.Back(cmd.Context(), q, p.update)
-	p.finish()
-	if err != nil {
-		return err
-	}
-	if output == "json" {
-		return writeJSON(cmd.OutOrStdout(), b)
-	}
-	fmt.Fprintln(cmd.OutOrStdout(), summary(b))
-	return nil
-}
-
-func backClaims(cmd *cobra.Command, v api.Volumes, q volumes.ClaimsRequest, output string) error {
-	p := newBytesProgress(cmd.ErrOrStderr(), "backed up")
-	m, err := v.BackClaims(cmd.Context(), q, p.update)
-	p.finish()
-	if m == nil {
-		return err
-	}
-	failed := 0
-	for _, b := range m.Backups {
-		if b.Status.Phase != volumes.Done {
-			failed++
-		}
-	}
-	if output == "json" {
-		if err := writeJSON(cmd.OutOrStdout(), m); err != nil {
-			return err
-		}
-	} else {
-		for _, b := range m.Backups {
-			fmt.Fprintln(cmd.OutOrStdout(), summary(b))
-		}
-		for _, s := range m.Skipped {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: left out: %s\n", text(s.Claim), text(s.Reason))
-		}
-		if len(m.Backups)+len(m.Skipped) == 0 {
-			fmt.Fprintln(cmd.OutOrStdout(), "there are no claims")
-		}
-	}
-	if failed > 0 && cmd.Context().Err() == nil {
-		kind := ErrPartly
-		if failed == len(m.Backups) {
-			kind = nil
-		}
-		return failure(kind, "%d of %d volumes were not backed up: 'tidemark volumes describe BACKUP' says more", failed, len(m.Backups))
-	}
-	return err
-}
-
-// summary is a backup in one line, or some more when there is something to say.
-func summary(b *volumes.Backup) string {
-	line := text(b.Metadata.Name)
-	s := &b.Status
-	switch {
-	case s.Phase == volumes.Failed:
-		line += ": FAILED: " + text(s.Error)
-	case s.Content != nil:
-		line += fmt.Sprintf(": %s files, %s, of which %s were unchanged; %s sent in %s", humanize.Comma(s.Content.Files),
-			humanize.IBytes(uint64(s.Content.Bytes)), humanize.Comma(s.Content.Unchanged), humanize.IBytes(uint64(s.Content.Sent)), b.Duration().Round(time.Millisecond))
-	case s.Snapshot != nil:
-		line += fmt.Sprintf(": snapshot %s of %s, in %s", text(s.Snapshot.ID), s.Snapshot.Driver, b.Duration().Round(time.Millisecond))
-	}
-	notes := make([]string, len(s.Notes))
-	for i, n := range s.Notes {
-		notes[i] = "\n  note: " + text(n)
-	}
-	return line + strings.Join(notes, "")
 }
 
 func newVolumesList() *cobra.Command {
@@ -450,95 +299,6 @@ func newVolumesGet() *cobra.Command {
 	})
 }
 
-func newVolumesRestore() *cobra.Command {
-	var q volumes.RestoreRequest
-	var namespace namespaceFlags
-	var claim, output string
-	var used bool
-	cmd := &cobra.Command{
-		Use:     "restore BACKUP [PATH] (--claim CLAIM | --to DIR)",
-		Aliases: []string{"restore-file"},
-		Short:   "Write a backup, or a part of it, into a claim, a directory or a block device",
-		Long: `Write a backup, or a part of it, into a claim that is there, or into a directory or over a block device of the daemon's
-machine. 'tidemark restore' brings claims back together with their content; this is for what is there already.
-
-A claim that Pods use is refused: scale the workload down first. --used does it all the same, while the workload sees files change under
-it. Snapshots that were not read into the repository cannot be written into a claim that is there: 'tidemark restore --existing recreate'
-makes the claim anew.
-
-Files that are there are replaced, also those that are newer; other files stay, unless --delete-extra says
-otherwise. Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
-same command once more completes it.`,
-		Example: `  tidemark volumes restore data-20261125 --to /srv/data --delete-extra
-  tidemark volumes restore data-20261125 etc/app.conf --to /tmp
-  tidemark volumes restore data-20261125 -n shop --claim data --delete-extra`,
-		Args: someArgs(1, 2, "the name of a backup, and optionally a path in it"),
-	}
-	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		if len(args) == 2 {
-			q.Path = args[1]
-		}
-		if q.DeleteExtra && q.Path != "" {
-			return usage("--delete-extra makes the target as the whole backup was: leave out the path")
-		}
-		if claim != "" {
-			if q.To != "" {
-				return usage("--claim and --to are two places: give one")
-			}
-			ns, err := namespace.resolve()
-			if err != nil {
-				return err
-			}
-			return fill(cmd, v, volumes.FillRequest{Backup: args[0], Namespace: ns, Claim: claim, Path: q.Path, DeleteExtra: q.DeleteExtra, Used: used}, output)
-		}
-		if q.To == "" {
-			return usage("say where to with --claim CLAIM or --to DIR")
-		}
-		to, err := filepath.Abs(q.To)
-		if err != nil {
-			return err
-		}
-		q.To, q.Backup = to, args[0]
-		p := newBytesProgress(cmd.ErrOrStderr(), "restored")
-		began := time.Now()
-		done, err := v.Restore(cmd.Context(), q, p.update)
-		p.finish()
-		if err != nil {
-			return err
-		}
-		if output == "json" {
-			return writeJSON(cmd.OutOrStdout(), done)
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), q.To, time.Since(began).Round(time.Millisecond))
-		return nil
-	})
-	fs := cmd.Flags()
-	namespace.add(cmd)
-	fs.StringVar(&claim, "claim", "", "claim to write into, in the namespace -n")
-	fs.BoolVar(&used, "used", false, "write into the claim although Pods use it")
-	fs.StringVar(&q.To, "to", "", "directory (made when it is missing) or block device")
-	fs.BoolVar(&q.DeleteExtra, "delete-extra", false, "remove what is in DIR and not in the backup")
-	fs.BoolVar(&q.KeepOwners, "no-owners", false, "leave files to the user who restores (without root, nothing else works)")
-	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
-	return cmd
-}
-
-// fill writes a backup into a claim.
-func fill(cmd *cobra.Command, v api.Volumes, q volumes.FillRequest, output string) error {
-	p := newBytesProgress(cmd.ErrOrStderr(), "restored")
-	began := time.Now()
-	done, err := v.Fill(cmd.Context(), q, p.update)
-	p.finish()
-	if err != nil {
-		return err
-	}
-	if output == "json" {
-		return writeJSON(cmd.OutOrStdout(), done)
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s files, %s, restored to claim %s/%s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), q.Namespace, q.Claim, time.Since(began).Round(time.Millisecond))
-	return nil
-}
-
 func newVolumesVerify() *cobra.Command {
 	var percent float64
 	var output string
@@ -659,46 +419,4 @@ without one. Only one process at a time may maintain a repository.`,
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, _ []string) error { return v.Maintain(cmd.Context(), now) })
 	cmd.Flags().BoolVar(&now, "now", false, "free at once what was just deleted; right only while no backup is being made anywhere")
 	return cmd
-}
-
-// bytesProgress shows on a terminal how far something is.
-type bytesProgress struct {
-	w     io.Writer
-	doing string
-	began time.Time
-	shown int
-}
-
-func newBytesProgress(w io.Writer, doing string) *bytesProgress {
-	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
-		w = nil
-	}
-	return &bytesProgress{w: w, doing: doing, began: time.Now()}
-}
-
-func (p *bytesProgress) update(at repository.Progress) {
-	if p.w == nil {
-		return
-	}
-	rate := float64(at.Bytes) / max(time.Since(p.began).Seconds(), 0.1)
-	if at.Step != "" && at.Bytes == 0 {
-		p.show(text(at.Step))
-		return
-	}
-	line := fmt.Sprintf("%s %s files, %s", p.doing, humanize.Comma(at.Files), humanize.IBytes(uint64(at.Bytes)))
-	if at.Total > 0 {
-		line += " of " + humanize.IBytes(uint64(at.Total))
-	}
-	p.show(line + fmt.Sprintf(", %s/s", humanize.IBytes(uint64(rate))))
-}
-
-func (p *bytesProgress) show(line string) {
-	fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", max(p.shown-len(line), 0)))
-	p.shown = len(line)
-}
-
-func (p *bytesProgress) finish() {
-	if p.w != nil && p.shown > 0 {
-		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.shown))
-	}
 }

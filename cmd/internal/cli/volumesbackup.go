@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
+)
+
+func newVolumesBackup() *cobra.Command {
+	var path volumes.BackRequest
+	var claims volumes.ClaimsRequest
+	var namespace namespaceFlags
+	var action, output string
+	cmd := &cobra.Command{
+		Use:   "backup [CLAIM...]",
+		Short: "Back up claims (PersistentVolumeClaims), or a directory or block device",
+		Long: `Back up claims, by name, by label (-l), all of a namespace (-n), or all there are (-A); or with --path, a
+directory or block device of the daemon's machine.
+
+What is done with a claim is for the daemon's policies to say, Velero's annotations and volume policies included, or for
+--action: snapshot (the storage system takes and keeps one, through CSI), kopia (its files, read where it is mounted),
+snapshot-then-kopia (the files of a snapshot, which is deleted afterwards unless --keep-snapshots), or auto: a snapshot where there
+is a VolumeSnapshotClass, and files otherwise. Claims that share a value of the label tidemark.dev/volume-group (or
+velero.io/volume-group) are taken at one instant.
+
+Before and after, hooks are run in the containers of the Pods that use the claims: those of Velero's annotations, of the
+configuration, or the ready ones for PostgreSQL, MySQL, MongoDB and Redis. Post hooks are run whatever happens.
+
+With --path, files are read one after another: what is written to meanwhile is as consistent as a copy would be. Files
+that are as in the backup before are not read again. Ctrl-C cancels; what was sent is not sent again by the next one.`,
+		Example: `  tidemark volumes backup -n shop
+  tidemark volumes backup data-db-0 -n shop --action snapshot-then-kopia
+  tidemark volumes backup --path /srv/data -n shop --claim data
+  tidemark volumes backup --path /srv/data --archive s3://backups/prod --identity key.txt`,
+		Args: cobra.ArbitraryArgs,
+	}
+	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
+		if path.Path != "" {
+			if len(args) > 0 || action != "" || claims.Selector != "" || namespace.all {
+				return usage("--path names one directory: leave out what chooses claims")
+			}
+			path.Namespace = namespace.namespace
+			return backPath(cmd, v, path, output)
+		}
+		if path.Claim != "" {
+			return usage("--claim says whose volume a --path is; claims to back up are named without a flag")
+		}
+		ns, err := namespace.resolve()
+		if err != nil {
+			return err
+		}
+		if ns != "" {
+			claims.Namespaces = []string{ns}
+		}
+		if claims.Claims = args; namespace.all && len(args) > 0 {
+			return usage("claims are named in one namespace: give -n in place of -A")
+		}
+		if action != "" {
+			if claims.Action, err = policy.ParseAction(action); err != nil {
+				return usage("--action: %v", err)
+			}
+		}
+		return backClaims(cmd, v, claims, output)
+	})
+	fs := cmd.Flags()
+	namespace.add(cmd)
+	fs.StringVar(&path.Path, "path", "", "directory or block device to back up, in place of claims")
+	fs.StringVar(&path.Claim, "claim", "", "with --path and -n: the claim that the path belongs to (default: the path itself names the volume)")
+	fs.StringVarP(&claims.Selector, "selector", "l", "", "only claims with these labels")
+	fs.StringVar(&action, "action", "", "snapshot, kopia, snapshot-then-kopia or auto (default: what the policies say)")
+	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
+	fs.StringVar(&claims.Run, "name", "", "name of what is made together, for people (default: one is made)")
+	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
+	return cmd
+}
+
+func backPath(cmd *cobra.Command, v api.Volumes, q volumes.BackRequest, output string) (err error) {
+	if q.Path, err = filepath.Abs(q.Path); err != nil {
+		return err
+	}
+	if name, err := cmd.Flags().GetString("name"); err == nil {
+		q.Run = name
+	}
+	p := newBytesProgress(cmd.ErrOrStderr(), "backed up")
+	b, err := v.Back(cmd.Context(), q, p.update)
+	p.finish()
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		return writeJSON(cmd.OutOrStdout(), b)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), summary(b))
+	return nil
+}
+
+func backClaims(cmd *cobra.Command, v api.Volumes, q volumes.ClaimsRequest, output string) error {
+	p := newBytesProgress(cmd.ErrOrStderr(), "backed up")
+	m, err := v.BackClaims(cmd.Context(), q, p.update)
+	p.finish()
+	if m == nil {
+		return err
+	}
+	failed := 0
+	for _, b := range m.Backups {
+		if b.Status.Phase != volumes.Done {
+			failed++
+		}
+	}
+	if output == "json" {
+		if err := writeJSON(cmd.OutOrStdout(), m); err != nil {
+			return err
+		}
+	} else {
+		for _, b := range m.Backups {
+			fmt.Fprintln(cmd.OutOrStdout(), summary(b))
+		}
+		for _, s := range m.Skipped {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: left out: %s\n", text(s.Claim), text(s.Reason))
+		}
+		if len(m.Backups)+len(m.Skipped) == 0 {
+			fmt.Fprintln(cmd.OutOrStdout(), "there are no claims")
+		}
+	}
+	if failed > 0 && cmd.Context().Err() == nil {
+		kind := ErrPartly
+		if failed == len(m.Backups) {
+			kind = nil
+		}
+		return failure(kind, "%d of %d volumes were not backed up: 'tidemark volumes describe BACKUP' says more", failed, len(m.Backups))
+	}
+	return err
+}
+
+// summary is a backup in one line, or some more when there is something to say.
+func summary(b *volumes.Backup) string {
+	line := text(b.Metadata.Name)
+	s := &b.Status
+	switch {
+	case s.Phase == volumes.Failed:
+		line += ": FAILED: " + text(s.Error)
+	case s.Content != nil:
+		line += fmt.Sprintf(": %s files, %s, of which %s were unchanged; %s sent in %s", humanize.Comma(s.Content.Files),
+			humanize.IBytes(uint64(s.Content.Bytes)), humanize.Comma(s.Content.Unchanged), humanize.IBytes(uint64(s.Content.Sent)), b.Duration().Round(time.Millisecond))
+	case s.Snapshot != nil:
+		line += fmt.Sprintf(": snapshot %s of %s, in %s", text(s.Snapshot.ID), s.Snapshot.Driver, b.Duration().Round(time.Millisecond))
+	}
+	notes := make([]string, len(s.Notes))
+	for i, n := range s.Notes {
+		notes[i] = "\n  note: " + text(n)
+	}
+	return line + strings.Join(notes, "")
+}

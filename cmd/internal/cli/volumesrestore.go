@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+func newVolumesRestore() *cobra.Command {
+	var q volumes.RestoreRequest
+	var namespace namespaceFlags
+	var claim, output string
+	var used bool
+	cmd := &cobra.Command{
+		Use:     "restore BACKUP [PATH] (--claim CLAIM | --to DIR)",
+		Aliases: []string{"restore-file"},
+		Short:   "Write a backup, or a part of it, into a claim, a directory or a block device",
+		Long: `Write a backup, or a part of it, into a claim that is there, or into a directory or over a block device of the daemon's
+machine. 'tidemark restore' brings claims back together with their content; this is for what is there already.
+
+A claim that Pods use is refused: scale the workload down first. --used does it all the same, while the workload sees files change under
+it. Snapshots that were not read into the repository cannot be written into a claim that is there: 'tidemark restore --existing recreate'
+makes the claim anew.
+
+Files that are there are replaced, also those that are newer; other files stay, unless --delete-extra says
+otherwise. Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
+same command once more completes it.`,
+		Example: `  tidemark volumes restore data-20261125 --to /srv/data --delete-extra
+  tidemark volumes restore data-20261125 etc/app.conf --to /tmp
+  tidemark volumes restore data-20261125 -n shop --claim data --delete-extra`,
+		Args: someArgs(1, 2, "the name of a backup, and optionally a path in it"),
+	}
+	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
+		if len(args) == 2 {
+			q.Path = args[1]
+		}
+		if q.DeleteExtra && q.Path != "" {
+			return usage("--delete-extra makes the target as the whole backup was: leave out the path")
+		}
+		if claim != "" {
+			if q.To != "" {
+				return usage("--claim and --to are two places: give one")
+			}
+			ns, err := namespace.resolve()
+			if err != nil {
+				return err
+			}
+			return fill(cmd, v, volumes.FillRequest{Backup: args[0], Namespace: ns, Claim: claim, Path: q.Path, DeleteExtra: q.DeleteExtra, Used: used}, output)
+		}
+		if q.To == "" {
+			return usage("say where to with --claim CLAIM or --to DIR")
+		}
+		to, err := filepath.Abs(q.To)
+		if err != nil {
+			return err
+		}
+		q.To, q.Backup = to, args[0]
+		p := newBytesProgress(cmd.ErrOrStderr(), "restored")
+		began := time.Now()
+		done, err := v.Restore(cmd.Context(), q, p.update)
+		p.finish()
+		if err != nil {
+			return err
+		}
+		if output == "json" {
+			return writeJSON(cmd.OutOrStdout(), done)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), q.To, time.Since(began).Round(time.Millisecond))
+		return nil
+	})
+	fs := cmd.Flags()
+	namespace.add(cmd)
+	fs.StringVar(&claim, "claim", "", "claim to write into, in the namespace -n")
+	fs.BoolVar(&used, "used", false, "write into the claim although Pods use it")
+	fs.StringVar(&q.To, "to", "", "directory (made when it is missing) or block device")
+	fs.BoolVar(&q.DeleteExtra, "delete-extra", false, "remove what is in DIR and not in the backup")
+	fs.BoolVar(&q.KeepOwners, "no-owners", false, "leave files to the user who restores (without root, nothing else works)")
+	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
+	return cmd
+}
+
+// fill writes a backup into a claim.
+func fill(cmd *cobra.Command, v api.Volumes, q volumes.FillRequest, output string) error {
+	p := newBytesProgress(cmd.ErrOrStderr(), "restored")
+	began := time.Now()
+	done, err := v.Fill(cmd.Context(), q, p.update)
+	p.finish()
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		return writeJSON(cmd.OutOrStdout(), done)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s files, %s, restored to claim %s/%s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), q.Namespace, q.Claim, time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// bytesProgress shows on a terminal how far something is.
+type bytesProgress struct {
+	w     io.Writer
+	doing string
+	began time.Time
+	shown int
+}
+
+func newBytesProgress(w io.Writer, doing string) *bytesProgress {
+	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		w = nil
+	}
+	return &bytesProgress{w: w, doing: doing, began: time.Now()}
+}
+
+func (p *bytesProgress) update(at repository.Progress) {
+	if p.w == nil {
+		return
+	}
+	rate := float64(at.Bytes) / max(time.Since(p.began).Seconds(), 0.1)
+	if at.Step != "" && at.Bytes == 0 {
+		p.show(text(at.Step))
+		return
+	}
+	line := fmt.Sprintf("%s %s files, %s", p.doing, humanize.Comma(at.Files), humanize.IBytes(uint64(at.Bytes)))
+	if at.Total > 0 {
+		line += " of " + humanize.IBytes(uint64(at.Total))
+	}
+	p.show(line + fmt.Sprintf(", %s/s", humanize.IBytes(uint64(rate))))
+}
+
+func (p *bytesProgress) show(line string) {
+	fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", max(p.shown-len(line), 0)))
+	p.shown = len(line)
+}
+
+func (p *bytesProgress) finish() {
+	if p.w != nil && p.shown > 0 {
+		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.shown))
+	}
+}
