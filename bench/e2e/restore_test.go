@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,20 +68,20 @@ func TestRestoreOfANamespace(t *testing.T) {
 		t.Errorf("the plan:\n%s", plan)
 	}
 	began := time.Now()
-	out := w.run("restore", "-n", "shop", "--at", between, "--yes")
+	restored := w.run("restore", "-n", "shop", "--at", between, "--yes")
 	w.await("the application to be back", func() bool { return w.ready("shop", "app=web") && w.ready("shop", "app=db") })
-	t.Logf("ready %s after the restore began; %s", time.Since(began), out[strings.LastIndex(out, "\n\n"):])
+	t.Logf("ready %s after the restore began", time.Since(began))
 	w.contents("shop", "version 1\n", "rows 1\n")
 	w.nothingLeft()
 
-	out = w.run("restore", "-n", "shop", "--at", end, "--namespace-mappings", "shop:copy", "--yes", "-v")
+	copied := w.run("restore", "-n", "shop", "--at", end, "--namespace-mappings", "shop:copy", "--yes", "-v")
 	w.Cleanup(func() {
 		_ = w.Client.CoreV1().Namespaces().Delete(context.Background(), "copy", metav1.DeleteOptions{})
 	})
 	w.await("the copy", func() bool { return w.ready("copy", "app=web") && w.ready("copy", "app=db") })
 	w.contents("copy", "version 2\n", "rows 2\n")
-	if !strings.Contains(out, "2 filled") {
-		t.Errorf("the report:\n%s", out)
+	if !strings.Contains(copied, "2 filled") {
+		t.Errorf("the report:\n%s", copied)
 	}
 	w.contents("shop", "version 1\n", "rows 1\n")
 	w.nothingLeft()
@@ -90,9 +89,29 @@ func TestRestoreOfANamespace(t *testing.T) {
 	// In place: refused without a word about it, and done with one.
 	w.run("restore", "-n", "shop", "--at", end, "--existing", "update", "--yes")
 	w.contents("shop", "version 1\n", "rows 1\n")
-	t.Log(w.run("restore", "pvc", "-n", "shop", "--at", end, "--existing", "update", "--volumes-in-place", "--yes"))
+	w.run("restore", "-n", "shop", "--at", end, "--existing", "update", "--volumes-in-place", "--yes")
 	w.contents("shop", "version 2\n", "rows 2\n")
+	// Both are undone: what they made is deleted, claims with their volumes as well.
+	w.run("undo", undoOf(copied), "--yes")
+	w.run("undo", undoOf(restored), "--yes")
+	w.await("the claims to be gone", func() bool {
+		for _, ns := range []string{"shop", "copy"} {
+			l, err := w.Client.CoreV1().PersistentVolumeClaims(ns).List(w.Context(), metav1.ListOptions{})
+			if err != nil || len(l.Items) > 0 {
+				return false
+			}
+		}
+		return true
+	})
 	w.forget(append(first, second...)...)
+}
+
+// undoOf is the ID that a restore's report names for its undo.
+func undoOf(report string) string {
+	_, rest, _ := strings.Cut(report, "to undo: tidemark undo ")
+	id, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+	id, _, _ = strings.Cut(id, " ")
+	return id
 }
 
 // contents compares the files of the application with what they should hold.
@@ -104,5 +123,3 @@ func (w *world) contents(namespace, files, rows string) {
 		}
 	}
 }
-
-var _ = fmt.Sprint
