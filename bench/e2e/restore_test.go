@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -122,4 +123,36 @@ func (w *world) contents(namespace, files, rows string) {
 			w.Errorf("claim %s/%s holds %q, want %q", namespace, claim, got, want)
 		}
 	}
+}
+
+// TestFillFails restores while movers cannot run: the workloads are not made, because they would begin with empty volumes. Once movers can run, the restore is
+// gone on with.
+func TestFillFails(t *testing.T) {
+	w := newWorld(t, "")
+	w.application("empty")
+	all := w.back("-n", "empty", "--action", "snapshot-then-kopia")
+	time.Sleep(time.Second)
+	at := time.Now().UTC().Format(time.RFC3339Nano)
+	w.deleteNamespace("empty")
+	good := w.config
+	w.stopDaemon(syscall.SIGTERM)
+	w.config = strings.Replace(good, moverImage, "docker.io/library/nothing:none", 1)
+	w.startDaemon()
+	out, trouble, err := w.try("restore", "-n", "empty", "--at", at, "--yes")
+	if err == nil || !strings.Contains(out+trouble, "ErrImageNeverPull") || !strings.Contains(out+trouble, "it would begin with an empty one") {
+		t.Errorf("%v\n%s%s", err, out, trouble)
+	}
+	for _, kind := range []string{"deploy", "sts"} {
+		if listed, _, _ := w.try("get", kind, "-n", "empty", "--at", "now"); strings.Contains(listed, "web") || strings.Contains(listed, "db ") {
+			t.Errorf("a workload was made on an empty claim: %s", listed)
+		}
+	}
+	w.nothingLeft()
+	w.stopDaemon(syscall.SIGTERM)
+	w.config = good
+	w.startDaemon()
+	w.run("restores", "resume", undoOf(out), "--yes")
+	w.await("the application", func() bool { return w.ready("empty", "app=web") && w.ready("empty", "app=db") })
+	w.contents("empty", "version 1\n", "rows 1\n")
+	w.forget(all...)
 }

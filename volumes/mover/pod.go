@@ -99,6 +99,9 @@ func (r *Runner) try(ctx context.Context, pod, label string, t *Ticket, at *Plac
 	if err != nil {
 		return nil, err
 	}
+	if p.Spec.Containers[0].Image == "" {
+		return nil, fmt.Errorf("%w: %w: it has no image: set volumes.image in the daemon's configuration, or $TIDEMARK_IMAGE, to one with this program", ErrMover, errHopeless)
+	}
 	p.Labels[kube.Label] = label
 	secret := &corev1.Secret{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
