@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tidemark-backup/tidemark/deploy/localnode"
 	"github.com/tidemark-backup/tidemark/volumes"
@@ -65,6 +69,26 @@ func TestClaims(t *testing.T) {
 		t.Errorf("the link leads to %q, %v", target, err)
 	}
 	w.nothingLeft()
+
+	w.run("volumes", "restore-file", moved.Metadata.Name, "f", "-n", "claims", "--claim", "copy")
+
+	// Into another storage class, from a snapshot and from files, whichever backup is nearest.
+	for i, which := range []string{snapshots[0].Spec.Run, "nearest"} {
+		ns := fmt.Sprintf("claims-%d", i)
+		w.run("restore", "pvc,pod", "-n", "claims", "--at", "now", "--volumes", which, "--namespace-mappings", "claims:"+ns, "--storage-class-mappings", "local:local-late", "--yes")
+		w.Cleanup(func() { _ = w.Client.CoreV1().Namespaces().Delete(context.Background(), ns, metav1.DeleteOptions{}) })
+		w.await("the Pod", func() bool { return w.ready(ns, "app=app") })
+		for claim, want := range map[string]string{"one": "first\n", "two": "second\n"} {
+			if got := read(t, filepath.Join(w.path(ns, claim), "f")); got != want {
+				t.Errorf("%s/%s holds %q", ns, claim, got)
+			}
+		}
+		c, err := w.Client.CoreV1().PersistentVolumeClaims(ns).Get(t.Context(), "one", metav1.GetOptions{})
+		w.ok(err)
+		if *c.Spec.StorageClassName != localnode.Late {
+			t.Errorf("the class is %s", *c.Spec.StorageClassName)
+		}
+	}
 
 	w.forget(append(snapshots, live, moved)...)
 	w.snapshotsAre()

@@ -24,8 +24,9 @@ import (
 
 // volumeFlags say which content claims get back, and how it is written.
 type volumeFlags struct {
-	which string
-	mover moverFlags
+	which   string
+	nearest bool
+	mover   moverFlags
 }
 
 // moverFlags say how movers are made from here.
@@ -35,6 +36,7 @@ type moverFlags struct {
 
 func (f *volumeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.which, "volumes", "before", "the content that claims get: before (the newest volume backup at or before the moment), nearest, none, or the NAME of a backup or run")
+	fs.BoolVar(&f.nearest, "volumes-nearest", false, "the same as --volumes nearest")
 	f.mover.add(fs)
 }
 
@@ -47,6 +49,9 @@ func (f *moverFlags) add(fs *pflag.FlagSet) {
 
 // choose picks the backup of each claim that belongs to the cut.
 func (f *volumeFlags) choose(ctx context.Context, src replay.Source, cut journal.Cut) (map[string]replay.Volume, error) {
+	if f.nearest {
+		f.which = "nearest"
+	}
 	if f.which == "none" {
 		return nil, nil
 	}
