@@ -124,9 +124,12 @@ func (k *Keeper) payHooks(ctx context.Context, all []*Backup) error {
 			h.State = HookLeftOut
 			if h.When == "post" {
 				p, err := kube.Get[corev1.Pod](ctx, k.o.Cluster.Client, kube.Pods, b.Metadata.Namespace, h.Pod)
-				if err != nil {
+				if err != nil && kube.Lasting(err) == nil {
 					h.State = HookPending
 					return err // it stays owed
+				}
+				if err != nil {
+					h.Error = err.Error()
 				}
 				if p != nil && string(p.UID) == h.UID && p.Status.Phase == corev1.PodRunning {
 					k.o.Logger.Warn("a post hook is run that a daemon which ended owed", zap.String("pod", b.Metadata.Namespace+"/"+h.Pod), zap.String("backup", b.Metadata.Name))

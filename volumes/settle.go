@@ -34,7 +34,10 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 			return err
 		}
 		if err := mover.Sweep(ctx, k.o.Cluster.Client, k.o.Cluster.Mover.Labels()); err != nil {
-			return err
+			if kube.Lasting(err) == nil {
+				return err // the cluster may be away, and it is tried again
+			}
+			k.o.Logger.Warn("movers that a daemon before this one left cannot be looked for", zap.Error(err))
 		}
 	}
 	if len(all) == 0 {
@@ -55,8 +58,12 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 			}
 		}
 		if k.o.Cluster != nil && b.Spec.Claim != "" {
-			if err := k.sweep(ctx, b, gone); err != nil {
-				return err
+			if err := k.sweep(ctx, b, gone); err != nil { // one driver that is gone must not stop all backups
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				b.Status.Notes = append(b.Status.Notes, "what it left cannot be removed: "+err.Error()+"; 'tidemark volumes delete' tries it again")
+				k.o.Logger.Warn("what a volume backup that was cut off left cannot be removed", zap.String("backup", b.Metadata.Name), zap.Error(err))
 			}
 		}
 		k.o.Logger.Warn("a volume backup was cut off", zap.String("backup", b.Metadata.Name), zap.String("phase", string(b.Status.Phase)))

@@ -364,6 +364,9 @@ func Claim(source *corev1.PersistentVolumeClaimSpec, h Handle, namespace, name, 
 // Sweep deletes what tries that were cut off left under a name: the snapshot as well, if it was not kept.
 func Sweep(ctx context.Context, c *kube.Client, namespace, name string) error {
 	contents, err := c.In(kube.Contents, "").List(ctx, metav1.ListOptions{LabelSelector: kube.Label + "=" + name})
+	if apierrors.IsNotFound(err) { // the cluster has no snapshots (any more)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("look for what is left of snapshots: %w", err)
 	}
