@@ -67,8 +67,9 @@ func newVolumes() *cobra.Command {
 		Long: `The content of volumes, in a repository beside the archive, encrypted, deduplicated and compressed.
 
 Each backup is an event of history: 'volumes list' says which moment of the cluster it belongs to. A
-backup is given by its name, or as much of it as no other has. With --archive and --identity, everything
-is done here, without a daemon; otherwise the daemon does it, with paths of its own machine.
+backup is given by its name, or as much of it as no other has. Claims (PersistentVolumeClaims) are backed up
+by the daemon of their cluster. With --archive and --identity, all else is done here, without a daemon;
+otherwise the daemon does it, with paths of its own machine.
 
 Files come back with owner, mode, times, extended attributes and ACLs, hard links, holes, pipes and devices.
 Symbolic links are kept as they are, and never followed.
@@ -392,7 +393,7 @@ func newVolumesDelete() *cobra.Command {
 		Use:     "delete BACKUP...",
 		Aliases: []string{"forget", "rm"},
 		Short:   "Delete backups",
-		Long:    "Delete backups. Their content is freed a day later, when the daemon maintains the repository: a backup that is being made may use it.",
+		Long:    "Delete backups. Snapshots are deleted at once, those of a group with the last of them. Content in the repository is freed a day later, when the daemon maintains the repository: a backup that is being made may use it.",
 		Args:    someArgs(1, 0, "the names of backups"),
 	}
 	return volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
