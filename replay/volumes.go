@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ func (p *planner) fillClaims(ctx context.Context) error {
 		if it.Resource != claims {
 			continue
 		}
-		v, ok := p.req.Volumes[first(it.From, it.Namespace)+"/"+it.Name]
+		v, ok := p.req.Volumes[cmp.Or(it.From, it.Namespace)+"/"+it.Name]
 		switch {
 		case !ok:
 		case it.makes():
@@ -68,13 +69,6 @@ func (p *planner) fillClaims(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func first(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // fillNew lets a claim that is made have its content: of a snapshot where the storage that has it makes the volume, and otherwise files.

@@ -137,8 +137,7 @@ func snapshotOf(namespace, name, class string, source object) *object {
 
 // await waits until the snapshot is taken, or until it is ready to use.
 func (t *Taken) await(ctx context.Context, c *kube.Client, ready bool) error {
-	var failing time.Time
-	last := "the driver has not answered"
+	var p patience
 	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := c.In(kube.Snapshots, t.namespace).Get(ctx, t.name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -147,16 +146,8 @@ func (t *Taken) await(ctx context.Context, c *kube.Client, ready bool) error {
 		if err != nil {
 			return false, kube.Lasting(err)
 		}
-		if msg, _, _ := unstructured.NestedString(u.Object, "status", "error", "message"); msg != "" {
-			last = msg
-			if failing.IsZero() {
-				failing = time.Now()
-			}
-			if time.Since(failing) > Patience {
-				return false, errors.New(msg)
-			}
-		} else {
-			failing = time.Time{}
+		if err := p.hear(u); err != nil {
+			return false, err
 		}
 		t.content, _, _ = unstructured.NestedString(u.Object, "status", "boundVolumeSnapshotContentName")
 		if is, _, _ := unstructured.NestedBool(u.Object, "status", "readyToUse"); t.content == "" || ready && !is {
@@ -168,13 +159,41 @@ func (t *Taken) await(ctx context.Context, c *kube.Client, ready bool) error {
 		}
 		return t.read(content), nil
 	})
-	if err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %s (%w)", ErrSnapshot, last, err)
-		}
-		return fmt.Errorf("%w: %w", ErrSnapshot, err)
+	return p.explain(ctx, err)
+}
+
+// patience is what a driver has said while it was waited for.
+type patience struct {
+	last  string    // the last error
+	since time.Time // when it began; zero: there is none now
+}
+
+// hear looks at the error in an object's status, and gives it back when it has lasted too long.
+func (p *patience) hear(u *unstructured.Unstructured) error {
+	msg, _, _ := unstructured.NestedString(u.Object, "status", "error", "message")
+	switch {
+	case msg == "":
+		p.since = time.Time{}
+		return nil
+	case p.since.IsZero():
+		p.since = time.Now()
+	}
+	p.last = msg
+	if time.Since(p.since) > Patience {
+		return errors.New(msg)
 	}
 	return nil
+}
+
+// explain adds to the end of a wait what the driver said last.
+func (p *patience) explain(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && p.last != "":
+		return fmt.Errorf("%w: %s (%w)", ErrSnapshot, p.last, err)
+	}
+	return fmt.Errorf("%w: %w", ErrSnapshot, err)
 }
 
 // read takes over what is known of it; false while it is not taken.
@@ -307,7 +326,7 @@ func deleteThrough(ctx context.Context, c *kube.Client, r schema.GroupVersionRes
 
 // lookUp waits until the driver has told of the snapshot of a content, and reports whether it has it. field is that of the status with its handle.
 func lookUp(ctx context.Context, c *kube.Client, r schema.GroupVersionResource, content, field string) (known bool, err error) {
-	var failing time.Time
+	var p patience
 	err = kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := c.In(r, "").Get(ctx, content, metav1.GetOptions{})
 		if err != nil {
@@ -320,14 +339,8 @@ func lookUp(ctx context.Context, c *kube.Client, r schema.GroupVersionResource, 
 			return true, nil
 		case strings.Contains(msg, "can not find"), strings.Contains(msg, "NotFound"): // what the driver's side says when a list or a look has none
 			return true, nil
-		case msg == "":
-			failing = time.Time{}
-		case failing.IsZero():
-			failing = time.Now()
-		case time.Since(failing) > Patience:
-			return false, errors.New(msg)
 		}
-		return false, nil
+		return false, p.hear(u)
 	})
 	return known, err
 }

@@ -178,8 +178,7 @@ func (g *Group) Ready(ctx context.Context, c *kube.Client) error {
 }
 
 func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bool) error {
-	var failing time.Time
-	last := "the driver has not answered"
+	var p patience
 	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := c.In(g.r.snapshots, g.namespace).Get(ctx, g.name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -188,14 +187,8 @@ func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bo
 		if err != nil {
 			return false, kube.Lasting(err)
 		}
-		if msg, _, _ := unstructured.NestedString(u.Object, "status", "error", "message"); msg != "" {
-			last = msg
-			if failing.IsZero() {
-				failing = time.Now()
-			}
-			if time.Since(failing) > Patience {
-				return false, errors.New(msg)
-			}
+		if err := p.hear(u); err != nil {
+			return false, err
 		}
 		g.content, _, _ = unstructured.NestedString(u.Object, "status", "boundVolumeGroupSnapshotContentName")
 		if is, _, _ := unstructured.NestedBool(u.Object, "status", "readyToUse"); g.content == "" || ready && !is {
@@ -207,13 +200,7 @@ func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bo
 		}
 		return g.read(content, volumes), nil
 	})
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("%w: %s (%w)", ErrSnapshot, last, err)
-	}
-	return fmt.Errorf("%w: %w", ErrSnapshot, err)
+	return p.explain(ctx, err)
 }
 
 func (g *Group) read(content *unstructured.Unstructured, volumes int) bool {
