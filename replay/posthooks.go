@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -22,6 +23,42 @@ type Hooked struct {
 	Replicas int
 	// Annotations are those of its Pods.
 	Annotations map[string]string
+}
+
+// String names the object.
+func (h *Hooked) String() string { return fmt.Sprintf("%s %s/%s", h.Kind, h.Namespace, h.Name) }
+
+// NoteHook records that the hook of an object was run in all of its Pods, or was left out, or failed.
+func (rec *Record) NoteHook(h *Hooked, leftOut bool, failed error) error {
+	o := outcome{State: "done"}
+	switch {
+	case failed != nil:
+		o.State, o.Why = "failed", failed.Error()
+	case leftOut:
+		o.State = "left"
+	}
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.hooks[h.String()] = o
+	return errors.Join(rec.append(line{Hook: h.String(), outcome: o}), rec.sync())
+}
+
+// EachHook yields what became of each hook of the plan: "done", "left", "failed" or nothing, and why.
+func (rec *Record) EachHook(yield func(h *Hooked, state, why string)) {
+	for _, h := range rec.Plan.PostHooks() {
+		o := rec.hooks[h.String()]
+		yield(&h, o.State, o.Why)
+	}
+}
+
+// HooksOwed are the hooks that are still to be run, failed ones among them.
+func (rec *Record) HooksOwed() (all []Hooked) {
+	rec.EachHook(func(h *Hooked, state, _ string) {
+		if state != "done" && state != "left" {
+			all = append(all, *h)
+		}
+	})
+	return all
 }
 
 // PostHooks are the objects that the plan makes whose annotations call for a program after the restore.
@@ -69,7 +106,7 @@ func texts(o object) map[string]string {
 // tellHooks says in the plan which programs will be run.
 func (p *planner) tellHooks() {
 	for _, h := range p.plan.PostHooks() {
-		p.warn("%s %s/%s: a program is run in its Pods when they run (annotation %scommand); --restore-hooks=false leaves it out", h.Kind, h.Namespace, h.Name, postHook)
+		p.warn("%s: a program is run in its Pods when they run (annotation %scommand); --restore-hooks=false leaves it out", &h, postHook)
 	}
 }
 

@@ -48,8 +48,9 @@ type Record struct {
 	dir  string
 	file *os.File // progress, locked; nil: read only
 
-	mu   sync.Mutex
-	done map[int]outcome // by index in Plan.Items
+	mu    sync.Mutex
+	done  map[int]outcome    // by index in Plan.Items
+	hooks map[string]outcome // by Hooked.String
 	// Ended is when it was done with; zero: it was cut off, or is still running.
 	Ended time.Time
 }
@@ -64,7 +65,8 @@ type outcome struct {
 
 // line is one line of the progress.
 type line struct {
-	Item *int `json:"i,omitempty"`
+	Item *int   `json:"i,omitempty"`
+	Hook string `json:"hook,omitempty"`
 	outcome
 	Time time.Time `json:"t,omitzero"`
 }
@@ -89,7 +91,7 @@ func (r *Records) Begin(p *Plan) (*Record, error) {
 	if err := writeWhole(filepath.Join(dir, "plan.json.zst"), p.Save); err != nil {
 		return nil, fmt.Errorf("record the restore: %w", err)
 	}
-	rec := &Record{ID: p.ID, Plan: p, dir: dir, done: map[int]outcome{}}
+	rec := &Record{ID: p.ID, Plan: p, dir: dir, done: map[int]outcome{}, hooks: map[string]outcome{}}
 	if err := rec.lock(); err != nil {
 		return nil, err
 	}
@@ -148,7 +150,7 @@ func (r *Records) Open(id string, write bool) (*Record, error) {
 	if id == "" || filepath.Base(id) != id {
 		return nil, fmt.Errorf("%w: %q", ErrNoRecord, id)
 	}
-	rec := &Record{ID: id, dir: filepath.Join(r.dir, id), done: map[int]outcome{}}
+	rec := &Record{ID: id, dir: filepath.Join(r.dir, id), done: map[int]outcome{}, hooks: map[string]outcome{}}
 	f, err := os.Open(filepath.Join(rec.dir, "plan.json.zst"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s, in %s: 'tidemark restores list' shows what is", ErrNoRecord, id, r.dir)
@@ -184,6 +186,8 @@ func (rec *Record) readProgress() error {
 		case l.Item != nil:
 			rec.done[*l.Item] = l.outcome
 			rec.Ended = time.Time{}
+		case l.Hook != "":
+			rec.hooks[l.Hook] = l.outcome
 		case l.State == "end":
 			rec.Ended = l.Time
 		}

@@ -194,7 +194,7 @@ var ruleCases = []ruleCase{
 	},
 	{
 		rule: "claim-binding", name: "a claim is Lost for want of its old volume", resource: "persistentvolumeclaims",
-		before: `{kind: PersistentVolumeClaim, metadata: {name: c, namespace: a, annotations: {pv.kubernetes.io/bind-completed: "yes", pv.kubernetes.io/bound-by-controller: "yes", volume.kubernetes.io/storage-provisioner: p, volume.beta.kubernetes.io/storage-provisioner: p, volume.kubernetes.io/selected-node: n, k: v}}, spec: {volumeName: v, storageClassName: s}}`,
+		before: `{kind: PersistentVolumeClaim, metadata: {name: c, namespace: a, labels: {tidemark.dev/taken-together: x}, annotations: {pv.kubernetes.io/bind-completed: "yes", pv.kubernetes.io/bound-by-controller: "yes", volume.kubernetes.io/storage-provisioner: p, volume.beta.kubernetes.io/storage-provisioner: p, volume.kubernetes.io/selected-node: n, k: v}}, spec: {volumeName: v, storageClassName: s}}`,
 		after:  `{kind: PersistentVolumeClaim, metadata: {name: c, namespace: a, annotations: {k: v}}, spec: {storageClassName: s}}`,
 	},
 	{

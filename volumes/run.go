@@ -1,6 +1,7 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,12 +34,18 @@ type Made struct {
 	Skipped []Skipped `json:"skipped,omitempty"`
 }
 
-// readyTime bounds how long a snapshot may take to be ready to use, takenTime how long until it is of an instant: until then the
-// application waits, if there are hooks.
+// takenTime bounds how long it may take until a snapshot is of an instant: until then the application waits, if there are hooks. Some storage
+// systems copy everything until it is ready to use.
 const (
-	takenTime = 2 * time.Minute
-	readyTime = 30 * time.Minute
+	takenTime        = 2 * time.Minute
+	defaultReadyTime = 30 * time.Minute
 )
+
+// readyBy bounds how long a snapshot may take to be ready to use.
+func (k *Keeper) readyBy(ctx context.Context, late string) (context.Context, context.CancelFunc) {
+	limit := cmp.Or(k.o.Cluster.ReadyTime, defaultReadyTime)
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf(late+" (volumes.readyTimeout)", limit))
+}
 
 // BackClaims backs claims up. Each backup is recorded when it begins and when it ends, whatever its end; those that failed do not stop the
 // others. The order of things, for claims that belong together: recorded as running with the post hooks that are owed; pre
@@ -210,73 +217,12 @@ func (k *Keeper) takeOne(ctx context.Context, t *task, report *report) error {
 	return nil
 }
 
-// takeGroup takes snapshots of all claims of a group at one instant. Where that cannot be done, they are taken one by one, with a note.
-func (k *Keeper) takeGroup(ctx context.Context, tasks []*task, report *report) {
-	first := tasks[0]
-	label, value, _ := strings.Cut(first.group, "=")
-	limited, cancel := context.WithTimeoutCause(ctx, takenTime, fmt.Errorf("they were not taken within %s", takenTime))
-	defer cancel()
-	report.step(first, fmt.Sprintf("taking a snapshot of %d volumes", len(tasks)))
-	g, err := csi.TakeGroup(limited, k.o.Cluster.Client, first.Driver(), first.Claim.Namespace, first.backup.Metadata.Name, label, value, len(tasks))
-	if errors.Is(err, csi.ErrNoGroups) {
-		var wg sync.WaitGroup
-		for _, t := range tasks {
-			t.backup.Status.Notes = append(t.backup.Status.Notes, err.Error()+": its group was taken one by one")
-			wg.Go(func() { t.err = k.takeOne(ctx, t, report) })
-		}
-		wg.Wait()
-		return
-	}
-	if err == nil {
-		err = k.keepGroup(ctx, g, tasks, report)
-	}
-	for _, t := range tasks {
-		t.err = errors.Join(t.err, err)
-	}
-}
-
-// keepGroup waits until the members of a group can be used, and hands them to their claims.
-func (k *Keeper) keepGroup(ctx context.Context, g *csi.Group, tasks []*task, report *report) (err error) {
-	c := k.o.Cluster.Client
-	defer func() {
-		if err != nil {
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
-			defer cancel()
-			err = errors.Join(err, g.Drop(last, c))
-		}
-	}()
-	ready, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("they were not ready to use within %s", readyTime))
-	defer cancel()
-	if err := g.Ready(ready, c); err != nil {
-		return err
-	}
-	for _, t := range tasks {
-		h, ok := g.Members[t.PV.Spec.CSI.VolumeHandle]
-		if !ok {
-			return fmt.Errorf("%w: the group has no snapshot of %s", csi.ErrSnapshot, t.key())
-		}
-		h.Class, h.Mode = t.class, t.backup.Spec.Source.Mode
-		t.backup.Status.Snapshot, t.backup.Status.Taken, t.backup.Status.Consistency = &h, g.Time, CrashGroup
-		if err := k.record(ctx, t.backup, journal.Modified); err != nil {
-			return err
-		}
-	}
-	report.step(tasks[0], "the group is taken")
-	if err := g.Keep(ctx, c); err != nil {
-		return err
-	}
-	for _, t := range tasks {
-		t.taken = &csi.Taken{Handle: *t.backup.Status.Snapshot, Time: g.Time}
-	}
-	return nil
-}
-
 // settleSnapshot makes a snapshot one that lasts, and moves its content to the repository if that is wanted.
 func (k *Keeper) settleSnapshot(ctx context.Context, t *task, report *report) error {
 	c := k.o.Cluster.Client
 	if t.backup.Status.Snapshot == nil {
 		report.step(t, "waiting until the snapshot is ready to use")
-		ready, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("it was not ready to use within %s", readyTime))
+		ready, cancel := k.readyBy(ctx, "the snapshot was not ready to use within %s")
 		defer cancel()
 		if err := t.taken.Ready(ready, c); err != nil {
 			return err
@@ -352,7 +298,7 @@ func (k *Keeper) move(ctx context.Context, t *task, report *report) (err error) 
 		err = errors.Join(err, c.Delete(last, kube.Claims, ns, name, false), c.Gone(last, kube.Claims, ns, name), csi.Release(last, c, ns, name))
 	}()
 	report.step(t, "making a volume of the snapshot")
-	ready, cancel := context.WithTimeoutCause(ctx, readyTime, fmt.Errorf("the snapshot could not be imported within %s", readyTime))
+	ready, cancel := k.readyBy(ctx, "the snapshot could not be imported within %s")
 	defer cancel()
 	if err := csi.Import(ready, c, *t.backup.Status.Snapshot, ns, name); err != nil {
 		return err
@@ -422,95 +368,5 @@ func (k *Keeper) end(ctx context.Context, t *task) {
 	if err := k.record(last, t.backup, journal.Modified); err != nil {
 		s.Phase, s.Error = Failed, strings.TrimSpace(s.Error+"\n"+err.Error())
 		k.o.Logger.Error("the end of a volume backup cannot be recorded", zap.String("backup", t.backup.Metadata.Name), zap.Error(err))
-	}
-}
-
-// report tells how far a run is.
-type report struct {
-	mu   sync.Mutex
-	tell func(repository.Progress)
-	by   map[*task]repository.Progress
-}
-
-func newReport(tell func(repository.Progress)) *report {
-	return &report{tell: tell, by: map[*task]repository.Progress{}}
-}
-
-func (r *report) step(t *task, text string) {
-	r.send(t, repository.Progress{Step: t.key() + ": " + text})
-}
-
-func (r *report) files(t *task, p repository.Progress) {
-	p.Step = t.key()
-	r.send(t, p)
-}
-
-func (r *report) send(t *task, p repository.Progress) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if p.Bytes == 0 && p.Files == 0 {
-		p.Files, p.Bytes, p.Cached, p.Read, p.Sent = r.by[t].Files, r.by[t].Bytes, r.by[t].Cached, r.by[t].Read, r.by[t].Sent
-	}
-	r.by[t] = p
-	sum := repository.Progress{Step: p.Step}
-	for _, q := range r.by {
-		sum.Files, sum.Bytes, sum.Cached, sum.Read, sum.Sent = sum.Files+q.Files, sum.Bytes+q.Bytes, sum.Cached+q.Cached, sum.Read+q.Read, sum.Sent+q.Sent
-	}
-	if r.tell != nil {
-		r.tell(sum)
-	}
-}
-
-// slots keep the number of claims that are worked on at once small.
-type slots struct {
-	mu      sync.Mutex
-	all     int
-	perNode int
-	used    int
-	nodes   map[string]int
-	changed chan struct{}
-}
-
-func newSlots(c *Cluster) *slots {
-	s := &slots{all: 4, perNode: 2, nodes: map[string]int{}, changed: make(chan struct{})}
-	if c != nil && c.Concurrency > 0 {
-		s.all = c.Concurrency
-	}
-	if c != nil && c.PerNode > 0 {
-		s.perNode = c.PerNode
-	}
-	return s
-}
-
-// take waits for a place for a unit, which counts as one whatever it holds: its claims must not wait for each other.
-func (s *slots) take(ctx context.Context, u *unit) (release func(), err error) {
-	node := ""
-	for _, t := range u.tasks {
-		if n := t.node(); n != "" && t.choice.Action == policy.Kopia {
-			node = n
-		}
-	}
-	for {
-		s.mu.Lock()
-		if s.used < s.all && (node == "" || s.nodes[node] < s.perNode) {
-			s.used++
-			s.nodes[node]++
-			s.mu.Unlock()
-			return func() {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				s.used--
-				s.nodes[node]--
-				close(s.changed)
-				s.changed = make(chan struct{})
-			}, nil
-		}
-		changed := s.changed
-		s.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
 	}
 }

@@ -96,7 +96,7 @@ func (k *Keeper) sweep(ctx context.Context, b *Backup, gone map[string]bool) err
 	if b.Spec.Source == nil || b.Spec.Source.Driver == "" {
 		return nil
 	}
-	var err error
+	err := csi.Unmark(ctx, c, b.Metadata.Namespace, b.Spec.Claim)
 	for _, ns := range spaces {
 		err = errors.Join(err, c.Delete(ctx, kube.Claims, ns, name, false), csi.Sweep(ctx, c, ns, name))
 	}

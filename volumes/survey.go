@@ -1,10 +1,12 @@
 package volumes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,6 +27,8 @@ type Cluster struct {
 	Namespace string
 	// Concurrency is how many claims are worked on at once, PerNode how many of those on one node. Default: 4 and 2.
 	Concurrency, PerNode int
+	// ReadyTime is how long a snapshot may take to be ready to use. Default: 30 minutes.
+	ReadyTime time.Duration
 }
 
 // Policies say what is done with which claim, and which hooks are run.
@@ -33,9 +37,6 @@ type Policies struct {
 	Velero   []*policy.Velero
 	Hooks    hooks.Rules
 }
-
-// GroupLabels on claims say, by their value, which ones are taken at one instant. The second is Velero's.
-var GroupLabels = []string{"tidemark.dev/volume-group", "velero.io/volume-group"}
 
 // ClaimsRequest asks for backups of claims.
 type ClaimsRequest struct {
@@ -47,9 +48,11 @@ type ClaimsRequest struct {
 	// Action goes before all policies.
 	Action policy.Action `json:"action,omitempty"`
 	// KeepSnapshots keeps the snapshots of policy.Move as well.
-	KeepSnapshots bool   `json:"keepSnapshots,omitempty"`
-	Run           string `json:"run,omitempty"`    // default: one is made
-	Origin        string `json:"origin,omitempty"` // default: "manual"
+	KeepSnapshots bool `json:"keepSnapshots,omitempty"`
+	// Group says what is taken at one instant, before all policies.
+	Group  policy.Group `json:"group,omitempty"`
+	Run    string       `json:"run,omitempty"`    // default: one is made
+	Origin string       `json:"origin,omitempty"` // default: "manual"
 }
 
 // Skipped is a claim that is not backed up, and why.
@@ -144,6 +147,7 @@ func (k *Keeper) survey(ctx context.Context, q *ClaimsRequest) (units []*unit, s
 	if missing := missingClaims(q, tasks, skipped); len(missing) > 0 {
 		return nil, nil, fmt.Errorf("%w: there is no claim %s", ErrRequest, missing[0])
 	}
+	groupByPods(tasks)
 	units, err = k.unite(tasks)
 	return units, skipped, err
 }
@@ -183,6 +187,7 @@ func (k *Keeper) choose(ctx context.Context, q *ClaimsRequest, t *task) (skip st
 		t.choice.Action, t.choice.Reason = q.Action, "asked for"
 	}
 	t.choice.KeepSnapshots = t.choice.KeepSnapshots || q.KeepSnapshots
+	t.choice.Group = cmp.Or(q.Group, t.choice.Group)
 	if t.choice.Action == policy.Skip {
 		return "is skipped: " + t.choice.Reason, nil
 	}
@@ -201,12 +206,7 @@ func (k *Keeper) choose(ctx context.Context, q *ClaimsRequest, t *task) (skip st
 		}
 	}
 	if t.choice.Action != policy.Kopia {
-		for _, l := range GroupLabels {
-			if v := t.Claim.Labels[l]; v != "" {
-				t.group = l + "=" + v
-				break
-			}
-		}
+		t.group = labelGroup(t.Claim)
 	}
 	return "", nil
 }
@@ -227,24 +227,14 @@ func (k *Keeper) of(p *Policies, name string, t *task) bool {
 // unite puts tasks together that must not be apart.
 func (k *Keeper) unite(tasks []*task) ([]*unit, error) {
 	rules := &k.policies.Load().Hooks
-	parent := make([]int, len(tasks))
-	for i := range parent {
-		parent[i] = i
-	}
-	var root func(i int) int
-	root = func(i int) int {
-		if parent[i] != i {
-			parent[i] = root(parent[i])
-		}
-		return parent[i]
-	}
+	sets := newSets(len(tasks))
 	byGroup, byPod := map[string]int{}, map[string]int{}
 	plans := map[string]*hooked{}
 	for i, t := range tasks {
 		if t.group != "" {
 			key := t.Claim.Namespace + "/" + t.Driver() + "/" + t.group
 			if j, ok := byGroup[key]; ok {
-				parent[root(i)] = root(j)
+				sets.join(i, j)
 			}
 			byGroup[key] = i
 		}
@@ -264,26 +254,24 @@ func (k *Keeper) unite(tasks []*task) ([]*unit, error) {
 				continue
 			}
 			if j, ok := byPod[key]; ok {
-				parent[root(i)] = root(j)
+				sets.join(i, j)
 			}
 			byPod[key] = i
 		}
 	}
-	byRoot := map[int]*unit{}
 	var units []*unit
-	for i, t := range tasks {
-		u := byRoot[root(i)]
-		if u == nil {
-			u = &unit{}
-			byRoot[root(i)] = u
-			units = append(units, u)
-		}
-		u.tasks = append(u.tasks, t)
-		for _, p := range t.Pods {
-			if h := plans[p.Namespace+"/"+p.Name]; h != nil && !h.plan.Empty() && !slices.Contains(u.pods, h) {
-				u.pods = append(u.pods, h)
+	for _, members := range sets.all() {
+		u := &unit{}
+		for _, i := range members {
+			t := tasks[i]
+			u.tasks = append(u.tasks, t)
+			for _, p := range t.Pods {
+				if h := plans[p.Namespace+"/"+p.Name]; h != nil && !h.plan.Empty() && !slices.Contains(u.pods, h) {
+					u.pods = append(u.pods, h)
+				}
 			}
 		}
+		units = append(units, u)
 	}
 	return units, nil
 }

@@ -91,8 +91,7 @@ nohup sh /tmp/load.sh >/dev/null 2>&1 &`)
 	if more, _ := strconv.Atoi(w.sql("pg", "select max(id) from t")); strconv.Itoa(more) == committed {
 		t.Error("nothing was written meanwhile")
 	}
-	time.Sleep(time.Second)
-	at := time.Now().UTC().Format(time.RFC3339Nano)
+	at := w.moment()
 	w.deleteNamespace("pg")
 	for _, b := range all {
 		w.run("restore", "-n", "pg", "--at", at, "--volumes", b.Metadata.Name, "--yes")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,21 +78,36 @@ func (w *world) big(namespace string) {
 
 const slow = "  upload: 6Mi\n"
 
+// checkpointed waits until a mover has written one more index of what it sent: from then on it is not sent again.
+func (w *world) checkpointed() {
+	w.Helper()
+	indexes := func() int {
+		names, _ := filepath.Glob(filepath.Join(w.dir, "data", "archive", "volumes", "*", "kopia", "x*"))
+		return len(names)
+	}
+	before := indexes()
+	w.await("a checkpoint", func() bool { return indexes() > before })
+}
+
 // TestMoverIsKilled kills the process of a mover, and then its Pod, in the middle: another one goes on.
 func TestMoverIsKilled(t *testing.T) {
-	w := newWorld(t, slow)
+	w := newWorld(t, slow+"  checkpoint: 1s\n")
 	w.big("killed")
-	end := w.begin("-n", "killed", "--action", "kopia")
+	end := w.begin("-n", "killed", "--action", "kopia", "-o", "json")
 	first := w.mover("killed")
-	time.Sleep(2 * time.Second)
+	w.checkpointed()
 	w.ok(exec.Command("kill", "-9", w.moverProcess()).Run())
 	var second *corev1.Pod
 	w.await("another mover", func() bool { second = w.mover("killed"); return second.Name != first.Name })
-	time.Sleep(2 * time.Second)
+	w.sent()
 	w.ok(w.Client.CoreV1().Pods("killed").Delete(w.Context(), second.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
 	out, err := end()
-	if err != nil {
-		t.Errorf("the backup: %v\n%s", err, out)
+	var m volumes.Made
+	if err != nil || json.NewDecoder(strings.NewReader(out)).Decode(&m) != nil {
+		t.Fatalf("the backup: %v\n%s", err, out)
+	}
+	if c := m.Backups[0].Status.Content; c.Unchanged == 0 || c.Sent > 50<<20 {
+		t.Errorf("what the movers before it had sent is sent again: %+v", c)
 	}
 	w.nothingLeft()
 	w.run("volumes", "verify", "--read", "100")
@@ -104,7 +120,7 @@ func TestDaemonIsKilled(t *testing.T) {
 	w.big("orphans")
 	end := w.begin("-n", "orphans", "--action", "snapshot-then-kopia")
 	w.mover("orphans")
-	time.Sleep(2 * time.Second)
+	w.sent()
 	w.stopDaemon(syscall.SIGKILL)
 	if out, err := end(); err == nil {
 		t.Errorf("a backup without its daemon is done: %s", out)
@@ -134,7 +150,7 @@ func TestCancel(t *testing.T) {
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.Kubeconfig(), "TIDEMARK_DATA_DIR="+filepath.Join(w.dir, "data"))
 	w.ok(cmd.Start())
 	w.mover("cancelled")
-	time.Sleep(time.Second)
+	w.sent()
 	w.ok(cmd.Process.Signal(os.Interrupt))
 	if err := cmd.Wait(); err == nil {
 		t.Error("a cancelled backup ends well")
@@ -183,7 +199,7 @@ func TestNodeTrouble(t *testing.T) {
 	end := w.begin("-n", "node", "--action", "kopia")
 	w.mover("node")
 	w.ok(w.Kill("kubelet"))
-	time.Sleep(2 * time.Second)
+	w.sent()
 	w.ok(w.Launch("kubelet"))
 	if out, err := end(); err != nil {
 		t.Errorf("with a kubelet that was killed: %v\n%s", err, out)
@@ -193,7 +209,7 @@ func TestNodeTrouble(t *testing.T) {
 	w.shell("node", "more", "dd if=/dev/urandom of=/data/data/h bs=1M count=40 2>/dev/null", "data")
 	end = w.begin("-n", "node", "--action", "kopia")
 	w.mover("node")
-	time.Sleep(time.Second)
+	w.sent()
 	w.Crash()
 	w.ok(w.Boot(context.Background()))
 	if out, err := end(); err != nil { // the Pod has failed with the node, and another one goes on

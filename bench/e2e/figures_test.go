@@ -123,8 +123,7 @@ func TestSnapshotRestoreIsAsFastAsTheStorage(t *testing.T) {
 	w := newWorld(t, "")
 	w.application("timed")
 	all := w.back("-n", "timed")
-	time.Sleep(time.Second)
-	at := time.Now().UTC().Format(time.RFC3339Nano)
+	at := w.moment()
 	w.deleteNamespace("timed")
 	for range 3 {
 		began := time.Now()

@@ -1,17 +1,19 @@
 package e2e
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tidemark-backup/tidemark/deploy/localnode"
+	"github.com/tidemark-backup/tidemark/volumes"
 )
 
 // TestCheck tries what works with both storage classes, and with a driver that takes no snapshots.
@@ -35,7 +37,7 @@ func TestRestoreHooks(t *testing.T) {
 	d, err := w.Client.AppsV1().Deployments("after").Get(w.Context(), "web", metav1.GetOptions{})
 	w.ok(err)
 	d.Spec.Template.Annotations = map[string]string{
-		"post.hook.restore.velero.io/command": `["sh", "-c", "echo done >> /data/files/restored"]`, "post.hook.restore.velero.io/wait-for-ready": "true",
+		"post.hook.restore.velero.io/command": `["sh", "-c", "[ -e /data/files/go ] && echo done >> /data/files/restored"]`, "post.hook.restore.velero.io/wait-for-ready": "true",
 	}
 	_, err = w.Client.AppsV1().Deployments("after").Update(w.Context(), d, metav1.UpdateOptions{})
 	w.ok(err)
@@ -44,13 +46,26 @@ func TestRestoreHooks(t *testing.T) {
 		return err == nil && d.Status.ObservedGeneration == d.Generation && d.Status.UpdatedReplicas == 1 && d.Status.Replicas == 1 && d.Status.AvailableReplicas == 1
 	})
 	all := w.back("-n", "after")
-	time.Sleep(time.Second)
-	at := time.Now().UTC().Format(time.RFC3339Nano)
+	at := w.moment()
 	w.deleteNamespace("after")
 	if plan := w.run("restore", "-n", "after", "--at", at, "--dry-run"); !strings.Contains(plan, "a program is run in its Pods") {
 		t.Errorf("the plan does not tell of the hook:\n%s", plan)
 	}
-	w.run("restore", "-n", "after", "--at", at, "--yes")
+	out, trouble, err := w.try("restore", "-n", "after", "--at", at, "--yes")
+	if err == nil || !strings.Contains(trouble, "the hooks of 1 objects failed") {
+		t.Errorf("a hook that fails: %v\n%s", err, trouble)
+	}
+	if text := w.run("restores", "describe", undoOf(out)); !strings.Contains(text, "failed: the hook of Deployment after/web: in Pod ") {
+		t.Errorf("the record:\n%s", text)
+	}
+	w.ok(os.WriteFile(filepath.Join(w.path("after", "files"), "go"), nil, 0o644))
+	w.run("restores", "resume", undoOf(out), "--yes")
+	if text := w.run("restores", "describe", undoOf(out)); !strings.Contains(text, "done: the hook of Deployment after/web") {
+		t.Errorf("the record:\n%s", text)
+	}
+	if _, text, _ := w.try("restores", "resume", undoOf(out), "--yes"); !strings.Contains(text, "Nothing to do") {
+		t.Errorf("once more: %s", text)
+	}
 	if got := read(t, filepath.Join(w.path("after", "files"), "restored")); got != "done\n" {
 		t.Errorf("the hook left %q", got)
 	}
@@ -60,25 +75,53 @@ func TestRestoreHooks(t *testing.T) {
 // TestSchedule has the daemon back claims up by a policy, and delete what its retention does not keep.
 func TestSchedule(t *testing.T) {
 	w := newNode(t)
-	w.config = "image: " + moverImage + "\n  policies:\n  - name: data\n    namespaces: [planned]\n    selector: app=db\n    action: snapshot-then-kopia\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: rest\n    action: skip\n"
+	w.config = "image: " + moverImage + "\n  policies:\n  - name: data\n    namespaces: [planned]\n    selector: app=db\n    action: snapshot-then-kopia\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: snap\n    namespaces: [planned]\n    selector: app=log\n    action: snapshot\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: rest\n    action: skip\n"
 	w.namespace("planned")
 	w.claim("planned", "data", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "db"} })
+	w.claim("planned", "log", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "log"} })
 	w.claim("planned", "other", localnode.StorageClass)
-	w.shell("planned", "app", "echo x > /data/data/f", "data", "other")
+	w.shell("planned", "app", "echo x > /data/data/f", "data", "log", "other")
 	w.startDaemon()
-	w.await("the schedule", func() bool { return strings.Count(w.run("volumes", "list"), "Done") == 1 })
-	if out := w.run("volumes", "list"); !strings.Contains(out, "planned/data") || strings.Contains(out, "other") {
-		t.Error(out)
+	done := func() (all []*volumes.Backup) {
+		w.Helper()
+		w.ok(json.Unmarshal([]byte(w.run("volumes", "list", "-o", "json")), &all))
+		return slices.DeleteFunc(all, func(b *volumes.Backup) bool { return b.Status.Phase != volumes.Done })
 	}
-	first := w.newest()
+	of := func(all []*volumes.Backup, claim string) *volumes.Backup {
+		i := slices.IndexFunc(all, func(b *volumes.Backup) bool { return b.Spec.Claim == claim })
+		if i < 0 {
+			return nil
+		}
+		return all[i]
+	}
+	w.await("the schedules", func() bool { return len(done()) == 2 })
+	began := done()
+	if of(began, "data") == nil || of(began, "log") == nil {
+		t.Fatal(w.run("volumes", "list"))
+	}
+	first := of(began, "data").Metadata.Name
+	w.snapshotsAre(of(began, "log").Status.Snapshot.ID)
 	if out := w.run("volumes", "describe", first); !strings.Contains(out, "schedule/data") || !strings.Contains(out, "policy data") {
 		t.Error(out)
 	}
-	if out := w.run("volumes", "backup", "-n", "planned"); !strings.Contains(out, "planned/other: left out") {
+	if out := w.run("volumes", "backup", "other", "-n", "planned"); !strings.Contains(out, "planned/other: left out") {
 		t.Error(out)
 	}
-	w.await("the next run", func() bool { return strings.Count(w.run("volumes", "list"), "Done") == 3 })
+	// The next run takes the place of the first, whose snapshot the driver deletes, and whose manifest the repository forgets.
+	w.await("the next run", func() bool {
+		all := done()
+		return len(all) == 2 && of(all, "data").Metadata.Name != first && of(all, "log").Metadata.Name != of(began, "log").Metadata.Name
+	})
+	w.snapshotsAre(of(done(), "log").Status.Snapshot.ID)
 	w.nothingLeft()
+	held := w.run("volumes", "list", "--archive", "dir://"+filepath.Join(w.dir, "data", "archive"), "--identity", filepath.Join(w.dir, "data", "archive.key"))
+	if strings.Contains(held, first) || !strings.Contains(held, of(done(), "data").Metadata.Name) {
+		t.Errorf("the repository has:\n%s", held)
+	}
+	w.stopDaemon(syscall.SIGTERM) // before its next run
+	w.config = strings.ReplaceAll(w.config, "cron:", "suspend: true\n    cron:")
+	w.startDaemon()
+	w.forget(done()...)
 	w.snapshotsAre()
 }
 
@@ -90,14 +133,14 @@ func TestStoreTrouble(t *testing.T) {
 	archive := filepath.Join(w.dir, "data", "archive")
 	end := w.begin("-n", "store", "--action", "kopia")
 	w.mover("store")
-	time.Sleep(time.Second)
+	w.sent()
 	w.ok(os.Rename(archive, archive+".away"))
 	w.ok(os.WriteFile(archive, nil, 0o600)) // nothing can be made in its place
-	time.Sleep(5 * time.Second)
+	w.logged("a mover's request failed")
 	w.ok(os.Remove(archive))
 	w.ok(os.Rename(archive+".away", archive))
 	if out, err := end(); err != nil {
-		t.Errorf("a store that was away for five seconds: %v\n%s", err, out)
+		t.Errorf("a store that was away for a while: %v\n%s", err, out)
 	}
 	w.nothingLeft()
 	w.run("volumes", "verify", "--read", "100")
@@ -108,7 +151,7 @@ func TestAnotherCluster(t *testing.T) {
 	w := newWorld(t, "")
 	w.application("moving")
 	w.back("-n", "moving", "--action", "snapshot-then-kopia")
-	time.Sleep(6 * time.Second) // until it is archived
+	w.archived()
 	w.stopDaemon(syscall.SIGTERM)
 	other, err := localnode.Start(t.Context(), localnode.Options{Number: 92, Output: t.Output(), Images: []localnode.Image{{Ref: moverImage, Files: map[string]string{"/usr/local/bin/tidemark": w.bin}}}})
 	w.ok(err)

@@ -54,14 +54,12 @@ func TestRestoreOfANamespace(t *testing.T) {
 	w := newWorld(t, "")
 	w.application("shop")
 	first := w.back("-n", "shop", "--name", "first")
-	time.Sleep(time.Second)
-	between := time.Now().UTC().Format(time.RFC3339Nano)
+	between := w.moment()
 	for claim, text := range map[string]string{"files": "version 2\n", "rows-db-0": "rows 2\n"} {
 		w.ok(os.WriteFile(filepath.Join(w.path("shop", claim), "f"), []byte(text), 0o644))
 	}
 	second := w.back("-n", "shop", "--action", "snapshot-then-kopia")
-	time.Sleep(time.Second)
-	end := time.Now().UTC().Format(time.RFC3339Nano)
+	end := w.moment()
 	w.deleteNamespace("shop")
 
 	plan := w.run("restore", "-n", "shop", "--at", between, "--dry-run", "-v")
@@ -131,8 +129,7 @@ func TestFillFails(t *testing.T) {
 	w := newWorld(t, "")
 	w.application("empty")
 	all := w.back("-n", "empty", "--action", "snapshot-then-kopia")
-	time.Sleep(time.Second)
-	at := time.Now().UTC().Format(time.RFC3339Nano)
+	at := w.moment()
 	w.deleteNamespace("empty")
 	good := w.config
 	w.stopDaemon(syscall.SIGTERM)

@@ -4,8 +4,10 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -179,6 +182,67 @@ func (w *world) await(what string, met func() bool) {
 			w.Fatalf("waited 2 minutes for %s", what)
 		}
 	}
+}
+
+// moment is a time at which all that happened before is in the journal.
+func (w *world) moment() string {
+	w.Helper()
+	text := rand.Text()
+	maps := w.Client.CoreV1().ConfigMaps("default")
+	made := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "moment"}, Data: map[string]string{"is": text}}
+	_, err := maps.Update(w.Context(), made, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = maps.Create(w.Context(), made, metav1.CreateOptions{})
+	}
+	w.ok(err)
+	w.seen(text)
+	return time.Now().UTC().Format(time.RFC3339Nano)
+}
+
+// archived waits until all that happened before is in the archive.
+func (w *world) archived() {
+	w.Helper()
+	w.moment()
+	m, err := w.Client.CoreV1().ConfigMaps("default").Get(w.Context(), "moment", metav1.GetOptions{})
+	w.ok(err)
+	w.seen(m.Data["is"], "--archive", "dir://"+filepath.Join(w.dir, "data", "archive"), "--identity", filepath.Join(w.dir, "data", "archive.key"))
+}
+
+func (w *world) seen(moment string, args ...string) {
+	w.Helper()
+	w.await("the daemon to have seen a change", func() bool {
+		out, _, _ := w.try(append([]string{"get", "cm", "moment", "-n", "default", "--at", "now", "-o", "yaml"}, args...)...)
+		return strings.Contains(out, moment)
+	})
+}
+
+// sent waits until movers have sent some more, under the limit that slow sets.
+func (w *world) sent() {
+	w.Helper()
+	before := w.stored()
+	w.await("movers to send", func() bool { return w.stored() > before+1<<20 })
+}
+
+// stored is how much the store holds, in bytes.
+func (w *world) stored() (sum int64) {
+	_ = filepath.WalkDir(filepath.Join(w.dir, "data", "archive", "volumes"), func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if i, err := e.Info(); err == nil {
+				sum += i.Size()
+			}
+		}
+		return nil
+	})
+	return sum
+}
+
+// logged waits until the daemon's log has a text.
+func (w *world) logged(text string) {
+	w.Helper()
+	w.await("the log to tell of it", func() bool {
+		b, err := os.ReadFile(filepath.Join(w.dir, "daemon.log"))
+		return err == nil && bytes.Contains(b, []byte(text))
+	})
 }
 
 // namespace makes a namespace that goes with the test.

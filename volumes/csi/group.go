@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -144,12 +145,49 @@ type Group struct {
 	namespace, name, content string
 }
 
-// TakeGroup has a snapshot made of all claims with the label, volumes of them with one driver, and returns when their content is fixed. On failure
-// nothing is left.
-func TakeGroup(ctx context.Context, c *kube.Client, driver, namespace, name, label, value string, volumes int) (_ *Group, err error) {
-	r, class, err := servedGroups(ctx, c, driver)
+// GroupRequest asks for a snapshot of several volumes of one driver.
+type GroupRequest struct {
+	Driver, Namespace, Name string
+	// Label and Value choose the claims, of which there are Volumes.
+	Label, Value string
+	Volumes      int
+	// Mark are claims that have the label only until the snapshot is taken.
+	Mark []string
+}
+
+// mark gives claims a label, or takes it away.
+func mark(ctx context.Context, c *kube.Client, namespace string, claims []string, label string, value any) (err error) {
+	for _, name := range claims {
+		err = errors.Join(err, c.Patch(ctx, kube.Claims, namespace, name, object{"metadata": object{"labels": object{label: value}}}))
+	}
+	return err
+}
+
+// Unmark takes away what a group snapshot that was cut off left on a claim.
+func Unmark(ctx context.Context, c *kube.Client, namespace, claim string) error {
+	o, err := kube.Get[corev1.PersistentVolumeClaim](ctx, c, kube.Claims, namespace, claim)
+	if err != nil || o == nil || o.Labels[kube.Together] == "" {
+		return err
+	}
+	return mark(ctx, c, namespace, []string{claim}, kube.Together, nil)
+}
+
+// TakeGroup has a snapshot made of all claims with a label, and returns when their content is fixed. On failure nothing is left.
+func TakeGroup(ctx context.Context, c *kube.Client, q GroupRequest) (_ *Group, err error) {
+	r, class, err := servedGroups(ctx, c, q.Driver)
 	if err != nil {
 		return nil, err
+	}
+	namespace, name := q.Namespace, q.Name
+	if len(q.Mark) > 0 {
+		defer func() {
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+			defer cancel()
+			err = errors.Join(err, mark(last, c, namespace, q.Mark, q.Label, nil))
+		}()
+		if err := mark(ctx, c, namespace, q.Mark, q.Label, q.Value); err != nil {
+			return nil, err
+		}
 	}
 	g := &Group{r: r, namespace: namespace, name: name}
 	defer func() {
@@ -163,13 +201,13 @@ func TakeGroup(ctx context.Context, c *kube.Client, driver, namespace, name, lab
 		"apiVersion": groupAPI + "/" + r.version, "kind": "VolumeGroupSnapshot",
 		"metadata": object{"name": name, "namespace": namespace, "labels": object{kube.Label: name}},
 		"spec": object{
-			"volumeGroupSnapshotClassName": class, "source": object{"selector": object{"matchLabels": object{label: value}}},
+			"volumeGroupSnapshotClassName": class, "source": object{"selector": object{"matchLabels": object{q.Label: q.Value}}},
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return g, g.await(ctx, c, volumes, false)
+	return g, g.await(ctx, c, q.Volumes, false)
 }
 
 // Ready waits until volumes can be made of all members.

@@ -23,6 +23,9 @@ import (
 // Label is on every object that is made for a volume backup or a restore, with its name: what is left over is found by it.
 const Label = "tidemark.dev/volume"
 
+// Together is a label that claims have while a snapshot of several is taken: Kubernetes chooses them by a label.
+const Together = "tidemark.dev/taken-together"
+
 // Manager is the field manager of all writes.
 const Manager = "tidemark-volumes"
 

@@ -8,6 +8,7 @@ package mover
 
 import (
 	"errors"
+	"time"
 
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
@@ -37,6 +38,7 @@ type Job struct {
 	// Of a backup.
 	Source      repository.Source `json:"source,omitzero"`
 	Description string            `json:"description,omitempty"`
+	Checkpoint  time.Duration     `json:"checkpoint,omitempty"` // see repository.BackupOptions
 	// Of a restore.
 	ID          string `json:"id,omitempty"`
 	Path        string `json:"path,omitempty"`

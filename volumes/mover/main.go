@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
@@ -47,15 +46,13 @@ func run(ctx context.Context, s *remote, kind Kind, path, cache string) error {
 	if errors.Is(err, errOver) {
 		return err
 	}
+	if ctx.Err() != nil { // the Pod was deleted, or its node is drained: the job is not over, and another Pod goes on with it
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		o.Error = err.Error()
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if ctx.Err() == nil {
-		last = ctx // while nobody is in a hurry, the broker may be away for a while
-	}
-	return errors.Join(err, tell(last, s, "/done", o))
+	return errors.Join(err, tell(ctx, s, "/done", o))
 }
 
 func do(ctx context.Context, s *remote, job *Job, path, cache string) (o Outcome, err error) {
@@ -80,7 +77,7 @@ func do(ctx context.Context, s *remote, job *Job, path, cache string) (o Outcome
 		return o, err
 	}
 	o.Result, err = r.Back(ctx, job.Source, path, repository.BackupOptions{
-		Description: job.Description, Parallel: job.Parallel, Progress: progress,
+		Description: job.Description, Parallel: job.Parallel, Checkpoint: job.Checkpoint, Progress: progress,
 		Tags: func() (map[string]string, error) { return ask[map[string]string](ctx, s, "/tags") },
 	})
 	return o, err

@@ -34,6 +34,8 @@ type Settings struct {
 	StartTimeout time.Duration
 	// Silence is how long a mover may be silent until it counts as lost. Default: 3 minutes.
 	Silence time.Duration
+	// Checkpoint is how often a backup is made whole as far as it is, see repository.BackupOptions.
+	Checkpoint time.Duration
 }
 
 // ParsePod reads a patch of Pods, as YAML, and tries it.
@@ -67,6 +69,7 @@ const tries = 3
 
 // Run does a job in a Pod, and returns when it is done. name is that of the objects that are made, which are gone afterwards.
 func (r *Runner) Run(ctx context.Context, name string, job Job, at Place, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*Outcome, error) {
+	job.Checkpoint = r.Settings.Checkpoint
 	t, err := r.Broker.add(job, store, tags, progress)
 	if err != nil {
 		return nil, err

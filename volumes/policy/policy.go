@@ -43,6 +43,25 @@ func ParseAction(text string) (Action, error) {
 	return "", fmt.Errorf("%q is no action for volumes: want auto, skip, snapshot, kopia or snapshot-then-kopia", text)
 }
 
+// Group says which claims are taken at one instant.
+type Group string
+
+const (
+	// GroupLabel takes those together that have the same value of a label; it is the default.
+	GroupLabel Group = "label"
+	// GroupPod also takes those together that one Pod uses.
+	GroupPod Group = "pod"
+)
+
+// ParseGroup reads a group; nothing is none.
+func ParseGroup(text string) (Group, error) {
+	switch g := Group(text); g {
+	case "", GroupLabel, GroupPod:
+		return g, nil
+	}
+	return "", fmt.Errorf("%q does not say which claims belong together: want label or pod", text)
+}
+
 // Volume is what is known of a volume when its action is chosen.
 type Volume struct {
 	Claim *corev1.PersistentVolumeClaim
@@ -88,6 +107,7 @@ type Policy struct {
 	KeepSnapshots bool
 	// SnapshotClass is the VolumeSnapshotClass to use. Default: see csi.Class.
 	SnapshotClass string
+	Group         Group
 }
 
 // Covers reports whether a policy is for a volume.
@@ -102,6 +122,7 @@ type Choice struct {
 	Action        Action
 	KeepSnapshots bool
 	SnapshotClass string
+	Group         Group
 	Reason        string
 }
 
@@ -126,7 +147,7 @@ func Choose(v *Volume, policies []Policy, velero []*Velero) Choice {
 		if !found {
 			c, found = Choice{Action: p.Action, Reason: "policy " + p.Name}, true
 		}
-		c.KeepSnapshots, c.SnapshotClass = p.KeepSnapshots, p.SnapshotClass
+		c.KeepSnapshots, c.SnapshotClass, c.Group = p.KeepSnapshots, p.SnapshotClass, p.Group
 		break
 	}
 	if !found {

@@ -2,6 +2,7 @@ package repository
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,9 @@ type BackupOptions struct {
 	Description string
 	// Parallel files are read at once. Default: 4.
 	Parallel int
+	// Checkpoint is how often what was read so far is made whole, so that a try after one that was killed does not read it
+	// again. Default: 5 minutes.
+	Checkpoint time.Duration
 	// Progress is called now and then, by one goroutine at a time.
 	Progress func(Progress)
 }
@@ -101,7 +105,7 @@ func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, roo
 		}
 		u := upload.NewUploader(w)
 		u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = progress, o.Parallel, true, false
-		u.CheckpointInterval = checkpointEvery
+		u.CheckpointInterval = min(cmp.Or(o.Checkpoint, checkpointEvery), upload.DefaultCheckpointInterval) // no more is accepted
 		if u.ParallelUploads == 0 {
 			u.ParallelUploads = 4
 		}
@@ -151,7 +155,6 @@ func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, roo
 	return &Result{Backup: backupOf(m), Progress: progress.now()}, nil
 }
 
-// checkpointEvery is how often what was read so far is made whole, so that a try after one that was killed does not read it again.
 const checkpointEvery = 5 * time.Minute
 
 // flushTime is how long a cancelled backup may take to send what it has read; a Pod is given 30 s to end.

@@ -228,6 +228,8 @@ run has its place (dataDir for --data-dir), and archives, schedules and retentio
     listen: ":8466"               # for movers; address: where Pods reach it (default: $POD_IP)
     concurrency: 4
     perNode: 2
+    readyTimeout: 30m             # how long a snapshot may take until it can be used
+    checkpoint: 5m                # of a mover that is killed, no more than that is read again
     upload: 50Mi                  # per second, of all movers together
     pod: {spec: {containers: [{name: mover, resources: {limits: {memory: 1Gi}}}]}}
     policies:                     # the first that covers a claim counts
@@ -237,6 +239,7 @@ run has its place (dataDir for --data-dir), and archives, schedules and retentio
       storageClasses: [fast]
       action: snapshot-then-kopia # auto, skip, snapshot, kopia
       keepSnapshots: true
+      group: pod                  # snapshots of the claims of one Pod at one instant (default: label)
       cron: "0 */6 * * *"
       retention: {window: 2d, daily: 14}
     veleroPolicies: [volume-policies.yaml]

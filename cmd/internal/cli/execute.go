@@ -183,12 +183,15 @@ func (e *execution) run() error {
 			fmt.Fprintf(cmd.ErrOrStderr(), "no Events could be left: %v\n", err)
 		}
 	}
-	if err := e.tellApplied(report, result, err); err != nil {
+	err = e.tellApplied(report, result, err)
+	if err == nil {
+		err = e.runPostHooks(work)
+	}
+	if e.record == nil {
 		return err
 	}
-	failed, err := e.runPostHooks(work)
-	if err == nil && failed > 0 {
-		return failure(ErrPartly, "everything is restored, and %d hooks failed", failed)
+	if closed := e.record.Close(); closed != nil && err == nil {
+		err = closed
 	}
 	return err
 }
@@ -200,9 +203,6 @@ func (e *execution) tellApplied(report *restoreReport, result *replay.Result, er
 	}
 	undo, resume := e.command("undo"), e.command("restores", "resume")
 	report.describe = e.command("restores", "describe")
-	if closed := e.record.Close(); closed != nil && err == nil {
-		err = closed
-	}
 	return report.applied(result, err, undo, resume)
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -15,43 +16,74 @@ import (
 	"github.com/tidemark-backup/tidemark/volumes/kube"
 )
 
-// runPostHooks runs what Velero's annotations on restored Pods ask for, with the rights of the kubeconfig, and tells what became of each. It
-// returns how many failed.
-func (e *execution) runPostHooks(ctx context.Context) (failed int, err error) {
+// runPostHooks runs what Velero's annotations on restored Pods ask for, with the rights of the kubeconfig, tells what became of each, and
+// records it.
+func (e *execution) runPostHooks(ctx context.Context) error {
 	wanted := e.plan.PostHooks()
-	if len(wanted) == 0 || !e.flags.hooks {
-		return 0, nil
+	if e.record != nil {
+		wanted = e.record.HooksOwed()
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	note := func(h *replay.Hooked, failed error) error {
+		if e.record == nil {
+			return nil
+		}
+		return e.record.NoteHook(h, !e.flags.hooks, failed)
+	}
+	if !e.flags.hooks {
+		var err error
+		for _, h := range wanted {
+			err = errors.Join(err, note(&h, nil))
+		}
+		return err
 	}
 	cfg, err := daemon.LoadConfig(e.kube.kubeconfig, e.kube.context)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	client, err := kube.New(cfg)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
+	failed := 0
+	var unrecorded error
 	for _, h := range wanted {
 		wg.Go(func() {
+			var trouble error
 			err := postHook(ctx, client, &h, func(pod string, done kube.Executed, err error) {
 				mu.Lock()
 				defer mu.Unlock()
 				fmt.Fprintf(e.cmd.ErrOrStderr(), "hook in Pod %s/%s: %s\n", h.Namespace, pod, hookOutcome(done, err))
-				if err != nil || done.Exit != 0 {
-					failed++
+				switch {
+				case err != nil:
+					trouble = errors.Join(trouble, fmt.Errorf("in Pod %s: %w", pod, err))
+				case done.Exit != 0: // its output may hold secrets, and is not kept
+					trouble = errors.Join(trouble, fmt.Errorf("in Pod %s: exit status %d", pod, done.Exit))
 				}
 			})
+			mu.Lock()
+			defer mu.Unlock()
 			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				failed++
-				fmt.Fprintf(e.cmd.ErrOrStderr(), "hook of %s %s/%s: %v\n", h.Kind, h.Namespace, h.Name, err)
+				fmt.Fprintf(e.cmd.ErrOrStderr(), "hook of %s: %v\n", &h, err)
 			}
+			if trouble = errors.Join(trouble, err); trouble != nil {
+				failed++
+			}
+			unrecorded = errors.Join(unrecorded, note(&h, trouble))
 		})
 	}
 	wg.Wait()
-	return failed, nil
+	if failed == 0 || unrecorded != nil {
+		return unrecorded
+	}
+	if e.record == nil {
+		return failure(ErrPartly, "everything is restored, and the hooks of %d objects failed", failed)
+	}
+	return failure(ErrPartly, "everything is restored, and the hooks of %d objects failed: '%s' runs them again", failed, e.command("restores", "resume"))
 }
 
 func hookOutcome(done kube.Executed, err error) string {

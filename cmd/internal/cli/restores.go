@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -122,6 +123,16 @@ func newRestoresDescribe() *cobra.Command {
 					fmt.Fprintf(out, "  %s: %s %s\n", stateNames[state], it.Action, it)
 				}
 			})
+			rec.EachHook(func(h *replay.Hooked, state, why string) {
+				switch {
+				case state == "":
+					fmt.Fprintf(out, "  not run: the hook of %s\n", h)
+				case why != "":
+					fmt.Fprintf(out, "  %s: the hook of %s: %s\n", stateNames[state], h, text(why))
+				default:
+					fmt.Fprintf(out, "  %s: the hook of %s\n", stateNames[state], h)
+				}
+			})
 			return nil
 		},
 	}
@@ -148,6 +159,10 @@ func describeJSON(cmd *cobra.Command, rec *replay.Record) error {
 		}
 		objects = append(objects, object{it.String(), string(it.Action), name, why})
 	})
+	hooks := []object{}
+	rec.EachHook(func(h *replay.Hooked, state, why string) {
+		hooks = append(hooks, object{h.String(), "hook", cmp.Or(stateNames[state], "not run"), why})
+	})
 	enc := json.NewEncoder(cmd.OutOrStdout())
 	enc.SetIndent("", "  ")
 	return enc.Encode(struct {
@@ -156,7 +171,8 @@ func describeJSON(cmd *cobra.Command, rec *replay.Record) error {
 		Progress replay.RecordProgress `json:"progress"`
 		Ended    time.Time             `json:"ended,omitzero"`
 		Objects  []object              `json:"objects"`
-	}{rec.ID, rec.Plan, rec.Progress(), rec.Ended, objects})
+		Hooks    []object              `json:"hooks,omitempty"`
+	}{rec.ID, rec.Plan, rec.Progress(), rec.Ended, objects, hooks})
 }
 
 // openRecord opens one record of this person.
@@ -184,7 +200,7 @@ func newRestoresResume() *cobra.Command {
 		Use: "resume ID", Short: "Go on with a restore that was stopped, killed or failed in part", Args: someArgs(1, 1, "the ID of a restore"),
 		Long: `Go on with a restore that was stopped, killed or failed in part.
 
-It does the rest of the same plan. What is done is not done again; what failed is tried again;
+It does the rest of the same plan. What is done is not done again; what failed is tried again, hooks too;
 an object that somebody has changed since the plan was made is left alone and told.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
@@ -202,7 +218,7 @@ an object that somebody has changed since the plan was made is left alone and to
 			if err := rec.Plan.SameCluster(cmd.Context(), target); err != nil {
 				return usage("%v", err)
 			}
-			if n := rec.Progress(); n.Done+n.Left == n.Total {
+			if n := rec.Progress(); n.Done+n.Left == n.Total && len(rec.HooksOwed()) == 0 {
 				fmt.Fprintln(cmd.ErrOrStderr(), "Nothing to do: it was completed.")
 				return nil
 			}

@@ -18,7 +18,7 @@ func newVolumesBackup() *cobra.Command {
 	var path volumes.BackRequest
 	var claims volumes.ClaimsRequest
 	var namespace namespaceFlags
-	var action, output string
+	var action, group, output string
 	cmd := &cobra.Command{
 		Use:   "backup [CLAIM...]",
 		Short: "Back up claims (PersistentVolumeClaims), or a directory or block device",
@@ -68,6 +68,9 @@ that are as in the backup before are not read again. Ctrl-C cancels; what was se
 				return usage("--action: %v", err)
 			}
 		}
+		if claims.Group, err = policy.ParseGroup(group); err != nil {
+			return usage("--group: %v", err)
+		}
 		return backClaims(cmd, v, claims, output)
 	})
 	fs := cmd.Flags()
@@ -77,6 +80,7 @@ that are as in the backup before are not read again. Ctrl-C cancels; what was se
 	fs.StringVarP(&claims.Selector, "selector", "l", "", "only claims with these labels")
 	fs.StringVar(&action, "action", "", "snapshot, kopia, snapshot-then-kopia or auto (default: what the policies say)")
 	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
+	fs.StringVar(&group, "group", "", "label or pod: which claims are taken at one instant (default: what the policies say, and else label)")
 	fs.StringVar(&claims.Run, "name", "", "name of what is made together, for people (default: one is made)")
 	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"time"
 
@@ -20,9 +21,12 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 	if c == nil {
 		return v, nil
 	}
-	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode}
+	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode, ReadyTime: time.Duration(c.ReadyTimeout), Checkpoint: time.Duration(c.Checkpoint)}
 	if c.Concurrency < 0 || c.PerNode < 0 {
 		return v, usage("volumes: concurrency and perNode: want numbers from 1 on, or nothing for the defaults")
+	}
+	if v.ReadyTime < 0 || v.Checkpoint < 0 {
+		return v, usage("volumes: readyTimeout and checkpoint: want times such as 30m, or nothing for the defaults")
 	}
 	for name, rate := range map[string]struct {
 		text string
@@ -92,6 +96,9 @@ func volumePolicy(c *config.VolumePolicy) (p daemon.VolumePolicy, err error) {
 	p.Policy = policy.Policy{Name: c.Name, Namespaces: c.Namespaces, StorageClasses: c.StorageClasses, KeepSnapshots: c.KeepSnapshots, SnapshotClass: c.SnapshotClass}
 	if p.Action, err = policy.ParseAction(c.Action); err != nil {
 		return p, err
+	}
+	if p.Group, err = policy.ParseGroup(c.Group); err != nil {
+		return p, fmt.Errorf("group: %w", err)
 	}
 	if c.Selector != "" {
 		if p.Selector, err = labels.Parse(c.Selector); err != nil {

@@ -112,16 +112,18 @@ func (r *Retention) Policy() (retention.Policy, error) {
 
 // Volumes says how the content of volumes is backed up, under "volumes".
 type Volumes struct {
-	Image       string         `yaml:"image,omitempty"`     // of movers
-	Namespace   string         `yaml:"namespace,omitempty"` // where claims that are made of snapshots are mounted
-	Listen      string         `yaml:"listen,omitempty"`    // for movers
-	Address     string         `yaml:"address,omitempty"`   // where Pods reach that
-	Concurrency int            `yaml:"concurrency,omitempty"`
-	PerNode     int            `yaml:"perNode,omitempty"`
-	Upload      string         `yaml:"upload,omitempty"`   // bytes per second
-	Download    string         `yaml:"download,omitempty"` // bytes per second
-	Pod         map[string]any `yaml:"pod,omitempty"`
-	Policies    []VolumePolicy `yaml:"policies,omitempty"`
+	Image        string         `yaml:"image,omitempty"`     // of movers
+	Namespace    string         `yaml:"namespace,omitempty"` // where claims that are made of snapshots are mounted
+	Listen       string         `yaml:"listen,omitempty"`    // for movers
+	Address      string         `yaml:"address,omitempty"`   // where Pods reach that
+	Concurrency  int            `yaml:"concurrency,omitempty"`
+	PerNode      int            `yaml:"perNode,omitempty"`
+	ReadyTimeout Duration       `yaml:"readyTimeout,omitempty"` // of snapshots
+	Checkpoint   Duration       `yaml:"checkpoint,omitempty"`   // of movers
+	Upload       string         `yaml:"upload,omitempty"`       // bytes per second
+	Download     string         `yaml:"download,omitempty"`     // bytes per second
+	Pod          map[string]any `yaml:"pod,omitempty"`
+	Policies     []VolumePolicy `yaml:"policies,omitempty"`
 	// VeleroPolicies are files of Velero's volume policies.
 	VeleroPolicies []string       `yaml:"veleroPolicies,omitempty"`
 	Hooks          map[string]any `yaml:"hooks,omitempty"`
@@ -136,6 +138,7 @@ type VolumePolicy struct {
 	Action           string     `yaml:"action,omitempty"`
 	KeepSnapshots    bool       `yaml:"keepSnapshots,omitempty"`
 	SnapshotClass    string     `yaml:"snapshotClass,omitempty"`
+	Group            string     `yaml:"group,omitempty"`
 	Cron             string     `yaml:"cron,omitempty"`
 	TimeZone         string     `yaml:"timeZone,omitempty"`
 	StartingDeadline Duration   `yaml:"startingDeadline,omitempty"`

@@ -64,10 +64,12 @@ type Volumes struct {
 	Address       string // where Pods reach that; empty: see MoverHost
 	Concurrency   int
 	PerNode       int
-	Upload        int64  // bytes per second; 0: no limit
-	Download      int64  // bytes per second; 0: no limit
-	Pod           []byte // patch of movers' Pods
-	VolumesReload        // what can be changed while it runs
+	ReadyTime     time.Duration // see volumes.Cluster
+	Checkpoint    time.Duration // see mover.Settings
+	Upload        int64         // bytes per second; 0: no limit
+	Download      int64         // bytes per second; 0: no limit
+	Pod           []byte        // patch of movers' Pods
+	VolumesReload               // what can be changed while it runs
 }
 
 // VolumesReload is what can be changed of Volumes while the daemon runs.

@@ -91,8 +91,8 @@ func (d *daemon) movers() (*volumes.Cluster, error) {
 	d.broker = mover.NewBroker(mover.BrokerOptions{Listen: v.Listen, Host: MoverHost(v.Address, d.cluster.Host), Spool: d.o.DataDir, Logger: d.o.Logger.Named("movers")})
 	image := cmp.Or(v.Image, os.Getenv("TIDEMARK_IMAGE"))
 	return &volumes.Cluster{
-		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode,
-		Mover: &mover.Runner{Client: client, Broker: d.broker, Settings: mover.Settings{Image: image, Pod: v.Pod, Owner: "daemon"}, Logger: d.o.Logger.Named("movers")},
+		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode, ReadyTime: v.ReadyTime,
+		Mover: &mover.Runner{Client: client, Broker: d.broker, Settings: mover.Settings{Image: image, Pod: v.Pod, Owner: "daemon", Checkpoint: v.Checkpoint}, Logger: d.o.Logger.Named("movers")},
 	}, nil
 }
 
