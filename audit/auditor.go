@@ -185,12 +185,11 @@ func (a *Auditor) record(gr schema.GroupResource) (*Record, error) {
 	return r, nil
 }
 
-// dueAt is when a resource is to be audited next. a.mu is held.
+// dueAt is when a resource is to be audited next; zero: at once. a.mu is held.
 func (a *Auditor) dueAt(r *Record) time.Time {
-	now := a.o.Clock()
 	switch {
-	case r.Tried.IsZero(), r.Tried.After(now.Add(clockSlack)), r.Proof == nil && r.Trouble == "" && r.Different == 0:
-		return now
+	case r.Tried.IsZero(), r.Tried.After(a.o.Clock().Add(clockSlack)):
+		return time.Time{}
 	case r.Trouble != "":
 		return r.Tried.Add(min(a.o.Every/4, longestRetry))
 	}
