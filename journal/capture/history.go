@@ -89,14 +89,7 @@ func saysNothing(err error) bool {
 }
 
 func (c *Capture) get(ctx context.Context, info journal.ResourceInfo, e journal.Event) (*rawObject, error) {
-	path := "/apis/" + info.Group + "/" + info.Version
-	if info.Group == "" {
-		path = "/api/" + info.Version
-	}
-	if e.Namespace != "" {
-		path += "/namespaces/" + e.Namespace
-	}
-	body, err := c.client.Get().AbsPath(path, info.Resource, e.Name).
+	body, err := c.client.Get().AbsPath(collection(info, e.Namespace), e.Name).
 		SetHeader("Accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json").Do(ctx).Raw()
 	if err != nil {
 		return nil, err

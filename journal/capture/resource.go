@@ -45,11 +45,24 @@ type resource struct {
 }
 
 func newResource(c *Capture, info journal.ResourceInfo) *resource {
-	path := "/apis/" + info.Group + "/" + info.Version + "/" + info.Resource
+	return &resource{c: c, info: info, path: collection(info, ""), ended: make(chan struct{}), state: StateWaiting, since: time.Now(), lost: time.Now()}
+}
+
+// collection is the path of a resource's objects in a namespace; without one, in all.
+func collection(info journal.ResourceInfo, namespace string) string {
+	path := "/apis/" + info.Group + "/" + info.Version
 	if info.Group == "" {
-		path = "/api/" + info.Version + "/" + info.Resource
+		path = "/api/" + info.Version
 	}
-	return &resource{c: c, info: info, path: path, ended: make(chan struct{}), state: StateWaiting, since: time.Now(), lost: time.Now()}
+	if namespace != "" {
+		path += "/namespaces/" + namespace
+	}
+	return path + "/" + info.Resource
+}
+
+// typeName is what list items are given that do not say what they are.
+func (r *resource) typeName() typeName {
+	return typeName{kind: r.info.Kind, apiVersion: schema.GroupVersion{Group: r.info.Group, Version: r.info.Version}.String()}
 }
 
 // run keeps the Reflector going until ctx ends.
@@ -158,9 +171,8 @@ func whyNotResumed(l *journal.Ledger) string {
 
 func (r *resource) listInto(ctx context.Context, c *journal.Comparison) (rv uint64, err error) {
 	o := metav1.ListOptions{Limit: pageSize, LabelSelector: r.c.opts.Selector}
-	kind := typeName{kind: r.info.Kind, apiVersion: schema.GroupVersion{Group: r.info.Group, Version: r.info.Version}.String()}
 	for {
-		p, err := getPage(ctx, r.c.client, r.path, "application/json", o, kind, func(raw []byte) error {
+		p, err := getPage(ctx, r.c.client, r.path, "application/json", o, r.typeName(), func(raw []byte) error {
 			obj, err := scanObject(raw)
 			if err == nil && obj.name == "" {
 				err = errMetadata

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/journal"
 )
 
@@ -34,6 +35,18 @@ var (
 	descGaps      = prometheus.NewDesc("tidemark_gaps_count", "Gaps in the history of a resource.", []string{"resource"}, nil)
 	descInferred  = prometheus.NewDesc("tidemark_inferred_events_count", "Events inferred by comparisons that closed gaps.", []string{"resource"}, nil)
 	descLag       = prometheus.NewDesc("tidemark_lag_seconds", "Time from the wire to the disk of the newest event.", []string{"resource"}, nil)
+	// The third: whether what is recorded is what there was.
+	descAuditProven    = prometheus.NewDesc("tidemark_audit_proven_bool", "1 while all that can be audited was proven equal to the cluster, no longer ago than the limit.", nil, nil)
+	descAuditEnabled   = prometheus.NewDesc("tidemark_audit_enabled_bool", "1 when history is compared with the cluster.", nil, nil)
+	descAuditLimit     = prometheus.NewDesc("tidemark_audit_proof_limit_seconds", "The age that a proof may have.", nil, nil)
+	descAuditAge       = prometheus.NewDesc("tidemark_audit_proof_age_seconds", "Age of the newest proof that the history of a resource equals the cluster; without one, how long it has been wanted.", []string{"resource"}, nil)
+	descAuditObjects   = prometheus.NewDesc("tidemark_audit_objects_count", "Objects that the newest proof of a resource is about.", []string{"resource"}, nil)
+	descAuditDifferent = prometheus.NewDesc("tidemark_audit_different_count", "Objects of a resource over which history and the cluster differ, as the newest audit found.", []string{"resource"}, nil)
+	descAuditFound     = prometheus.NewDesc("tidemark_audit_differences_total", "Differences ever found, also those that are gone.", []string{"resource"}, nil)
+	descAuditExcluded  = prometheus.NewDesc("tidemark_audit_not_audited_count", "Recorded resources that cannot be audited.", nil, nil)
+	descAuditRequests  = prometheus.NewDesc("tidemark_audit_requests_total", "List requests of the audit since the start.", nil, nil)
+	descAuditBytes     = prometheus.NewDesc("tidemark_audit_read_bytes_total", "What the audit's lists brought since the start.", nil, nil)
+
 	descWatching  = prometheus.NewDesc("tidemark_watching_bool", "1 while the resource is being watched.", []string{"resource"}, nil)
 )
 
@@ -56,6 +69,8 @@ func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
 		descNewest, descConnected, descPaused, descEvents, descBytes, descOldest,
 		descArchiveAge, descArchivedTo, descArchivePending, descArchiveEvents, descArchiveFailing, descArchiveBytes, descArchiveSegments, descArchiveShots,
 		descWatermark, descGaps, descInferred, descLag, descWatching,
+		descAuditProven, descAuditEnabled, descAuditLimit, descAuditAge, descAuditObjects, descAuditDifferent, descAuditFound, descAuditExcluded,
+		descAuditRequests, descAuditBytes,
 	} {
 		ch <- d
 	}
@@ -117,6 +132,38 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range st.Capture.Resources {
 		gauge(descWatching, bit(r.State == "watching"), r.Resource)
 	}
+	collectAudit(ch, st)
+}
+
+// collectAudit tells of the audit. While it is off nothing is proven.
+func collectAudit(ch chan<- prometheus.Metric, st *Status) {
+	metric := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	a := st.Audit
+	metric(descAuditEnabled, prometheus.GaugeValue, bit(a != nil))
+	metric(descAuditProven, prometheus.GaugeValue, bit(a != nil && a.Judge(st.Now) == audit.Equal))
+	if a == nil {
+		return
+	}
+	metric(descAuditLimit, prometheus.GaugeValue, a.Limit.Seconds())
+	metric(descAuditRequests, prometheus.CounterValue, float64(a.Requests))
+	metric(descAuditBytes, prometheus.CounterValue, float64(a.Bytes))
+	excluded := 0
+	for i := range a.Resources {
+		r := &a.Resources[i]
+		metric(descAuditFound, prometheus.CounterValue, float64(r.Found), r.Resource)
+		if r.NotAudited != "" {
+			excluded++
+			continue
+		}
+		metric(descAuditAge, prometheus.GaugeValue, r.Age(st.Now).Seconds(), r.Resource)
+		metric(descAuditDifferent, prometheus.GaugeValue, float64(r.Different), r.Resource)
+		if r.Proof != nil {
+			metric(descAuditObjects, prometheus.GaugeValue, float64(r.Proof.Objects), r.Resource)
+		}
+	}
+	metric(descAuditExcluded, prometheus.GaugeValue, float64(excluded))
 }
 
 func bit(b bool) float64 {

@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
@@ -20,6 +21,8 @@ type Status struct {
 	Catalog   replay.Catalog `json:"catalog"`
 	// Archives tell how each location fares.
 	Archives []compactor.Status `json:"archives,omitempty"`
+	// Audit is what the comparison of history with the cluster says; nil: it is off.
+	Audit *audit.Report `json:"audit,omitempty"`
 	// Warnings are what an operator should do something about while all goes well.
 	Warnings []string `json:"warnings,omitempty"`
 }

@@ -66,6 +66,12 @@ func (f *runFlags) fromFile(fs *pflag.FlagSet, file *config.File) (err error) {
 		return err
 	}
 	f.Retention, f.Schedules = r.Retention, r.Schedules
+	if a := file.Audit; a != nil {
+		if err := a.Check(); err != nil {
+			return usage("%v", err)
+		}
+		f.Audit = daemon.Audit{Off: a.Off, Every: time.Duration(a.Every), Limit: time.Duration(a.Limit), Page: a.Page, Rate: a.Rate}
+	}
 	f.Volumes, err = volumesOf(file.Volumes)
 	f.Volumes.VolumesReload = r.Volumes
 	return err
@@ -196,7 +202,7 @@ func newConfig(env Env) *cobra.Command {
 		GroupID: "operate",
 		Short:   "The daemon's configuration file: check and show it",
 		Long: `The daemon's configuration file, for 'tidemark run --config FILE': one YAML, in which every flag of
-run has its place (dataDir for --data-dir), and archives, schedules and retention besides:
+run has its place (dataDir for --data-dir), and archives, schedules, retention and others besides:
 
   dataDir: /var/lib/tidemark
   window: 7d
@@ -222,6 +228,10 @@ run has its place (dataDir for --data-dir), and archives, schedules and retentio
     daily: 30
     monthly: 12
     timeZone: Europe/Berlin
+  audit:                          # history is compared with the cluster, all the time
+    every: 1h                     # each resource once in this time
+    limit: 3h                     # older proofs count for nothing (default: 3 times every)
+    rate: 500                     # objects per second, and page: 500 per request; off: true: no audit
   volumes:                        # see 'tidemark volumes backup --help'
     image: registry.example/tidemark:v1
     namespace: tidemark           # where snapshots are mounted to be read (default: the claim's namespace)
@@ -335,6 +345,9 @@ func newConfigShow(env Env) *cobra.Command {
 			}
 			if len(file.Schedules) > 0 {
 				out["schedules"] = file.Schedules
+			}
+			if file.Audit != nil {
+				out["audit"] = file.Audit
 			}
 			if file.Volumes != nil {
 				out["volumes"] = file.Volumes

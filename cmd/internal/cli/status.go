@@ -20,6 +20,7 @@ import (
 func newStatus() *cobra.Command {
 	var server serverFlags
 	var output string
+	var checked bool
 	cmd := &cobra.Command{
 		Use:     "status",
 		GroupID: "look",
@@ -29,16 +30,21 @@ func newStatus() *cobra.Command {
 Troubles come first. Then, per resource: since when its history is continuous, how old the
 watermark is (the journal is complete up to there; of a resource that does not change it moves
 about once a minute), how long an event takes from the wire to the disk, and the gaps. Then, per
-archive, up to where it has everything and what waits. With --archive it tells what an archive
+archive, up to where it has everything and what waits, and whether the audit has proven that history
+equals the cluster. With --check, anything but good news is exit code 1. With --archive it tells what an archive
 holds, without a daemon.`,
 		Example: `  tidemark status
   tidemark status --server unix:///var/lib/tidemark/tidemark.sock
   tidemark status --archive s3://backups/prod
-  tidemark status -o json`,
+  tidemark status -o json
+  tidemark status --check`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != "json" {
 				return usage("-o %s: want json", output)
+			}
+			if checked && server.archive.url != "" {
+				return usage("--check asks a daemon; 'tidemark verify' checks an archive")
 			}
 			if server.archive.url != "" {
 				a, err := server.archive.open(cmd.Context())
@@ -59,12 +65,18 @@ holds, without a daemon.`,
 			if output == "json" {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
-				return enc.Encode(st)
+				err = enc.Encode(st)
+			} else {
+				err = writeStatus(cmd.OutOrStdout(), st)
 			}
-			return writeStatus(cmd.OutOrStdout(), st)
+			if err == nil && checked {
+				err = check(st)
+			}
+			return err
 		},
 	}
 	server.add(cmd)
+	cmd.Flags().BoolVar(&checked, "check", false, "exit code 1 when there is trouble, or no proof that history equals the cluster")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
 }
@@ -89,6 +101,7 @@ func writeStatus(out io.Writer, st *api.Status) error {
 	}
 	b.WriteString("\n")
 	writeArchives(&b, st)
+	writeAudit(&b, st)
 	b.WriteString(restorable(st) + "\n")
 	_, err := io.WriteString(out, b.String())
 	return err
@@ -130,6 +143,7 @@ func troubles(st *api.Status) []string {
 	} else if st.Capture.Error != "" {
 		out = append(out, st.Capture.Error)
 	}
+	out = append(out, auditTroubles(st)...)
 	out = append(out, archiveTroubles(st)...)
 	for _, p := range st.Capture.Unmatched {
 		out = append(out, fmt.Sprintf("--include %s matches nothing that can be recorded in this cluster: 'kubectl api-resources' lists what there is", p))

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
@@ -140,5 +141,49 @@ func TestAgoReadsWell(t *testing.T) {
 		if got := ago(d); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}
+	}
+}
+
+// Only a proof of everything, none of it too old, is good news; everything else fails a check.
+func TestStatusIsOnlyGoodWhenHistoryIsProven(t *testing.T) {
+	now := time.Date(2025, 1, 2, 10, 0, 0, 0, time.UTC)
+	proof := func(ago time.Duration) *audit.Proof { return &audit.Proof{Time: now.Add(-ago), Objects: 1500} }
+	fresh := audit.Record{Resource: "pods", Since: now.Add(-9 * time.Hour), Proof: proof(time.Minute)}
+	for name, c := range map[string]struct {
+		record        audit.Record
+		trouble, line string
+		good          bool
+	}{
+		"proven":      {audit.Record{Resource: "secrets", Proof: proof(time.Hour)}, "", "audit: 2 of 2 resources proven equal to the cluster, 3,000 objects, within 60m00s (limit 3h00m)\n", true},
+		"not audited": {audit.Record{Resource: "others.example", NotAudited: "because"}, "", "(limit 3h00m)\n  not audited: others.example (because)\n", true},
+		"too old": {audit.Record{Resource: "secrets", Since: now.Add(-9 * time.Hour), Proof: proof(3*time.Hour + time.Second), Trouble: "forbidden"},
+			"nothing has proven for over 3h00m that history equals the cluster, for secrets: forbidden", "audit: not proven; 1 of 2 resources", false},
+		"never":           {audit.Record{Resource: "secrets", Since: now.Add(-4 * time.Hour)}, "for secrets: the audit did not get to it", "audit: not proven; ", false},
+		"not yet":         {audit.Record{Resource: "secrets", Since: now.Add(-time.Minute)}, "", "audit: not proven; 1 of 2 resources", false},
+		"from the future": {audit.Record{Resource: "secrets", Since: now.Add(-time.Minute), Proof: proof(-time.Hour)}, "", "audit: not proven; 1 of 2 resources", false},
+		"different": {audit.Record{
+			Resource: "secrets", Proof: proof(time.Minute), Different: 30, Found: 40, FoundAt: now, Differences: []audit.Difference{
+				{Namespace: "shop", Name: "a", Kind: audit.Missing, At: journal.Revision{Epoch: 1, RV: 5}}, {Name: "b", Kind: audit.Extra},
+			},
+		}, "secrets: shop/a (not in history, rv:1/5), b (not in the cluster, rv:0/0) and 28 more; found at 2025-01-02T10:00:00.000Z", "audit: HISTORY DIFFERS FROM THE CLUSTER; 1 of 2 resources", false},
+		"healed":   {audit.Record{Resource: "secrets", Proof: proof(time.Minute), Found: 4}, "", "  4 differences were found earlier;", true},
+		"reshaped": {audit.Record{Resource: "secrets", Proof: &audit.Proof{Time: now, Objects: 9, Reshaped: 7}}, "", "  7 objects are given in another form", true},
+	} {
+		st := api.Status{Now: now, Capture: api.CaptureStatus{Connected: true}}
+		st.Audit = &audit.Report{Every: time.Hour, Limit: 3 * time.Hour, Resources: []audit.Record{fresh, c.record}}
+		var b strings.Builder
+		if err := writeStatus(&b, &st); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), c.line) || c.trouble == "" == strings.Contains(b.String(), "TROUBLE") || !strings.Contains(b.String(), c.trouble) {
+			t.Errorf("%s: want %q and the trouble %q in\n%s", name, c.line, c.trouble, b.String())
+		}
+		if err := check(&st); (err == nil) != c.good {
+			t.Errorf("%s: the check says %v", name, err)
+		}
+	}
+	var b strings.Builder
+	if err := writeStatus(&b, &api.Status{Now: now}); err != nil || !strings.Contains(b.String(), "audit: off; nothing shows") {
+		t.Errorf("off: %s", b.String())
 	}
 }

@@ -1,6 +1,6 @@
 // Package config reads the daemon's configuration file: one YAML, in which every flag of 'tidemark
-// run' has its place under its own name, and what flags cannot say besides: archives, schedules and
-// retention.
+// run' has its place under its own name, and what flags cannot say besides: archives, schedules,
+// retention, volumes and the audit.
 //
 // It is strict: what it does not know, or finds twice, is an error that names the line.
 package config
@@ -146,6 +146,30 @@ type VolumePolicy struct {
 	Retention        *Retention `yaml:"retention,omitempty"`
 }
 
+// Audit says how history is compared with the cluster, under "audit".
+type Audit struct {
+	Off   bool     `yaml:"off,omitempty"`
+	Every Duration `yaml:"every,omitempty"`
+	Limit Duration `yaml:"limit,omitempty"`
+	Page  int64    `yaml:"page,omitempty"`
+	Rate  int      `yaml:"rate,omitempty"`
+}
+
+// Check finds what cannot work.
+func (a *Audit) Check() error {
+	switch {
+	case a.Page < 0 || a.Page > 5000:
+		return errors.New("audit: page: want 1 to 5000 objects per request")
+	case a.Rate < 0:
+		return errors.New("audit: rate: want objects per second")
+	case a.Limit > 0 && a.Every > 0 && a.Limit < a.Every:
+		return errors.New("audit: limit: a proof may be older than the time from one to the next; want at least what every says")
+	case a.Limit > 0 && a.Every == 0 && time.Duration(a.Limit) < time.Hour:
+		return errors.New("audit: limit: want at least 1h, which is what every is without being set")
+	}
+	return nil
+}
+
 // Flag is the value of one of the daemon's flags.
 type Flag struct {
 	Name   string // "data-dir"
@@ -160,6 +184,7 @@ type File struct {
 	Schedules []Schedule
 	Retention *Retention
 	Volumes   *Volumes
+	Audit     *Audit
 }
 
 // Read reads a file. known are the names of the flags.
@@ -217,6 +242,9 @@ func (f *File) take(key, value *yaml.Node, known func(string) bool) error {
 	case "volumes":
 		f.Volumes = &Volumes{}
 		return decode(value, f.Volumes)
+	case "audit":
+		f.Audit = &Audit{}
+		return decode(value, f.Audit)
 	case "retention":
 		f.Retention = &Retention{}
 		return decode(value, f.Retention)

@@ -95,3 +95,24 @@ func TestNamesGoThereAndBack(t *testing.T) {
 		}
 	}
 }
+
+func TestAuditIsReadAndChecked(t *testing.T) {
+	f, err := Parse([]byte("audit: {every: 30m, limit: 2h, rate: 100, page: 50}"), known)
+	if err != nil || f.Audit.Check() != nil || time.Duration(f.Audit.Every) != 30*time.Minute || time.Duration(f.Audit.Limit) != 2*time.Hour || f.Audit.Rate != 100 || f.Audit.Page != 50 {
+		t.Errorf("%+v, %v", f.Audit, err)
+	}
+	if f, err := Parse([]byte("audit:\n  off: true"), known); err != nil || !f.Audit.Off || f.Audit.Check() != nil {
+		t.Errorf("%+v, %v", f.Audit, err)
+	}
+	for text, want := range map[string]string{
+		"every: 2h, limit: 1h": "limit", "limit: 30m": "limit", "page: 100000": "page", "page: -1": "page", "rate: -5": "rate",
+	} {
+		f, err := Parse([]byte("audit: {"+text+"}"), known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Audit.Check(); err == nil || !strings.Contains(err.Error(), "audit: "+want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

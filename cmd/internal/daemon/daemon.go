@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
@@ -83,6 +84,11 @@ func Run(ctx context.Context, o Options) error {
 	local := replay.NewLocal(j)
 	d := &daemon{o: o, journal: j, capture: c, local: local, source: local, server: cfg.Host, started: o.Clock(), retainNow: make(chan struct{}, 1)}
 	d.cluster = cfg
+	if a := o.Audit; !a.Off {
+		d.audit = audit.New(audit.Options{
+			Journal: j, Cluster: c, Every: a.Every, Limit: a.Limit, Page: a.Page, Rate: a.Rate, Logger: o.Logger, Clock: o.Clock,
+		})
+	}
 	d.schedules = newSchedules(d)
 	if len(o.Archives) > 0 {
 		j.KeepAfter(time.Time{})
@@ -104,6 +110,7 @@ type daemon struct {
 	server  string        // the API server's address
 	cluster *rest.Config
 	started time.Time
+	audit   *audit.Auditor // nil: off
 
 	shippers  []*compactor.Shipper
 	ownKeys   []string      // identities that were made in the data directory
@@ -131,6 +138,9 @@ func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) err
 		return nil
 	})
 	g.Go(func() error { return d.trim(ctx) })
+	if d.audit != nil {
+		g.Go(func() error { return d.audit.Run(ctx) })
+	}
 	for _, s := range d.shippers {
 		g.Go(func() error { return d.ship(ctx, s) })
 	}

@@ -47,6 +47,8 @@ type Options struct {
 	Schedules []Schedule
 	// Volumes says how the content of volumes is backed up.
 	Volumes Volumes
+	// Audit says how history is compared with the cluster.
+	Audit Audit
 	// Reload brings what is to be different from now on. Nil: nothing ever.
 	Reload <-chan Reloadable
 	// Version is told in the status.
@@ -54,6 +56,15 @@ type Options struct {
 	Logger  *zap.Logger // nil: none
 	// Clock tells the time. Default: time.Now.
 	Clock func() time.Time
+}
+
+// Audit says how history is compared with the cluster; see audit.Options for what zero means.
+type Audit struct {
+	Off   bool
+	Every time.Duration
+	Limit time.Duration
+	Page  int64
+	Rate  int
 }
 
 // Volumes says how the content of volumes is backed up.

@@ -27,6 +27,9 @@ func (d *daemon) status(ctx context.Context, totals bool) (*api.Status, error) {
 		s.Archives = append(s.Archives, sh.Status())
 	}
 	s.Warnings = d.keyWarnings()
+	if d.audit != nil {
+		s.Audit = d.audit.Report()
+	}
 	c := d.capture.Status()
 	s.Capture = api.CaptureStatus{Connected: c.Connected, Error: c.Error, Server: d.server, LeftOut: c.LeftOut}
 	for _, r := range c.Resources {
