@@ -37,6 +37,8 @@ type Job struct {
 	// Of a backup.
 	Source      repository.Source `json:"source,omitzero"`
 	Description string            `json:"description,omitempty"`
+	// Blocks of a device are read, and no others. Nil: all.
+	Blocks *repository.Blocks `json:"blocks,omitempty"`
 	// Of a restore.
 	ID          string `json:"id,omitempty"`
 	Path        string `json:"path,omitempty"`

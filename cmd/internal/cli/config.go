@@ -228,6 +228,9 @@ run has its place (dataDir for --data-dir), and archives, schedules and retentio
     listen: ":8466"               # for movers; address: where Pods reach it (default: $POD_IP)
     concurrency: 4
     perNode: 2
+    changedBlocks:                # of block devices, where the driver tells them (SnapshotMetadataService)
+      serviceAccount: tidemark/tidemark # whose token the driver is shown (default: the daemon's own)
+      auditEvery: 20              # backups that may rely on the driver before all is read and compared; off: true
     upload: 50Mi                  # per second, of all movers together
     pod: {spec: {containers: [{name: mover, resources: {limits: {memory: 1Gi}}}]}}
     policies:                     # the first that covers a claim counts

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
+	"github.com/tidemark-backup/tidemark/volumes"
 	"github.com/tidemark-backup/tidemark/volumes/hooks"
 	"github.com/tidemark-backup/tidemark/volumes/policy"
 )
@@ -64,6 +65,7 @@ type Volumes struct {
 	Address       string // where Pods reach that; empty: see MoverHost
 	Concurrency   int
 	PerNode       int
+	Blocks        volumes.BlockOptions
 	Upload        int64  // bytes per second; 0: no limit
 	Download      int64  // bytes per second; 0: no limit
 	Pod           []byte // patch of movers' Pods
