@@ -65,12 +65,12 @@ func (k *Keeper) blocks(ctx context.Context, t *task, namespace, location string
 		b.note("%sits list of changed blocks cannot be asked for: %v", all, err)
 		return nil
 	}
-	base, err := k.base(ctx, t, location)
+	backups, err := k.List(ctx)
 	if err != nil {
 		b.note("%sthe backup before is not known: %v", all, err)
 		return nil
 	}
-	if base != nil {
+	if base := baseOf(backups, t, location); base != nil {
 		q.Base = base.base().ID
 		list, err := k.list(ctx, s, q, base.Status.Content.Bytes)
 		if err == nil {
@@ -117,19 +117,20 @@ func (b *Backup) base() *csi.Handle {
 	return b.Status.Snapshot
 }
 
-// base is the newest backup of the same volume that has content in the repository, and a snapshot of just that.
-func (k *Keeper) base(ctx context.Context, t *task, location string) (*Backup, error) {
-	all, err := k.List(ctx)
-	if err != nil {
-		return nil, err
-	}
+// baseOf is the newest backup of the same volume, in the same place, that the next one can be compared with; nil: there is none.
+func baseOf(all []*Backup, t *task, location string) *Backup {
 	for _, b := range slices.Backward(all) {
-		if b.Volume() == t.key() && b.Status.Phase == Done && b.Status.Content != nil && b.Status.Content.Location == location && b.base() != nil &&
+		if b.Volume() == t.key() && b.comparable() && b.Status.Content.Location == location &&
 			b.Spec.Source != nil && b.Spec.Source.Handle == t.PV.Spec.CSI.VolumeHandle && b.Spec.Source.Driver == t.Driver() {
-			return b, nil
+			return b
 		}
 	}
-	return nil, nil
+	return nil
+}
+
+// comparable reports whether a backup has content, and a snapshot of just that.
+func (b *Backup) comparable() bool {
+	return b.Status.Phase == Done && b.Status.Content != nil && b.base() != nil
 }
 
 // tellBlocks records what was read of a device, and what a person should know of it.
@@ -179,18 +180,26 @@ func (k *Keeper) settleBases(ctx context.Context, volume string, all bool) {
 		k.o.Logger.Warn("the snapshots that are kept to compare with cannot be looked for", zap.Error(err))
 		return
 	}
+	for _, b := range oldBases(backups, volume, all) {
+		if err := k.releaseBase(ctx, b); err != nil {
+			k.o.Logger.Warn("a snapshot that was kept to compare with cannot be deleted; it is tried again after the next backup", zap.String("backup", b.Metadata.Name), zap.Error(err))
+		}
+	}
+}
+
+// oldBases are the backups whose snapshot is not wanted any more for the next backup; backups are sorted.
+func oldBases(backups []*Backup, volume string, all bool) (old []*Backup) {
 	newer := map[string]bool{} // volumes that have a newer one
 	for _, b := range slices.Backward(backups) {
-		if volume != "" && b.Volume() != volume || b.Status.Phase != Done || b.Status.Content == nil || b.base() == nil {
+		if volume != "" && b.Volume() != volume || !b.comparable() {
 			continue
 		}
 		if b.Status.Base != nil && (all || newer[b.Volume()]) {
-			if err := k.releaseBase(ctx, b); err != nil {
-				k.o.Logger.Warn("a snapshot that was kept to compare with cannot be deleted; it is tried again after the next backup", zap.String("backup", b.Metadata.Name), zap.Error(err))
-			}
+			old = append(old, b)
 		}
 		newer[b.Volume()] = true
 	}
+	return old
 }
 
 func (k *Keeper) releaseBase(ctx context.Context, b *Backup) error {

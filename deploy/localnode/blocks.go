@@ -35,6 +35,8 @@ func (n *Node) writeBlocksKey() error {
 
 func (n *Node) blocksPort() string { return strconv.Itoa(blocksPort + n.o.Number) }
 
+func (n *Node) blocksAddress() string { return net.JoinHostPort(n.gateway(), n.blocksPort()) }
+
 func (n *Node) blocksArgs(socket string) []string {
 	return []string{
 		n.bin.blocks, "--kubeconfig=" + n.Cluster.Kubeconfig(), "--csi-address=" + socket, "--port=" + n.blocksPort(), "--http-endpoint=127.0.0.1:0",
@@ -43,22 +45,22 @@ func (n *Node) blocksArgs(socket string) []string {
 	}
 }
 
+// AwaitBlocks waits until the sidecar serves.
+func (n *Node) AwaitBlocks(ctx context.Context) error {
+	return n.until(ctx, "the service of changed blocks", "csi-snapshot-metadata", func() bool {
+		c, err := net.DialTimeout("tcp", n.blocksAddress(), time.Second)
+		return err == nil && c.Close() == nil
+	})
+}
+
 // OfferBlocks tells the cluster that the driver tells of changed blocks; the sidecar that does so runs always.
 func (n *Node) OfferBlocks(ctx context.Context) error {
-	address := net.JoinHostPort(n.gateway(), n.blocksPort())
-	err := n.until(ctx, "the service of changed blocks", "csi-snapshot-metadata", func() bool {
-		c, err := net.DialTimeout("tcp", address, time.Second)
-		if err != nil {
-			return false
-		}
-		return c.Close() == nil
-	})
-	if err != nil {
+	if err := n.AwaitBlocks(ctx); err != nil {
 		return err
 	}
 	u := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "cbt.storage.k8s.io/v1beta1", "kind": "SnapshotMetadataService", "metadata": map[string]any{"name": Driver},
-		"spec": map[string]any{"address": address, "audience": BlocksAudience, "caCert": base64.StdEncoding.EncodeToString(n.Cluster.Config().CAData)},
+		"spec": map[string]any{"address": n.blocksAddress(), "audience": BlocksAudience, "caCert": base64.StdEncoding.EncodeToString(n.Cluster.Config().CAData)},
 	}}
 	if _, err := n.Dynamic.Resource(blockServices).Create(ctx, u, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("offer changed blocks: %w", err)
