@@ -81,6 +81,7 @@ type Spec struct {
 type Source struct {
 	StorageClass string `json:"storageClass,omitempty"`
 	Driver       string `json:"driver,omitempty"` // of CSI
+	Handle       string `json:"handle,omitempty"` // the driver's name of the volume
 	Volume       string `json:"volume,omitempty"` // name of the PersistentVolume
 	Capacity     int64  `json:"capacity"`         // bytes
 	Mode         string `json:"volumeMode,omitempty"`
@@ -124,8 +125,10 @@ type Status struct {
 	// Snapshot is what the storage system has, Content what the repository has; either or both.
 	Snapshot *csi.Handle `json:"snapshot,omitempty"`
 	Content  *Content    `json:"content,omitempty"`
-	Hooks    []Hook      `json:"hooks,omitempty"`
-	Error    string      `json:"error,omitempty"`
+	// Base is a snapshot that is kept only so that the next backup can ask what has changed since; it goes when that is done.
+	Base  *csi.Handle `json:"base,omitempty"`
+	Hooks []Hook      `json:"hooks,omitempty"`
+	Error string      `json:"error,omitempty"`
 	// Notes are what a person should know of it.
 	Notes []string `json:"notes,omitempty"`
 }
@@ -140,6 +143,12 @@ type Content struct {
 	Unchanged int64 `json:"unchanged,omitempty"`
 	// Sent is what the store got for it, in bytes.
 	Sent int64 `json:"sent"`
+	// Read is what was read of a device, in bytes.
+	Read int64 `json:"read,omitempty"`
+	// Listed counts the backups of a device, up to this one, that rely on the driver's lists of blocks, since the last one that read all.
+	Listed int `json:"listed,omitempty"`
+	// Wrong is what such a list left out, in bytes, as was found when all was read.
+	Wrong int64 `json:"wrong,omitempty"`
 }
 
 // Volume names what was backed up, for people: "shop/data" or a path.

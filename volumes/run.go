@@ -119,6 +119,7 @@ func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 	k.dropSnapshots(ctx, u)
 	for _, t := range u.tasks {
 		k.end(ctx, t)
+		k.dropOldBases(ctx, t)
 	}
 }
 
@@ -262,6 +263,8 @@ func (k *Keeper) dropSnapshots(ctx context.Context, u *unit) {
 		switch {
 		case !unwanted(t):
 			continue
+		case k.keepBase(t):
+			continue
 		case h == nil:
 			err = t.taken.Drop(last, k.o.Cluster.Client)
 		case wanted[h.Group]:
@@ -335,8 +338,12 @@ func (k *Keeper) read(ctx context.Context, t *task, at mover.Place, report *repo
 	}
 	defer k.close(ctx, r)
 	live := t.choice.Action == policy.Kopia
+	var blocks *repository.Blocks
+	if t.block() {
+		blocks = k.blocks(ctx, t, at.Namespace, r.Location(), report)
+	}
 	o, err := k.o.Cluster.Mover.Run(ctx, b.Metadata.Name, mover.Job{
-		Kind: mover.Backup, Cluster: r.Cluster(), Password: r.Password(), Source: sourceOf(b), Description: "tidemark " + b.Metadata.Name,
+		Kind: mover.Backup, Cluster: r.Cluster(), Password: r.Password(), Source: sourceOf(b), Description: "tidemark " + b.Metadata.Name, Blocks: blocks,
 	}, at, r.Store(), func() (map[string]string, error) {
 		done := *b // another goroutine owns it
 		if live {
@@ -349,8 +356,8 @@ func (k *Keeper) read(ctx context.Context, t *task, at mover.Place, report *repo
 	}
 	b.Status.Content = contentOf(r.Location(), &o.Result.Backup)
 	b.Status.Content.Unchanged, b.Status.Content.Sent = o.Result.Cached, o.Result.Sent
-	if t.block() && t.Driver() != "" {
-		b.Status.Notes = append(b.Status.Notes, "the whole device was read: the driver offers no list of changed blocks that is used yet")
+	if t.block() {
+		k.tellBlocks(t, blocks, o.Result)
 	}
 	return nil
 }

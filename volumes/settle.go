@@ -40,6 +40,9 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 			k.o.Logger.Warn("movers that a daemon before this one left cannot be looked for", zap.Error(err))
 		}
 	}
+	if k.o.Cluster != nil {
+		k.settleBases(ctx, "", false)
+	}
 	if len(all) == 0 {
 		return nil
 	}

@@ -29,6 +29,8 @@ type Cluster struct {
 	Concurrency, PerNode int
 	// ReadyTime is how long a snapshot may take to be ready to use. Default: 30 minutes.
 	ReadyTime time.Duration
+	// Blocks says how lists of changed blocks are used.
+	Blocks BlockOptions
 }
 
 // Policies say what is done with which claim, and which hooks are run.
@@ -50,9 +52,11 @@ type ClaimsRequest struct {
 	// KeepSnapshots keeps the snapshots of policy.Move as well.
 	KeepSnapshots bool `json:"keepSnapshots,omitempty"`
 	// Group says what is taken at one instant, before all policies.
-	Group  policy.Group `json:"group,omitempty"`
-	Run    string       `json:"run,omitempty"`    // default: one is made
-	Origin string       `json:"origin,omitempty"` // default: "manual"
+	Group policy.Group `json:"group,omitempty"`
+	// ReadAll reads all of block devices, and finds out whether the driver's list of changed blocks is right.
+	ReadAll bool   `json:"readAll,omitempty"`
+	Run     string `json:"run,omitempty"`    // default: one is made
+	Origin  string `json:"origin,omitempty"` // default: "manual"
 }
 
 // Skipped is a claim that is not backed up, and why.
@@ -71,6 +75,10 @@ type task struct {
 
 	taken *csi.Taken
 	err   error
+
+	readAll bool // of a device
+	listed  int  // backups before it that rely on lists of changed blocks
+	tracked bool // its driver tells of changed blocks, so its snapshot is kept for the next backup to compare with
 }
 
 func (t *task) key() string { return t.Claim.Namespace + "/" + t.Claim.Name }
@@ -186,7 +194,7 @@ func (k *Keeper) choose(ctx context.Context, q *ClaimsRequest, t *task) (skip st
 	if q.Action != "" {
 		t.choice.Action, t.choice.Reason = q.Action, "asked for"
 	}
-	t.choice.KeepSnapshots = t.choice.KeepSnapshots || q.KeepSnapshots
+	t.choice.KeepSnapshots, t.readAll = t.choice.KeepSnapshots || q.KeepSnapshots, q.ReadAll
 	t.choice.Group = cmp.Or(q.Group, t.choice.Group)
 	if t.choice.Action == policy.Skip {
 		return "is skipped: " + t.choice.Reason, nil
@@ -283,6 +291,9 @@ func (k *Keeper) newClaimBackup(q *ClaimsRequest, t *task) *Backup {
 		Claim: t.Claim.Name, Run: q.Run, Origin: q.Origin, Action: t.choice.Action, Reason: t.choice.Reason,
 		Source: &Source{StorageClass: t.Class(), Driver: t.Driver(), Volume: t.PV.Name, Capacity: size.Value(), Mode: string(corev1.PersistentVolumeFilesystem)},
 	}, k.o.Clock())
+	if t.PV.Spec.CSI != nil {
+		b.Spec.Source.Handle = t.PV.Spec.CSI.VolumeHandle
+	}
 	if t.block() {
 		b.Spec.Source.Mode = string(corev1.PersistentVolumeBlock)
 	}

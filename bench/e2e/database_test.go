@@ -210,7 +210,7 @@ func TestBlockVolume(t *testing.T) {
 	w.ok(err)
 	w.await("the Pod", func() bool { return w.ready("block", "app=app") })
 	b := w.back("-n", "block", "--action", "snapshot-then-kopia")[0]
-	if b.Status.Phase != volumes.Done || b.Status.Content.Bytes != 16<<20 || len(b.Status.Notes) == 0 {
+	if b.Status.Phase != volumes.Done || b.Status.Content.Bytes != 16<<20 || len(b.Status.Notes) == 0 || b.Status.Base != nil {
 		t.Errorf("%+v, %+v", b.Status, b.Status.Content)
 	}
 	w.run("restore", "pvc", "-n", "block", "--at", "now", "--namespace-mappings", "block:block-copy", "--yes")

@@ -18,14 +18,18 @@ import (
 type programs struct {
 	kubelet, scheduler                           string
 	provisioner, snapshotter, snapshotController string
+	blocks                                       string // the sidecar that tells of changed blocks
 	agent                                        string
-	definitions                                  string // directory of the snapshots' CustomResourceDefinitions
+	definitions                                  []string // directories of the CustomResourceDefinitions of snapshots and of changed blocks
 }
 
 var kubernetesVersion = regexp.MustCompile(`(?m)^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)`)
 
-// snapshotClient is the module in which the definitions of snapshots lie.
-const snapshotClient = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+// The modules in which the definitions of snapshots, and of the service that tells of changed blocks, lie.
+const (
+	snapshotClient = "github.com/kubernetes-csi/external-snapshotter/client/v8"
+	blocksClient   = "github.com/kubernetes-csi/external-snapshot-metadata/client"
+)
 
 // build builds what is not there yet.
 func build(ctx context.Context, progress io.Writer) (*programs, error) {
@@ -56,6 +60,10 @@ func build(ctx context.Context, progress io.Writer) (*programs, error) {
 			{Name: "snapshot-controller", Package: "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller"},
 		},
 	}
+	blocks := localserver.Build{
+		What: "CSI's sidecar for changed blocks", Module: "deploy/localnode/blocks", Source: source, Cache: "csi-blocks", Version: versionOf("external-snapshot-metadata"), Takes: "about a minute",
+		Programs: []localserver.Program{{Name: "csi-snapshot-metadata", Package: "github.com/kubernetes-csi/external-snapshot-metadata/cmd/csi-snapshot-metadata"}},
+	}
 	var p programs
 	dir, err := kubelet.Dir(ctx, progress)
 	if err != nil {
@@ -66,8 +74,16 @@ func build(ctx context.Context, progress io.Writer) (*programs, error) {
 		return nil, err
 	}
 	p.provisioner, p.snapshotter, p.snapshotController = filepath.Join(dir, "csi-provisioner"), filepath.Join(dir, "csi-snapshotter"), filepath.Join(dir, "snapshot-controller")
-	if p.definitions, err = definitions(ctx, &sidecars); err != nil {
+	if dir, err = blocks.Dir(ctx, progress); err != nil {
 		return nil, err
+	}
+	p.blocks = filepath.Join(dir, "csi-snapshot-metadata")
+	for client, of := range map[string]*localserver.Build{snapshotClient: &sidecars, blocksClient: &blocks} {
+		dir, err := definitions(ctx, of, client)
+		if err != nil {
+			return nil, err
+		}
+		p.definitions = append(p.definitions, dir)
 	}
 	agent := localserver.Build{
 		What: "the node's agent", Module: "deploy/localnode/agent", Source: source, Cache: "agent", Own: true, Takes: "half a minute",
@@ -89,19 +105,19 @@ func versionOf(module string) func([]byte) (string, string) {
 	}
 }
 
-// definitions is the directory of the snapshots' definitions, in the module cache.
-func definitions(ctx context.Context, sidecars *localserver.Build) (string, error) {
-	module, err := sidecars.Folder(ctx)
+// definitions is the directory of a module's definitions, in the module cache.
+func definitions(ctx context.Context, of *localserver.Build, client string) (string, error) {
+	module, err := of.Folder(ctx)
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", snapshotClient)
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", client)
 	cmd.Dir = module
 	var trouble bytes.Buffer
 	cmd.Stderr = &trouble
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("find the definitions of snapshots: %w\n%s", err, bytes.TrimSpace(trouble.Bytes()))
+		return "", fmt.Errorf("find the definitions in %s: %w\n%s", client, err, bytes.TrimSpace(trouble.Bytes()))
 	}
 	return filepath.Join(strings.TrimSpace(string(out)), "config", "crd"), nil
 }

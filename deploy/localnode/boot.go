@@ -19,8 +19,11 @@ import (
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
 )
 
-// ports on the node's address or on the loopback one.
-const kubeletPort = 10250
+// ports on the node's address or on the loopback one; that of the blocks' sidecar, which listens on all, has the node's number added.
+const (
+	kubeletPort = 10250
+	blocksPort  = 20600
+)
 
 // containerdConfig: a container's oom_score_adj cannot be lowered without CAP_SYS_RESOURCE, which not every machine gives.
 const containerdConfig = `version = 2
@@ -127,6 +130,9 @@ func (n *Node) writeConfigs() error {
 	if err := os.WriteFile(filepath.Join(n.dir, "kubelet/server.key"), key, 0o600); err != nil {
 		return err
 	}
+	if err := n.writeBlocksKey(); err != nil {
+		return err
+	}
 	kubelet, err := n.kubeconfig("system:node:"+Name, "system:nodes")
 	if err != nil {
 		return err
@@ -164,8 +170,9 @@ func (n *Node) writeSpec(kubelet string) error {
 				n.bin.agent, "driver", "-name", Driver, "-node", Name, "-dir", filepath.Join(n.dir, "csi"), "-socket", socket,
 				"-registration", filepath.Join(root, "plugins_registry", Driver+"-reg.sock"), "-freezer", n.freezer(), "-snapshot-delay", n.o.SnapshotDelay.String(),
 			}, n.log("driver")},
-			"csi-provisioner": sidecar(n.bin.provisioner),
-			"csi-snapshotter": sidecar(n.bin.snapshotter, "--feature-gates=CSIVolumeGroupSnapshot=true", "--retry-interval-start=200ms", "--retry-interval-max=5s"),
+			"csi-provisioner":       sidecar(n.bin.provisioner),
+			"csi-snapshot-metadata": {n.blocksArgs(socket), n.log("csi-snapshot-metadata")},
+			"csi-snapshotter":       sidecar(n.bin.snapshotter, "--feature-gates=CSIVolumeGroupSnapshot=true", "--retry-interval-start=200ms", "--retry-interval-max=5s"),
 		},
 	}
 	for place, text := range settings {
@@ -202,7 +209,7 @@ func (n *Node) boot(ctx context.Context) error {
 		return err
 	}
 	booted := time.Now()
-	for _, p := range []string{"driver", "kubelet", "csi-provisioner", "csi-snapshotter"} {
+	for _, p := range []string{"driver", "kubelet", "csi-provisioner", "csi-snapshotter", "csi-snapshot-metadata"} {
 		if err := n.Launch(p); err != nil {
 			return err
 		}

@@ -16,9 +16,13 @@ import (
 // makeClasses makes the definitions of snapshots, and the classes of volumes and snapshots. All definitions are wanted: the
 // snapshot controller idles for half a minute when one is missing.
 func (n *Node) makeClasses(ctx context.Context) error {
-	files, err := filepath.Glob(filepath.Join(n.bin.definitions, "*storage.k8s.io_*.yaml"))
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("no definitions of snapshots in %s (%w)", n.bin.definitions, err)
+	var files []string
+	for _, dir := range n.bin.definitions {
+		found, err := filepath.Glob(filepath.Join(dir, "*storage.k8s.io_*.yaml"))
+		if err != nil || len(found) == 0 {
+			return fmt.Errorf("no definitions in %s (%w)", dir, err)
+		}
+		files = append(files, found...)
 	}
 	definitions := n.Dynamic.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	for _, file := range files {

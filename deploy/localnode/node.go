@@ -210,7 +210,7 @@ func (n *Node) Trouble(what, text string) error {
 	return os.WriteFile(path, []byte(text), 0o600)
 }
 
-// Kill ends a program of the node (containerd, kubelet, driver, csi-provisioner, csi-snapshotter) as a crash would.
+// Kill ends a program of the node (containerd, kubelet, driver, csi-provisioner, csi-snapshotter, csi-snapshot-metadata) as a crash would.
 func (n *Node) Kill(program string) error { return n.command("kill " + program) }
 
 // Launch starts a program of the node that was killed.

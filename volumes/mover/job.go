@@ -39,6 +39,8 @@ type Job struct {
 	Source      repository.Source `json:"source,omitzero"`
 	Description string            `json:"description,omitempty"`
 	Checkpoint  time.Duration     `json:"checkpoint,omitempty"` // see repository.BackupOptions
+	// Blocks of a device are read, and no others. Nil: all.
+	Blocks *repository.Blocks `json:"blocks,omitempty"`
 	// Of a restore.
 	ID          string `json:"id,omitempty"`
 	Path        string `json:"path,omitempty"`

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/kopia/kopia/fs"
-	"github.com/kopia/kopia/fs/virtualfs"
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/manifest"
 	"github.com/kopia/kopia/repo/object"
@@ -44,11 +43,13 @@ type BackupOptions struct {
 	Tags func() (map[string]string, error)
 	// Description is shown by Kopia's command line.
 	Description string
-	// Parallel files are read at once. Default: 4.
+	// Parallel files, or pieces of a device, are read at once. Default: 4.
 	Parallel int
 	// Checkpoint is how often what was read so far is made whole, so that a try after one that was killed does not read it
 	// again. Default: 5 minutes.
 	Checkpoint time.Duration
+	// Blocks of a device are read, and no others. Nil: all.
+	Blocks *Blocks
 	// Progress is called now and then, by one goroutine at a time.
 	Progress func(Progress)
 }
@@ -57,6 +58,10 @@ type BackupOptions struct {
 type Result struct {
 	Backup
 	Progress
+	// Whole says why all of a device was read although there is a list of blocks.
+	Whole string `json:"whole,omitempty"`
+	// Wrong is how much an audit found that was not in the list and should have been, in bytes.
+	Wrong int64 `json:"wrong,omitempty"`
 }
 
 // deviceName is the file that holds the content of a block device.
@@ -69,26 +74,45 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 	if err != nil {
 		return nil, fmt.Errorf("back up: %w", err)
 	}
-	var root fs.Directory
-	kept := &attributes{}
 	if info.Mode()&os.ModeDevice != 0 || info.Mode().IsRegular() {
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, fmt.Errorf("back up: %w", err)
 		}
 		defer f.Close()
-		root = virtualfs.NewStaticDirectory(".", []fs.Entry{virtualfs.StreamingFileFromReader(deviceName, io.NopCloser(f))})
-	} else {
-		var done func() error
-		if root, kept, done, err = openTree(path); err != nil {
-			return nil, fmt.Errorf("back up %s: %w", path, err)
+		var whole string
+		var wrong int64
+		res, err := r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (m *snapshot.Manifest, err error) {
+			m = &snapshot.Manifest{Source: source.info(r.o.Cluster), StartTime: fs.UTCTimestampFromTime(r.kopia.Time())}
+			m.RootEntry, whole, wrong, err = r.backDevice(ctx, s.w, f, &o, s.progress)
+			m.EndTime = fs.UTCTimestampFromTime(r.kopia.Time())
+			return m, err
+		})
+		if err != nil {
+			return nil, err
 		}
-		defer done()
+		res.Whole, res.Wrong = whole, wrong
+		return res, nil
 	}
-	return r.upload(ctx, source.info(r.o.Cluster), root, kept, o)
+	root, kept, done, err := openTree(path)
+	if err != nil {
+		return nil, fmt.Errorf("back up %s: %w", path, err)
+	}
+	defer done()
+	return r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (*snapshot.Manifest, error) { return r.upload(ctx, s, root, kept, o) })
 }
 
-func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, root fs.Directory, kept *attributes, o BackupOptions) (*Result, error) {
+// session is the writing of one backup.
+type session struct {
+	whole    context.Context // ends some time after that of the backup, so that what was read can be sent
+	w        repo.RepositoryWriter
+	source   snapshot.SourceInfo
+	before   []*snapshot.Manifest
+	progress *counter
+}
+
+// write makes a backup of what content writes: with its tags, and recorded last.
+func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o BackupOptions, content func(*session) (*snapshot.Manifest, error)) (*Result, error) {
 	if err := r.refresh(ctx); err != nil {
 		return nil, err
 	}
@@ -103,24 +127,11 @@ func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, roo
 		if err != nil {
 			return err
 		}
-		u := upload.NewUploader(w)
-		u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = progress, o.Parallel, true, false
-		u.CheckpointInterval = min(cmp.Or(o.Checkpoint, checkpointEvery), upload.DefaultCheckpointInterval) // no more is accepted
-		if u.ParallelUploads == 0 {
-			u.ParallelUploads = 4
-		}
-		stop := context.AfterFunc(ctx, u.Cancel)
-		defer stop()
 		go progress.run()
-		m, err = u.Upload(whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), source, before...)
+		m, err = content(&session{whole, w, source, before, progress})
 		progress.stop()
 		if err != nil {
 			return err
-		}
-		if ctx.Err() == nil && m.IncompleteReason == "" {
-			if err := addAttributes(whole, w, m, kept); err != nil {
-				return err
-			}
 		}
 		m.Description, m.Tags = o.Description, map[string]string{}
 		if o.Tags != nil && m.IncompleteReason == "" {
@@ -153,6 +164,23 @@ func (r *Repository) upload(ctx context.Context, source snapshot.SourceInfo, roo
 		return nil, fmt.Errorf("%w: %s", ErrIncomplete, m.IncompleteReason)
 	}
 	return &Result{Backup: backupOf(m), Progress: progress.now()}, nil
+}
+
+// upload has Kopia read a directory.
+func (r *Repository) upload(ctx context.Context, s *session, root fs.Directory, kept *attributes, o BackupOptions) (*snapshot.Manifest, error) {
+	u := upload.NewUploader(s.w)
+	u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = s.progress, o.Parallel, true, false
+	u.CheckpointInterval = min(cmp.Or(o.Checkpoint, checkpointEvery), upload.DefaultCheckpointInterval) // no more is accepted
+	if u.ParallelUploads == 0 {
+		u.ParallelUploads = 4
+	}
+	stop := context.AfterFunc(ctx, u.Cancel)
+	defer stop()
+	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, s.before...)
+	if err == nil && ctx.Err() == nil && m.IncompleteReason == "" {
+		err = addAttributes(s.whole, s.w, m, kept)
+	}
+	return m, err
 }
 
 const checkpointEvery = 5 * time.Minute
@@ -254,6 +282,7 @@ type counter struct {
 	report                           func(Progress)
 	done                             chan struct{}
 	files, cached, bytes, read, sent atomic.Int64
+	total                            atomic.Int64 // of a device
 }
 
 // Enabled implements upload.Progress. It would only make Kopia read everything once more for an estimate.
@@ -276,7 +305,7 @@ func (c *counter) FinishedHashingFile(_ string, n int64) {
 func (c *counter) HashedBytes(n int64) { c.read.Add(n) }
 
 func (c *counter) now() Progress {
-	return Progress{Files: c.files.Load(), Cached: c.cached.Load(), Bytes: c.bytes.Load(), Read: c.read.Load(), Sent: c.sent.Load()}
+	return Progress{Files: c.files.Load(), Cached: c.cached.Load(), Bytes: c.bytes.Load(), Read: c.read.Load(), Sent: c.sent.Load(), Total: c.total.Load()}
 }
 
 // reportEvery is how often progress is told.

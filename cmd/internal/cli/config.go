@@ -240,6 +240,9 @@ run has its place (dataDir for --data-dir), and archives, schedules, retention a
     perNode: 2
     readyTimeout: 30m             # how long a snapshot may take until it can be used
     checkpoint: 5m                # of a mover that is killed, no more than that is read again
+    changedBlocks:                # of block devices, where the driver tells them (SnapshotMetadataService)
+      serviceAccount: tidemark/tidemark # whose token the driver is shown (default: the daemon's own)
+      auditEvery: 20              # backups that may rely on the driver before all is read and compared; off: true
     upload: 50Mi                  # per second, of all movers together
     pod: {spec: {containers: [{name: mover, resources: {limits: {memory: 1Gi}}}]}}
     policies:                     # the first that covers a claim counts

@@ -205,6 +205,9 @@ func newVolumesDescribe() *cobra.Command {
 		}
 		if c := b.Status.Content; c != nil {
 			row("Content", "%s files, %s, %s of them unchanged, %s sent", humanize.Comma(c.Files), humanize.IBytes(uint64(c.Bytes)), humanize.Comma(c.Unchanged), humanize.IBytes(uint64(c.Sent)))
+			if c.Read > 0 || c.Listed > 0 {
+				row("Read", "%s of the device; %d backups rely on the driver's lists of changed blocks since all was read", humanize.IBytes(uint64(c.Read)), c.Listed)
+			}
 			row("Kept in", "%s as %s", c.Location, c.ID)
 		}
 		if h := b.Status.Snapshot; h != nil {
@@ -212,6 +215,9 @@ func newVolumesDescribe() *cobra.Command {
 			if h.Group != "" {
 				row("Group", "%s", text(h.Group))
 			}
+		}
+		if h := b.Status.Base; h != nil {
+			row("Base", "snapshot %s of driver %s, kept until the next backup has asked what has changed since", text(h.ID), text(h.Driver))
 		}
 		for _, h := range b.Status.Hooks {
 			how := string(h.State)

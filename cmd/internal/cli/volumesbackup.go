@@ -31,6 +31,9 @@ snapshot-then-kopia (the files of a snapshot, which is deleted afterwards unless
 is a VolumeSnapshotClass, and files otherwise. Claims that share a value of the label tidemark.dev/volume-group (or
 velero.io/volume-group) are taken at one instant.
 
+Of block devices, only what has changed is read where the driver tells what that is; the newest snapshot is kept for that until the next
+backup is done. Notes say when all was read, and why.
+
 Before and after, hooks are run in the containers of the Pods that use the claims: those of Velero's annotations, of the
 configuration, or the ready ones for PostgreSQL, MySQL, MongoDB and Redis. Post hooks are run whatever happens.
 
@@ -81,6 +84,7 @@ that are as in the backup before are not read again. Ctrl-C cancels; what was se
 	fs.StringVar(&action, "action", "", "snapshot, kopia, snapshot-then-kopia or auto (default: what the policies say)")
 	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
 	fs.StringVar(&group, "group", "", "label or pod: which claims are taken at one instant (default: what the policies say, and else label)")
+	fs.BoolVar(&claims.ReadAll, "read-all", false, "read all of block devices, and find out whether the driver's list of changed blocks is right")
 	fs.StringVar(&claims.Run, "name", "", "name of what is made together, for people (default: one is made)")
 	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
@@ -151,6 +155,9 @@ func summary(b *volumes.Backup) string {
 	switch {
 	case s.Phase == volumes.Failed:
 		line += ": FAILED: " + text(s.Error)
+	case s.Content != nil && b.Spec.Source != nil && b.Spec.Source.Mode == "Block":
+		line += fmt.Sprintf(": a device of %s, of which %s were read; %s sent in %s", humanize.IBytes(uint64(s.Content.Bytes)),
+			humanize.IBytes(uint64(s.Content.Read)), humanize.IBytes(uint64(s.Content.Sent)), b.Duration().Round(time.Millisecond))
 	case s.Content != nil:
 		line += fmt.Sprintf(": %s files, %s, of which %s were unchanged; %s sent in %s", humanize.Comma(s.Content.Files),
 			humanize.IBytes(uint64(s.Content.Bytes)), humanize.Comma(s.Content.Unchanged), humanize.IBytes(uint64(s.Content.Sent)), b.Duration().Round(time.Millisecond))

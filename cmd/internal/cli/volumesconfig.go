@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -11,6 +12,7 @@ import (
 	"github.com/tidemark-backup/tidemark/cmd/internal/config"
 	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
+	"github.com/tidemark-backup/tidemark/volumes"
 	"github.com/tidemark-backup/tidemark/volumes/hooks"
 	"github.com/tidemark-backup/tidemark/volumes/mover"
 	"github.com/tidemark-backup/tidemark/volumes/policy"
@@ -22,6 +24,10 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 		return v, nil
 	}
 	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode, ReadyTime: time.Duration(c.ReadyTimeout), Checkpoint: time.Duration(c.Checkpoint)}
+	v.Blocks = volumes.BlockOptions{Off: c.ChangedBlocks.Off, Account: c.ChangedBlocks.ServiceAccount, AuditEvery: c.ChangedBlocks.AuditEvery}
+	if a := v.Blocks.Account; v.Blocks.AuditEvery < 0 || a != "" && strings.Count(a, "/") != 1 {
+		return v, usage("volumes: changedBlocks: want serviceAccount: NAMESPACE/NAME, and auditEvery from 1 on")
+	}
 	if c.Concurrency < 0 || c.PerNode < 0 {
 		return v, usage("volumes: concurrency and perNode: want numbers from 1 on, or nothing for the defaults")
 	}

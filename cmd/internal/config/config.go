@@ -127,6 +127,14 @@ type Volumes struct {
 	// VeleroPolicies are files of Velero's volume policies.
 	VeleroPolicies []string       `yaml:"veleroPolicies,omitempty"`
 	Hooks          map[string]any `yaml:"hooks,omitempty"`
+	ChangedBlocks  ChangedBlocks  `yaml:"changedBlocks,omitempty"`
+}
+
+// ChangedBlocks says how drivers' lists of changed blocks are used for block devices.
+type ChangedBlocks struct {
+	Off            bool   `yaml:"off,omitempty"`
+	ServiceAccount string `yaml:"serviceAccount,omitempty"` // "namespace/name"; whose tokens drivers are shown
+	AuditEvery     int    `yaml:"auditEvery,omitempty"`     // backups that may rely on lists before all is read
 }
 
 // VolumePolicy says what is done with some volumes, and when.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
+	"github.com/tidemark-backup/tidemark/volumes"
 	"github.com/tidemark-backup/tidemark/volumes/hooks"
 	"github.com/tidemark-backup/tidemark/volumes/policy"
 )
@@ -77,10 +78,11 @@ type Volumes struct {
 	PerNode       int
 	ReadyTime     time.Duration // see volumes.Cluster
 	Checkpoint    time.Duration // see mover.Settings
-	Upload        int64         // bytes per second; 0: no limit
-	Download      int64         // bytes per second; 0: no limit
-	Pod           []byte        // patch of movers' Pods
-	VolumesReload               // what can be changed while it runs
+	Blocks        volumes.BlockOptions
+	Upload        int64  // bytes per second; 0: no limit
+	Download      int64  // bytes per second; 0: no limit
+	Pod           []byte // patch of movers' Pods
+	VolumesReload        // what can be changed while it runs
 }
 
 // VolumesReload is what can be changed of Volumes while the daemon runs.

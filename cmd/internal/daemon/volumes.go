@@ -91,7 +91,7 @@ func (d *daemon) movers() (*volumes.Cluster, error) {
 	d.broker = mover.NewBroker(mover.BrokerOptions{Listen: v.Listen, Host: MoverHost(v.Address, d.cluster.Host), Spool: d.o.DataDir, Logger: d.o.Logger.Named("movers")})
 	image := cmp.Or(v.Image, os.Getenv("TIDEMARK_IMAGE"))
 	return &volumes.Cluster{
-		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode, ReadyTime: v.ReadyTime,
+		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode, ReadyTime: v.ReadyTime, Blocks: v.Blocks,
 		Mover: &mover.Runner{Client: client, Broker: d.broker, Settings: mover.Settings{Image: image, Pod: v.Pod, Owner: "daemon", Checkpoint: v.Checkpoint}, Logger: d.o.Logger.Named("movers")},
 	}, nil
 }

@@ -29,12 +29,14 @@ import (
 // it, made while the Pods' processes are frozen, so that it is of one instant. Publishing is a bind mount.
 //
 // A file in the driver's directory makes it fail on purpose: "fail-snapshots" (its text is the error),
-// "never-ready" (snapshots stay not ready to use), "no-volumes" (volumes cannot be made).
+// "never-ready" (snapshots stay not ready to use), "no-volumes" (volumes cannot be made), "fail-blocks" (it tells of no blocks; its text is the
+// error), "forget-blocks" (it tells of all changed blocks but the last).
 type driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
 	csi.UnimplementedGroupControllerServer
 	csi.UnimplementedNodeServer
+	csi.UnimplementedSnapshotMetadataServer
 	registration.UnimplementedRegistrationServer
 
 	name, node, dir, socket, freezer string
@@ -85,6 +87,7 @@ func runDriver(args []string) error {
 			csi.RegisterControllerServer(s, d)
 			csi.RegisterGroupControllerServer(s, d)
 			csi.RegisterNodeServer(s, d)
+			csi.RegisterSnapshotMetadataServer(s, d)
 		},
 		*register: func(s *grpc.Server) { registration.RegisterRegistrationServer(s, d) },
 	} {
@@ -98,7 +101,7 @@ func runDriver(args []string) error {
 		if err != nil {
 			return err
 		}
-		s := grpc.NewServer(grpc.UnaryInterceptor(logged))
+		s := grpc.NewServer(grpc.UnaryInterceptor(logged), grpc.StreamInterceptor(streamLogged))
 		serve(s)
 		servers = append(servers, s)
 		go func() {
@@ -122,6 +125,12 @@ func logged(ctx context.Context, q any, i *grpc.UnaryServerInfo, h grpc.UnaryHan
 		log.Printf("%s: %v", m, err)
 	}
 	return r, err
+}
+
+func streamLogged(server any, stream grpc.ServerStream, i *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	err := h(server, stream)
+	log.Printf("%s: %v", filepath.Base(i.FullMethod), err)
+	return err
 }
 
 // Records.
@@ -212,7 +221,7 @@ func (d *driver) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi
 
 func (d *driver) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
 	r := &csi.GetPluginCapabilitiesResponse{}
-	for _, t := range []csi.PluginCapability_Service_Type{csi.PluginCapability_Service_CONTROLLER_SERVICE, csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE} {
+	for _, t := range []csi.PluginCapability_Service_Type{csi.PluginCapability_Service_CONTROLLER_SERVICE, csi.PluginCapability_Service_GROUP_CONTROLLER_SERVICE, csi.PluginCapability_Service_SNAPSHOT_METADATA_SERVICE} {
 		r.Capabilities = append(r.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: t}}})
 	}
 	return r, nil
