@@ -19,11 +19,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
 	"github.com/tidemark-backup/tidemark/replay"
+	"github.com/tidemark-backup/tidemark/replay/audit"
 )
 
 // audited is a daemon that audits every resource every two seconds; a proof may be six seconds old.

@@ -13,9 +13,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/replay/audit"
 )
 
 // scrape gives what /metrics says of a status.

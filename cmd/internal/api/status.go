@@ -3,10 +3,10 @@ package api
 import (
 	"time"
 
-	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
+	"github.com/tidemark-backup/tidemark/replay/audit"
 )
 
 // Status is what a daemon says about itself, in /v1/status and 'tidemark status -o json'.

@@ -7,10 +7,10 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
+	"github.com/tidemark-backup/tidemark/replay/audit"
 )
 
 // What an operator must know stands before everything else, and only when it is so.

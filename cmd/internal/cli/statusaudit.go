@@ -7,8 +7,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/replay/audit"
 )
 
 // auditTroubles are what the comparison of history with the cluster found, and what it cannot prove any more.

@@ -17,12 +17,12 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
-	"github.com/tidemark-backup/tidemark/audit"
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
 	"github.com/tidemark-backup/tidemark/replay"
+	"github.com/tidemark-backup/tidemark/replay/audit"
 	"github.com/tidemark-backup/tidemark/volumes"
 	"github.com/tidemark-backup/tidemark/volumes/mover"
 )
