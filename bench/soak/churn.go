@@ -41,7 +41,7 @@ var deeds = []struct {
 	{"cronjob", 1, (*cluster).cronJob},
 	{"pod", 2, (*cluster).pod},
 	{"finalizer", 2, (*cluster).guarded},
-	{"definition", 2, (*cluster).definition},
+	{"definition", 4, (*cluster).definition},
 	{"undefine", 1, (*cluster).undefine},
 	{"hot", 2, (*cluster).hot},
 	{"large", 1, (*cluster).large},

@@ -31,12 +31,12 @@ func (t *trial) done() bool { return t.model && t.daemon && t.archive }
 
 // counts is what the summary tells.
 type counts struct {
-	Moments, Again, Objects, ModelObjects, InGap, Skipped, TooOld int
-	Restores, RestoredObjects, RestoresDisturbed                  int
-	Histories, Versions, Missed                                   int
-	Gaps, Ledgered                                                int
-	Manifests, Files                                              int
-	Events                                                        uint64
+	Moments, Again, Objects, ModelObjects, InGap, Warned, Skipped, TooOld int
+	Restores, RestoredObjects, RestoresDisturbed                          int
+	Histories, Versions, Missed                                           int
+	Gaps, Ledgered                                                        int
+	Manifests, Files                                                      int
+	Events                                                                uint64
 }
 
 // judge has the checker look, at random moments.
@@ -190,6 +190,7 @@ func (j *judge) compare(ctx context.Context, t *trial) error {
 		t.whole = t.whole && n.InGap == 0 && n.Skipped == 0
 		j.counts.Objects += n.Objects
 		j.counts.InGap += n.InGap
+		j.counts.Warned += n.Warned
 		j.counts.Skipped += n.Skipped
 	}
 	return nil
@@ -303,9 +304,9 @@ func (j *judge) restore(ctx context.Context) error {
 	n, err := source.Restore(ctx, t.Moment, namespace, as, j.scratch.Kubeconfig(), j.target)
 	after, still := j.breaker.quiet()
 	j.log.note("check", 0, "restore", map[string]any{"rv": t.RV, "namespace": namespace, "as": as, "from": source.Name, "objects": n}, err)
-	var differs *checker.Difference
+	_, differs := errors.AsType[*checker.Difference](err)
 	switch {
-	case errors.As(err, &differs):
+	case differs:
 		return err
 	case err != nil && (!calm || !still || before != after):
 		j.counts.RestoresDisturbed++ // the source was killed under it

@@ -114,7 +114,6 @@ type session struct {
 	*judge
 	churned, refused int
 	began            time.Time
-	ended            time.Duration
 }
 
 // newSession furnishes the cluster, and waits until the daemon has recorded the beginning.

@@ -38,7 +38,7 @@ func newProxy(target string, seed uint64) (*proxy, error) {
 	pass := &httputil.ReverseProxy{
 		// The host stays the client's: it is part of what it signed.
 		Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host },
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { panic(http.ErrAbortHandler) },
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 		ModifyResponse: func(r *http.Response) error {
 			if r.Request.Context().Value(loseAnswer{}) != nil {
 				return errors.New("lost") // the store did it, and nobody hears of it

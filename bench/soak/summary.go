@@ -43,7 +43,7 @@ func (s *session) summary(out io.Writer, err error) {
 	fmt.Fprintf(out, "  store errors %s\n", listed(s.proxy.failures()))
 	fmt.Fprintf(out, "  daemon       %d starts\n", s.starts)
 	fmt.Fprintf(out, "  moments      %d compared with daemon and archive, %d once more with the archive; %d objects byte for byte, %d with the checker's own watches\n", c.Moments, c.Again, c.Objects, c.ModelObjects)
-	fmt.Fprintf(out, "               %d answers about a resource in a gap, all flagged; %d not recorded yet; %d moments trimmed before they were asked about\n", c.InGap, c.Skipped, c.TooOld)
+	fmt.Fprintf(out, "               %d times a resource's moment lay in a gap (%d asked about, all flagged); %d not recorded yet; %d moments trimmed before they were asked about\n", c.InGap, c.Warned, c.Skipped, c.TooOld)
 	fmt.Fprintf(out, "  histories    %d compared: %d versions found, %d in gaps of the ledger\n", c.Histories, c.Versions, c.Missed)
 	fmt.Fprintf(out, "  restores     %d compared, %d objects; %d disturbed by a fault\n", c.Restores, c.RestoredObjects, c.RestoresDisturbed)
 	fmt.Fprintf(out, "  archive      %d manifests, %d files, %d events, followed from hash to hash\n", c.Manifests, c.Files, c.Events)

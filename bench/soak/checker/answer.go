@@ -114,7 +114,9 @@ func (s *Source) Ledgers(ctx context.Context) (*Ledgers, error) {
 		Catalog struct { // of a daemon
 			Resources []ledger
 			From, To  cut
-			LeftOut   []struct{ Resource struct{ Group, Resource string } }
+			LeftOut   []struct {
+				Resource struct{ Group, Resource string }
+			}
 		}
 		Resources  []ledger // of an archive
 		Restorable []struct{ From, To cut }
@@ -165,11 +167,15 @@ func (l *Ledgers) Gaps(from, to uint64, text string) int {
 	return n
 }
 
+// warnedAtMost is how many of the resources in a gap are asked about one by one.
+const warnedAtMost = 4
+
 // Counted is what one comparison looked at.
 type Counted struct {
 	Objects   int // set against the API server's, byte for byte
 	Resources int
-	InGap     int // resources whose answer the ledger does not vouch for, which it told
+	InGap     int // resources whose answer the ledger does not vouch for
+	Warned    int // of those, how many were asked about, and the answer said so
 	Skipped   int // resources not recorded yet, or with a counter of their own
 }
 
@@ -183,7 +189,7 @@ func (s *Source) Compare(ctx context.Context, mo *Moment) (Counted, error) {
 	if known.From.Revision == 0 || mo.RV < known.From.Revision {
 		return n, fmt.Errorf("%w: restorable from rv:%d", ErrTooOld, known.From.Revision)
 	}
-	var ask []Resource
+	var ask, unsure []Resource
 	for _, r := range mo.Resources {
 		l := known.all[r.Name]
 		switch {
@@ -192,10 +198,7 @@ func (s *Source) Compare(ctx context.Context, mo *Moment) (Counted, error) {
 		case l == nil || l.First.Revision == 0:
 			return n, fmt.Errorf("%w: %s knows no %s", ErrNotYet, s.Name, r.Name)
 		case l.gap(mo.RV):
-			n.InGap++
-			if err := s.mustWarn(ctx, mo, &r); err != nil {
-				return n, err
-			}
+			unsure = append(unsure, r)
 		case l.Watermark.Revision < mo.RV && l.Removed == nil:
 			return n, fmt.Errorf("%w: %s is at %d in %s", ErrNotYet, s.Name, l.Watermark.Revision, r.Name)
 		case l.Removed != nil && mo.RV >= l.Removed.Revision && len(mo.sums[r.Name]) > 0:
@@ -203,6 +206,19 @@ func (s *Source) Compare(ctx context.Context, mo *Moment) (Counted, error) {
 		default:
 			ask = append(ask, r)
 		}
+	}
+	n.InGap = len(unsure)
+	for i := range unsure { // a gap after a restart of the API server is one of all resources: ask about some
+		if i == warnedAtMost {
+			break
+		}
+		if err := s.mustWarn(ctx, mo, &unsure[(i+int(mo.RV))%len(unsure)]); err != nil {
+			return n, err
+		}
+		n.Warned++
+	}
+	if len(ask) == 0 {
+		return n, nil
 	}
 	answer, err := s.get(ctx, mo, ask)
 	if err != nil {
@@ -266,8 +282,7 @@ func (s *Source) get(ctx context.Context, mo *Moment, ask []Resource) (*answer, 
 // compare sets the answer against the Moment and saves it when it differs.
 func (s *Source) compare(mo *Moment, resource string, a *answer) error {
 	err := compare(mo, resource, s.Name, a.sums[resource])
-	var d *Difference
-	if errors.As(err, &d) {
+	if d, ok := errors.AsType[*Difference](err); ok {
 		d.Saved = filepath.Join(s.Dir, fmt.Sprintf("answer-%d.json", mo.RV))
 		return errors.Join(d, os.WriteFile(d.Saved, a.raw, 0o600))
 	}

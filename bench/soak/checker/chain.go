@@ -28,7 +28,6 @@ type Chain struct {
 	garbage  map[string]bool
 	known    map[string]bool // files whose hash was checked
 	position place
-
 }
 
 type place struct {

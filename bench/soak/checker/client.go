@@ -215,7 +215,9 @@ func (c *Client) list(ctx context.Context, r *Resource, path, query string) ([]i
 
 // Revision is the newest revision of the cluster, by a read that goes to etcd.
 func (c *Client) Revision(ctx context.Context) (uint64, error) {
-	var list struct{ Metadata struct{ ResourceVersion string } }
+	var list struct {
+		Metadata struct{ ResourceVersion string }
+	}
 	if err := c.do(ctx, http.MethodGet, "/api/v1/namespaces?limit=1", nil, &list); err != nil {
 		return 0, err
 	}

@@ -140,10 +140,11 @@ type Difference struct {
 
 func (d *Difference) Error() string {
 	text := fmt.Sprintf("DIFFERENCE at rv:%d in %s %s: the API server had %s, %s says %s", d.RV, d.Resource, d.Key, d.Want, d.Who, d.Have)
-	for _, f := range []string{d.File, d.Saved} {
-		if f != "" {
-			text += "; see " + f
-		}
+	if d.File != "" {
+		text += "; objects: " + d.File
+	}
+	if d.Saved != "" {
+		text += "; answer: " + d.Saved
 	}
 	return text
 }
