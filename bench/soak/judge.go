@@ -22,8 +22,9 @@ const (
 // trial is one moment on its way through all comparisons.
 type trial struct {
 	*checker.Moment
-	model, daemon, archive bool // compared, or known to be past comparing
-	whole                  bool // nothing of it lay in a gap: it can be restored from
+	model, daemon, archive bool            // compared, or known to be past comparing
+	unsure                 map[string]bool // resources for which no ledger vouches at this moment
+	whole                  bool            // what restores stand on is sure: it can be restored from
 	waits                  string
 }
 
@@ -130,7 +131,7 @@ func (j *judge) take(ctx context.Context, back uint64) {
 		j.log.note("check", 0, "no moment", nil, err)
 		return
 	}
-	j.pending = append(j.pending, &trial{Moment: mo, whole: true})
+	j.pending = append(j.pending, &trial{Moment: mo, whole: true, unsure: map[string]bool{}})
 	j.log.note("check", 0, "moment", map[string]any{"rv": mo.RV, "objects": mo.Objects()}, nil)
 }
 
@@ -187,7 +188,10 @@ func (j *judge) compare(ctx context.Context, t *trial) error {
 			return err
 		}
 		*one.done = true
-		t.whole = t.whole && n.InGap == 0 && n.Skipped == 0
+		for _, name := range n.Unsure {
+			t.unsure[name] = true
+		}
+		t.whole = t.whole && !t.unsure["namespaces"] && !t.unsure["customresourcedefinitions.apiextensions.k8s.io"]
 		j.counts.Objects += n.Objects
 		j.counts.InGap += n.InGap
 		j.counts.Warned += n.Warned
@@ -301,7 +305,7 @@ func (j *judge) restore(ctx context.Context) error {
 	j.restored++
 	as := fmt.Sprintf("restored-%d", j.restored)
 	before, calm := j.breaker.quiet()
-	n, err := source.Restore(ctx, t.Moment, namespace, as, j.scratch.Kubeconfig(), j.target)
+	n, err := source.Restore(ctx, t.Moment, namespace, as, j.scratch.Kubeconfig(), j.target, t.unsure)
 	after, still := j.breaker.quiet()
 	j.log.note("check", 0, "restore", map[string]any{"rv": t.RV, "namespace": namespace, "as": as, "from": source.Name, "objects": n}, err)
 	_, differs := errors.AsType[*checker.Difference](err)

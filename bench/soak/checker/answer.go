@@ -174,9 +174,10 @@ const warnedAtMost = 4
 type Counted struct {
 	Objects   int // set against the API server's, byte for byte
 	Resources int
-	InGap     int // resources whose answer the ledger does not vouch for
-	Warned    int // of those, how many were asked about, and the answer said so
-	Skipped   int // resources not recorded yet, or with a counter of their own
+	Unsure    []string // resources of a gap, or not recorded yet
+	InGap     int      // resources whose answer the ledger does not vouch for
+	Warned    int      // of those, how many were asked about, and the answer said so
+	Skipped   int      // resources not recorded yet, or with a counter of their own
 }
 
 // Compare asks about the Moment and compares all of the answer. ErrNotYet: the source is not that far.
@@ -195,10 +196,12 @@ func (s *Source) Compare(ctx context.Context, mo *Moment) (Counted, error) {
 		switch {
 		case l == nil && known.leftOut[r.Name], l != nil && (l.OwnCounter || l.First.Revision > mo.RV):
 			n.Skipped++
+			n.Unsure = append(n.Unsure, r.Name)
 		case l == nil || l.First.Revision == 0:
 			return n, fmt.Errorf("%w: %s knows no %s", ErrNotYet, s.Name, r.Name)
 		case l.gap(mo.RV):
 			unsure = append(unsure, r)
+			n.Unsure = append(n.Unsure, r.Name)
 		case l.Watermark.Revision < mo.RV && l.Removed == nil:
 			return n, fmt.Errorf("%w: %s is at %d in %s", ErrNotYet, s.Name, l.Watermark.Revision, r.Name)
 		case l.Removed != nil && mo.RV >= l.Removed.Revision && len(mo.sums[r.Name]) > 0:

@@ -113,7 +113,11 @@ func TestDamageOfAChainIsFound(t *testing.T) {
 			b.write(b.path(2), strings.Replace(string(text), `"seal"`, `"sEal"`, 1))
 		}, b2},
 		"a manifest that follows another": {func(b *builder) { b.prev = hash(nil); b.sealed() }, "prev"},
-		"a manifest of another number":    {func(b *builder) { b.seq++; b.sealed(); _ = os.Rename(filepath.Join(b.dir, b.path(3)), filepath.Join(b.dir, b.path(2))) }, "number 2"},
+		"a manifest of another number": {func(b *builder) {
+			b.seq++
+			b.sealed()
+			_ = os.Rename(filepath.Join(b.dir, b.path(3)), filepath.Join(b.dir, b.path(2)))
+		}, "number 2"},
 		"a hole": {func(b *builder) { b.at = place{Time: time.Unix(102, 0), Count: 11, Revision: 11}; b.sealed() }, "without a hole"},
 		"a merge that loses": {func(b *builder) {
 			b.commit(map[string]any{"step": "merge", "gone": []any{"segments/0/10.sst.age"}})

@@ -16,10 +16,12 @@ import (
 	"time"
 )
 
-// errGone is returned when the server no longer knows a revision (410), errMissing when it serves no such thing (404).
+// errGone is returned when the server no longer knows a revision (410), errMissing when it serves no such thing (404),
+// errBusy when it wants to be asked again later (429).
 var (
 	errGone    = errors.New("the server no longer knows that revision")
 	errMissing = errors.New("the server does not serve that")
+	errBusy    = errors.New("the server asks for patience")
 )
 
 // Client asks one API server.
@@ -67,6 +69,8 @@ func (c *Client) stream(ctx context.Context, method, path string, body []byte) (
 		err = errGone
 	case resp.StatusCode == http.StatusNotFound:
 		err = errMissing
+	case resp.StatusCode == http.StatusTooManyRequests:
+		err = fmt.Errorf("%s %s: %w", method, path, errBusy)
 	default:
 		err = fmt.Errorf("%s %s: %s", method, path, resp.Status)
 	}

@@ -40,7 +40,7 @@ func (m *Model) TakeMoment(ctx context.Context, rv uint64, dir string) (*Moment,
 		return nil, err
 	}
 	for _, r := range m.watched() {
-		items, _, err := m.client.list(ctx, &r, r.all(), fmt.Sprintf("?resourceVersion=%d&resourceVersionMatch=Exact", rv))
+		items, err := m.client.exactly(ctx, &r, rv)
 		if errors.Is(err, errMissing) {
 			continue // a definition that is gone by now: nobody can tell any more
 		}
@@ -61,6 +61,18 @@ func (m *Model) TakeMoment(ctx context.Context, rv uint64, dir string) (*Moment,
 		mo.Resources, mo.sums[r.Name] = append(mo.Resources, r), sums
 	}
 	return mo, errors.Join(z.Close(), f.Sync())
+}
+
+// exactly lists a resource at an exact revision. A definition that has just come, or an API server that has, may ask
+// for some patience.
+func (c *Client) exactly(ctx context.Context, r *Resource, rv uint64) ([]item, error) {
+	for try := 1; ; try++ {
+		items, _, err := c.list(ctx, r, r.all(), fmt.Sprintf("?resourceVersion=%d&resourceVersionMatch=Exact", rv))
+		if !errors.Is(err, errBusy) || try == 10 {
+			return items, err
+		}
+		pause(ctx, 300*time.Millisecond)
+	}
 }
 
 // stored is one object in a Moment's file. Bytes are kept as they are: as RawMessage they would be compacted.

@@ -16,8 +16,8 @@ import (
 )
 
 // Restore has namespace put back as it was at the Moment, into another cluster and under the name as, and compares.
-// kubeconfig is that cluster's, and target asks it. It returns how many objects were compared.
-func (s *Source) Restore(ctx context.Context, mo *Moment, namespace, as, kubeconfig string, target *Client) (int, error) {
+// kubeconfig is that cluster's, and target asks it. unsure are resources for which the ledger does not vouch. It returns how many objects were compared.
+func (s *Source) Restore(ctx context.Context, mo *Moment, namespace, as, kubeconfig string, target *Client, unsure map[string]bool) (int, error) {
 	then, err := mo.objects(namespace)
 	if err != nil {
 		return 0, err
@@ -31,7 +31,7 @@ func (s *Source) Restore(ctx context.Context, mo *Moment, namespace, as, kubecon
 	n := 0
 	for i := range mo.Resources {
 		r := &mo.Resources[i]
-		if !r.Namespaced || nobodyRestores[r.Name] {
+		if !r.Namespaced || nobodyRestores[r.Name] || unsure[r.Name] {
 			continue
 		}
 		items, _, err := target.list(ctx, r, r.in(as), "")
@@ -174,6 +174,16 @@ func reduce(resource string, o object, namespace string) object {
 			if port, ok := p.(object); ok {
 				delete(port, "nodePort")
 			}
+		}
+	case "jobs.batch": // the selector follows from the uid
+		delete(spec, "selector")
+		for _, labels := range []object{sub(meta, "labels"), sub(spec, "template", "metadata", "labels")} {
+			for _, l := range []string{"controller-uid", "batch.kubernetes.io/controller-uid", "job-name", "batch.kubernetes.io/job-name"} {
+				delete(labels, l)
+			}
+		}
+		if labels, ok := keep["labels"].(object); ok && len(labels) == 0 {
+			delete(keep, "labels")
 		}
 	case "pods":
 		delete(spec, "nodeName") // it is scheduled anew
