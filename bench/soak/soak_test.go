@@ -11,12 +11,12 @@ import (
 
 func TestWhatIsDoneFollowsFromTheSeed(t *testing.T) {
 	steps := func(seed uint64) (out []step) {
-		for next := churn(seed); len(out) < 1000; out = append(out, next()) { //nolint:revive // all is in the head
+		for next := churn(seed); len(out) < 1000; out = append(out, next()) {
 		}
 		return out
 	}
 	wrong := func(seed uint64) (out []fault) {
-		for next := faults(seed); len(out) < 100; out = append(out, next()) { //nolint:revive // all is in the head
+		for next := faults(seed); len(out) < 100; out = append(out, next()) {
 		}
 		return out
 	}
