@@ -11,6 +11,7 @@ TIMEOUT  ?= 15m
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 BENCH    ?= .
+SOAK     ?= 10m
 
 # The binaries need no C library, and building them no C compiler.
 export CGO_ENABLED ?= 0
@@ -20,7 +21,7 @@ LINT_VERSION := v2.15.0
 LINT = $(CACHE)/tools/golangci-lint-$(LINT_VERSION)-$(shell go env GOVERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench demo controlplane
+.PHONY: help build test e2e race lint fuzz bench soak demo controlplane
 
 help: ## list the targets
 	@echo "Tidemark $(VERSION). Targets:"
@@ -65,6 +66,9 @@ fuzz: ## every fuzz target for FUZZTIME=10s
 
 bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures are explained in bench
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./bench/...
+
+soak: build controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks)
+	go run ./bench/soak --tidemark bin/tidemark --for $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(DIR),--dir $(DIR))
 
 demo: build ## record a real control plane, lose a namespace, rewind it (KEEP=1 leaves it running)
 	go run ./cmd/demo $(if $(KEEP),--keep) $(ARGS)

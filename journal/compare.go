@@ -243,8 +243,9 @@ func (j *Journal) iterate(prefix []byte) (*pebble.Iterator, error) {
 }
 
 // Remove records that the resource is gone from the cluster (its CRD was deleted): what still
-// lived is inferred to be deleted, and from here on it is known to have no objects. When it
-// comes back, its next list is a comparison like any other.
+// lived is inferred to be deleted, and from here on it is known to have no objects. What changed
+// between the watermark and here may have been missed, so that is a gap. When it comes back, its
+// next list is a comparison like any other.
 func (j *Journal) Remove(ctx context.Context, gr schema.GroupResource) error {
 	if err := j.Flush(ctx); err != nil {
 		return err
@@ -262,9 +263,11 @@ func (j *Journal) Remove(ctx context.Context, gr schema.GroupResource) error {
 	}}); err != nil || end.IsZero() {
 		return err
 	}
+	inferred := 0
 	if err := j.inferDeleted(gr, false, func(e Event) error {
 		e.Revision = end.after(e.Revision)
 		e.Flags = Inferred
+		inferred++
 		return j.enqueueEvent(ctx, e, true)
 	}); err != nil {
 		return err
@@ -272,6 +275,10 @@ func (j *Journal) Remove(ctx context.Context, gr schema.GroupResource) error {
 	return j.do(ctx, entry{exec: func(w *writer) error {
 		l := w.ledgers[gr]
 		here := Cut{Revision: end, Time: w.tickClock(w.j.opts.Clock())}
+		if l.Watermark.Revision != end || inferred > 0 {
+			l.Gaps = append(l.Gaps, Gap{From: l.Watermark, To: here, Cause: "the resource was removed from the cluster", Inferred: inferred})
+			l.Since = here
+		}
 		l.Watermark, l.Removed = here, &here
 		w.touch(gr, time.Time{})
 		w.round.changed[gr] = true

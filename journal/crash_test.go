@@ -264,3 +264,24 @@ func TestPowerLossDuringRemoveIsMadeGoodByTheNextOne(t *testing.T) {
 		closeJournal(t, j)
 	}
 }
+
+// A definition that is deleted while nobody watches takes changes along that nobody saw: bench/soak found versions that
+// were neither in the history nor in a gap.
+func TestRemovalOfWhatWasNotWatchedIsAGap(t *testing.T) {
+	ctx, cm := t.Context(), configMaps.GroupResource()
+	j := openMem(t, vfs.NewCrashableMem())
+	begin(t, j, configMaps, 10)
+	if err := j.Append(ctx, event(journal.Added, cm, "ns", "o", 11, "v")); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, j)
+	begin(t, j, secrets, 40) // the main counter has gone on
+	if err := j.Remove(ctx, cm); err != nil {
+		t.Fatal(err)
+	}
+	l := ledger(t, j, configMaps)
+	if len(l.Gaps) != 1 || l.Gaps[0].From.RV != 11 || l.Gaps[0].To.RV != 40 || l.Gaps[0].Inferred != 1 || l.Since != l.Gaps[0].To {
+		t.Errorf("the ledger has the gaps %+v since %+v, want one from 11 to 40", l.Gaps, l.Since)
+	}
+	closeJournal(t, j)
+}

@@ -148,11 +148,16 @@ func (c *Cluster) writeIdentities() error {
 	if err := WriteKubeconfig(c.admin, c.Kubeconfig()); err != nil {
 		return err
 	}
-	kcm, err := c.ConfigFor("system:kube-controller-manager")
-	if err != nil {
-		return err
+	for file, user := range map[string]string{"kcm.kubeconfig": "system:kube-controller-manager", "scheduler.kubeconfig": "system:kube-scheduler"} {
+		config, err := c.ConfigFor(user)
+		if err != nil {
+			return err
+		}
+		if err := WriteKubeconfig(config, filepath.Join(c.dir, file)); err != nil {
+			return err
+		}
 	}
-	return WriteKubeconfig(kcm, filepath.Join(c.dir, "kcm.kubeconfig"))
+	return nil
 }
 
 // ServerCertificate makes a certificate of the cluster's authority, and its key, both as PEM, for a server with these

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 
@@ -53,6 +54,22 @@ func binaries(ctx context.Context, source, which string, progress io.Writer) (st
 		err = fmt.Errorf("%w, or set KUBEBUILDER_ASSETS to a directory with etcd, kube-apiserver and kube-controller-manager", err)
 	}
 	return dir, err
+}
+
+// Scheduler returns the path of kube-scheduler, built like Binaries but apart from them, because few clusters want one.
+// Of $KUBEBUILDER_ASSETS nothing is used: envtest's have none.
+func Scheduler(ctx context.Context, progress io.Writer) (string, error) {
+	_, source, _, _ := runtime.Caller(0)
+	b := localserver.Build{
+		What: "the scheduler", Module: "deploy/localcluster/controlplane", Source: source, Cache: "scheduler", Version: versionOf,
+		Programs: []localserver.Program{{Name: scheduler, Package: "k8s.io/kubernetes/cmd/kube-scheduler"}},
+		Takes:    "about a minute on 2 cores when the control plane was built before",
+	}
+	dir, err := b.Dir(ctx, progress)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, scheduler), nil
 }
 
 // versionOf finds the version of Kubernetes. What `kubectl version` shows comes from the linker's

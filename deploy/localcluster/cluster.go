@@ -36,6 +36,8 @@ type Options struct {
 	// NoControllers starts etcd and kube-apiserver only: nothing deletes the content of
 	// deleted namespaces, collects garbage or makes service accounts.
 	NoControllers bool
+	// Scheduler starts kube-scheduler as well, which binds Pods to the cluster's nodes. Without it they stay unbound.
+	Scheduler bool
 	// APIServerArgs are added to kube-apiserver's flags; the last of two equal flags wins.
 	APIServerArgs []string
 	// Fsync makes etcd sync to disk as it does in production. Default: it does not, which
@@ -59,6 +61,7 @@ type Cluster struct {
 	dir      string
 	bin      string // etcd is here
 	kube     string // and the others here
+	schedBin string // the path of kube-scheduler; empty: none is wanted
 	ca       *authority
 	admin    *rest.Config
 	etcdURL  string
@@ -68,6 +71,7 @@ type Cluster struct {
 	etcd     *localserver.Process
 	api      *localserver.Process
 	kcm      *localserver.Process
+	sched    *localserver.Process
 	stopped  bool
 	stopErr  error
 	progress func(format string, args ...any)
@@ -95,6 +99,12 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 			return nil, err
 		}
 	}
+	var schedBin string
+	if o.Scheduler {
+		if schedBin, err = Scheduler(ctx, out); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := prepareDir(o.Dir)
 	if err != nil {
 		return nil, err
@@ -103,7 +113,7 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		o.ports = freePorts
 	}
 	began := time.Now()
-	c := &Cluster{opts: o, dir: dir, bin: bin, kube: kube, progress: func(format string, args ...any) {
+	c := &Cluster{opts: o, dir: dir, bin: bin, kube: kube, schedBin: schedBin, progress: func(format string, args ...any) {
 		fmt.Fprintf(out, "%5.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}}
 	for attempt := 1; ; attempt++ {
@@ -171,10 +181,15 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.startAPIServer(ctx); err != nil {
 		return err
 	}
-	if c.opts.NoControllers {
+	if !c.opts.NoControllers {
+		if err := c.startControllers(ctx); err != nil {
+			return err
+		}
+	}
+	if c.schedBin == "" {
 		return nil
 	}
-	return c.startControllers(ctx)
+	return c.startScheduler()
 }
 
 // Stop ends the servers (SIGTERM, and SIGKILL for what is still there 8 seconds later) and
@@ -196,12 +211,12 @@ func (c *Cluster) Stop() error {
 // stopServers ends the clients of etcd first, all at once, and then etcd.
 func (c *Cluster) stopServers() {
 	var wg sync.WaitGroup
-	for _, p := range []*localserver.Process{c.kcm, c.api} {
+	for _, p := range []*localserver.Process{c.sched, c.kcm, c.api} {
 		wg.Go(func() { p.Stop(syscall.SIGTERM, stopLimit) })
 	}
 	wg.Wait()
 	c.etcd.Stop(syscall.SIGTERM, stopLimit)
-	c.kcm, c.api, c.etcd = nil, nil, nil
+	c.sched, c.kcm, c.api, c.etcd = nil, nil, nil, nil
 }
 
 // address is where the API server serves.

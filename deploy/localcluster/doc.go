@@ -1,7 +1,8 @@
 // Package localcluster runs a real Kubernetes control plane on this machine: etcd,
 // kube-apiserver and kube-controller-manager, as processes of the calling user, on free
 // loopback ports. Tests, the demo and the benchmarks share it. There is no node: pods are
-// created and never run.
+// created and never run; Options.Scheduler binds them to what calls itself a node. Kill, StartAgain
+// and Signal are for tests of faults.
 //
 // A Cluster lives between Start and Stop:
 //

@@ -149,11 +149,25 @@ func (c *Cluster) startControllers(ctx context.Context) error {
 	return nil
 }
 
+// startScheduler starts kube-scheduler. When it works shows in its deeds alone: Pods are bound.
+func (c *Cluster) startScheduler() error {
+	kubeconfig := filepath.Join(c.dir, "scheduler.kubeconfig")
+	var err error
+	c.sched, err = c.spawn(scheduler, []string{
+		"--kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
+		"--secure-port=0", "--leader-elect=false", "--kube-api-qps=1000", "--kube-api-burst=1000",
+	})
+	return err
+}
+
 // spawn starts one server with its log in the cluster's directory.
 func (c *Cluster) spawn(name string, args []string) (*localserver.Process, error) {
 	path := filepath.Join(c.kube, name)
-	if name == "etcd" {
+	switch name {
+	case "etcd":
 		path = filepath.Join(c.bin, name)
+	case scheduler:
+		path = c.schedBin
 	}
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w (unset KUBEBUILDER_ASSETS to have it built)", err)

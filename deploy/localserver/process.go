@@ -62,6 +62,19 @@ func (p *Process) Pid() int {
 	return p.cmd.Process.Pid
 }
 
+// Running reports whether the process has not ended yet.
+func (p *Process) Running() bool {
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // Args are the program and its arguments, as everybody on the machine can see them. p is not nil.
 func (p *Process) Args() []string { return p.cmd.Args }
 

@@ -1,0 +1,151 @@
+package checker
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestNothingIsShared: a checker that has a line in common with what it checks may have its bugs as well.
+func TestNothingIsShared(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if p := strings.TrimSpace(line); !strings.HasSuffix(p, "/bench/soak/checker") {
+			t.Errorf("the checker uses %s", p)
+		}
+	}
+}
+
+func sumOf(text string) sum { return sha256.Sum256([]byte(text)) }
+
+// mustDiffer wants a Difference that speaks of part.
+func mustDiffer(t *testing.T, err error, part string) {
+	t.Helper()
+	d, ok := errors.AsType[*Difference](err)
+	if !ok || !strings.Contains(d.Error(), part) {
+		t.Errorf("found %v, want a difference about %q", err, part)
+	}
+}
+
+func TestEveryDifferenceOfAnAnswerIsFound(t *testing.T) {
+	mo := &Moment{RV: 7, sums: map[string]map[string]sum{"configmaps": {"a/one": sumOf("1"), "a/two": sumOf("2")}}}
+	same := map[string]sum{"a/one": sumOf("1"), "a/two": sumOf("2")}
+	if err := compare(mo, "configmaps", "it", same); err != nil {
+		t.Errorf("equal answers differ: %v", err)
+	}
+	mustDiffer(t, compare(mo, "configmaps", "it", map[string]sum{"a/one": sumOf("1")}), "a/two")
+	mustDiffer(t, compare(mo, "configmaps", "it", map[string]sum{"a/one": sumOf("1"), "a/two": sumOf("3")}), "a/two")
+	mustDiffer(t, compare(mo, "configmaps", "it", map[string]sum{"a/one": sumOf("1"), "a/two": sumOf("2"), "a/three": sumOf("")}), "a/three")
+}
+
+// watched is a stream that saw these versions of one object, and was blind between the lists.
+func watched() *stream {
+	s := &stream{Resource: Resource{Name: "configmaps"}, objects: map[string][]version{}}
+	m := &Model{all: map[string]*stream{"configmaps": s}}
+	put := func(kind, text string, rv uint64) { m.see(s, kind, item{key: "a/one", rv: rv, raw: []byte(text)}) }
+	m.learn(s, []item{{key: "a/one", rv: 5, raw: []byte("five")}}, 10)
+	put("MODIFIED", "twelve", 12)
+	put("DELETED", "fourteen", 14)
+	put("BOOKMARK", "", 20)
+	m.learn(s, []item{{key: "a/one", rv: 25, raw: []byte("twenty-five")}}, 30)
+	put("MODIFIED", "thirty-two", 32)
+	return s
+}
+
+func TestModelKnowsWhatItSawAndWhereItWasBlind(t *testing.T) {
+	s := watched()
+	for _, c := range []struct {
+		rv   uint64
+		text string // empty: nothing is there
+		know bool
+	}{{10, "five", true}, {11, "five", true}, {12, "twelve", true}, {13, "twelve", true}, {14, "", true}, {20, "", true}, {24, "", false}, {27, "twenty-five", false}, {30, "twenty-five", true}, {32, "thirty-two", true}, {33, "thirty-two", false}} {
+		if s.knows(c.rv) != c.know {
+			t.Errorf("at %d it knows: %v", c.rv, !c.know)
+		}
+		have, there := s.at(c.rv)["a/one"]
+		if there != (c.text != "") || there && have != sumOf(c.text) {
+			t.Errorf("at %d it has another object, or none (there: %v)", c.rv, there)
+		}
+	}
+	if s.sighted(25) || s.sighted(10) || !s.sighted(12) || !s.sighted(32) {
+		t.Error("what came while it was blind counts as seen, or the other way round")
+	}
+}
+
+// history is what a log says of a/one.
+func history(records ...record) map[string]map[uint64]record {
+	out := map[string]map[uint64]record{"a/one": {}}
+	for _, r := range records {
+		out["a/one"][r.Revision] = r
+	}
+	return out
+}
+
+func TestLostAndInventedVersionsAreFound(t *testing.T) {
+	src, s := &Source{Name: "it"}, watched()
+	whole := []record{{Op: "MODIFIED", Revision: 12}, {Op: "DELETED", Revision: 14}, {Op: "MODIFIED", Revision: 32}}
+	both := func(l *ledger, have map[string]map[uint64]record) error {
+		var n Heard
+		if err := src.forward(&n, s, l, have, 10, 40); err != nil {
+			return err
+		}
+		return src.backward(s, have, 10, 40)
+	}
+	if err := both(&ledger{}, history(whole...)); err != nil {
+		t.Errorf("a whole history differs: %v", err)
+	}
+	mustDiffer(t, both(&ledger{}, history(whole[0], whole[2])), "rv:14")
+	mustDiffer(t, both(&ledger{}, history(whole[0], record{Op: "MODIFIED", Revision: 14}, whole[2])), "rv:14")
+	mustDiffer(t, both(&ledger{}, history(append(whole, record{Op: "MODIFIED", Revision: 13})...)), "rv:13")
+	if err := both(&ledger{}, history(append(whole, record{Op: "MODIFIED", Revision: 27}, record{Op: "MODIFIED", Revision: 13, Inferred: true})...)); err != nil {
+		t.Errorf("what the checker cannot have seen, or was inferred, counts as invented: %v", err)
+	}
+	gap := &ledger{}
+	gap.Gaps = append(gap.Gaps, struct {
+		From, To cut
+		Cause    string
+	}{From: cut{Revision: 13}, To: cut{Revision: 14}})
+	if err := both(gap, history(whole[0], whole[2])); err != nil {
+		t.Errorf("what lies in a gap counts as lost: %v", err)
+	}
+}
+
+func TestRestoredObjectsAreComparedButForWhatIsGivenAnew(t *testing.T) {
+	deployment := func(uid, revision, image string) []byte {
+		return fmt.Appendf(nil, `{"metadata":{"name":"web","uid":%q,"annotations":{"deployment.kubernetes.io/revision":%q,"x":"y"}},"spec":{"image":%q},"status":{"n":1}}`, uid, revision, image)
+	}
+	src := &Source{Name: "it", Dir: t.TempDir()}
+	r := &Resource{Name: "deployments.apps", Namespaced: true}
+	then := map[string]map[string][]byte{r.Name: {"a/web": deployment("1", "7", "i:1")}}
+	try := func(have map[string][]byte) error {
+		_, err := src.restored(&Moment{RV: 9}, r, then, have, "a", "b")
+		return err
+	}
+	if err := try(map[string][]byte{"web": deployment("2", "1", "i:1")}); err != nil {
+		t.Errorf("a true restore differs: %v", err)
+	}
+	mustDiffer(t, try(map[string][]byte{"web": deployment("2", "1", "i:2")}), "a/web")
+	mustDiffer(t, try(map[string][]byte{}), "no object")
+	mustDiffer(t, try(map[string][]byte{"web": deployment("2", "1", "i:1"), "more": deployment("3", "1", "i:1")}), "a/more")
+}
+
+func TestNumbersAreComparedAsTheyWereWritten(t *testing.T) {
+	one, err := decode([]byte(`{"spec":{"n":9007199254740993,"a":1}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := decode([]byte(`{"spec":{"a":1,"n":9007199254740992}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(canonical(one), canonical(other)) {
+		t.Error("two numbers are one")
+	}
+}

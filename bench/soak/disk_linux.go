@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// throttles is where version 1 of control groups limits devices.
+const throttles = "/sys/fs/cgroup/blkio"
+
+// disk is a small file system of its own, in an image, on a loop device: it can be filled up, and made slow, without
+// harm to anything else. Its mount is only seen by this process and its children (see isolate).
+type disk struct {
+	dir    string // where it is mounted
+	device string // "7:3"
+	group  string // the control group that is made slow; empty: this machine has none
+}
+
+// diskSize is that of the image, which is sparse.
+const diskSize = 1 << 30
+
+// newDisk makes the image, the file system and the mount.
+func newDisk(ctx context.Context, image, dir string) (*disk, error) {
+	f, err := os.OpenFile(image, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.Truncate(diskSize), f.Close(), os.Mkdir(dir, 0o700)); err != nil {
+		return nil, err
+	}
+	for _, args := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", image}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
+		}
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return nil, err
+	}
+	d := &disk{dir: dir, device: fmt.Sprintf("%d:%d", st.Dev>>8&0xfff, st.Dev&0xff|st.Dev>>12&0xfff00)}
+	group := filepath.Join(throttles, fmt.Sprintf("tidemark-soak-%d", os.Getpid()))
+	if _, err := os.Stat(filepath.Join(throttles, "blkio.throttle.write_bps_device")); err == nil && os.Mkdir(group, 0o755) == nil {
+		d.group = group
+	}
+	return d, nil
+}
+
+// limit lets the process write so many bytes and times in a second; zero: as many as it likes.
+func (d *disk) limit(pid, bytes, times int) error {
+	for file, n := range map[string]int{"blkio.throttle.write_bps_device": bytes, "blkio.throttle.write_iops_device": times} {
+		if err := os.WriteFile(filepath.Join(d.group, file), fmt.Appendf(nil, "%s %d", d.device, n), 0); err != nil {
+			return err
+		}
+	}
+	if pid == 0 {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(d.group, "cgroup.procs"), fmt.Append(nil, pid), 0)
+}
+
+// fill leaves so many bytes free.
+func (d *disk) fill(leave int64) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(d.dir, &st); err != nil {
+		return err
+	}
+	n := int64(st.Bavail)*st.Bsize - leave
+	if n <= 0 {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(d.dir, "filler"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = syscall.Fallocate(int(f.Fd()), 0, 0, n)
+	if leave == 0 { // and what little is left of it
+		b := make([]byte, 4096)
+		for end := n; err == nil; end += int64(len(b)) {
+			_, err = f.WriteAt(b, end)
+		}
+		if errors.Is(err, syscall.ENOSPC) {
+			err = nil
+		}
+	}
+	return err
+}
+
+// free takes the filler away.
+func (d *disk) free() error {
+	if err := os.Remove(filepath.Join(d.dir, "filler")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// close unmounts. The image stays.
+func (d *disk) close() error {
+	if d.group != "" { // a group can only be removed once the processes in it are gone for good
+		for end := time.Now().Add(10 * time.Second); os.Remove(d.group) != nil && time.Now().Before(end); {
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	return syscall.Unmount(d.dir, 0)
+}
+
+// isolated names the environment variable that tells a process that it is.
+const isolated = "TIDEMARK_SOAK_ISOLATED"
+
+// isolate runs this program again in a mount namespace of its own, so that its file system is gone with it, however it
+// ends. It reports whether it did, and the exit code.
+func isolate() (bool, int) {
+	if os.Getuid() != 0 || os.Getenv(isolated) != "" {
+		return false, 0
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return false, 0
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), isolated+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return false, 0
+	}
+	_ = cmd.Wait() // the exit code says it
+	return true, cmd.ProcessState.ExitCode()
+}
+
+// mayMount reports whether newDisk can work here.
+func mayMount() bool { return os.Getenv(isolated) != "" }

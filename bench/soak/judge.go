@@ -1,0 +1,367 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/bench/soak/checker"
+)
+
+const (
+	keepMoments = 60               // with their objects; of older ones only the hashes stay
+	drainLimit  = 5 * time.Minute  // for everything to be compared once nothing goes wrong any more
+	gapLimit    = 3 * time.Minute  // for a gap made on purpose to be in the ledger
+	historyPace = 40 * time.Second // between two comparisons of whole histories
+	restorePace = 20 * time.Second
+)
+
+// trial is one moment on its way through all comparisons.
+type trial struct {
+	*checker.Moment
+	model, daemon, archive bool            // compared, or known to be past comparing
+	unsure                 map[string]bool // resources for which no ledger vouches at this moment
+	whole                  bool            // what restores stand on is sure: it can be restored from
+	waits                  string
+}
+
+func (t *trial) done() bool { return t.model && t.daemon && t.archive }
+
+// counts is what the summary tells.
+type counts struct {
+	Moments, Again, Objects, ModelObjects, InGap, Warned, Skipped, TooOld int
+	Restores, RestoredObjects, RestoresDisturbed                          int
+	Histories, Versions, Missed                                           int
+	Gaps, Ledgered                                                        int
+	Manifests, Files                                                      int
+	Events                                                                uint64
+}
+
+// judge has the checker look, at random moments.
+type judge struct {
+	*rig
+	breaker         *breaker
+	model           *checker.Model
+	live, target    *checker.Client
+	daemon, archive *checker.Source
+	chain           *checker.Chain
+	random          *rand.Rand
+	counts          counts
+
+	first         uint64 // where recording began
+	pending, past []*trial
+	times         []observed
+	verified      map[*checker.Source]uint64 // up to where histories were compared
+	gaps          []injectedGap
+	lastHistory   time.Time
+	lastRestore   time.Time
+	restored      int
+}
+
+// observed is where the cluster stood at a time.
+type observed struct {
+	rv uint64
+	at time.Time
+}
+
+// injectedGap waits to be seen in the ledger.
+type injectedGap struct {
+	injected
+	since time.Time
+}
+
+// run looks until ctx ends.
+func (j *judge) run(ctx context.Context) error {
+	for {
+		hold(ctx, time.Duration(3000+j.random.IntN(5000))*time.Millisecond)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := j.round(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}
+
+// round takes a moment and does whatever is due.
+func (j *judge) round(ctx context.Context) error {
+	back := uint64(j.random.IntN(300))
+	if j.random.IntN(3) == 0 {
+		back = 0
+	}
+	j.take(ctx, back)
+	if err := j.compareAll(ctx); err != nil {
+		return err
+	}
+	if len(j.past) > 0 && j.random.IntN(2) == 0 { // merged, trimmed and sealed since, and still the same
+		if err := j.again(ctx, j.past[j.random.IntN(len(j.past))]); err != nil {
+			return err
+		}
+	}
+	if err := j.follow(); err != nil {
+		return err
+	}
+	if err := j.ledgered(ctx); err != nil {
+		return err
+	}
+	if time.Since(j.lastHistory) > historyPace {
+		if err := j.histories(ctx); err != nil {
+			return err
+		}
+	}
+	if time.Since(j.lastRestore) > restorePace {
+		return j.restore(ctx)
+	}
+	return nil
+}
+
+// take takes a moment, so many revisions ago. While the API server is away there is none.
+func (j *judge) take(ctx context.Context, back uint64) {
+	rv, err := j.live.Revision(ctx)
+	if err != nil {
+		j.log.note("check", 0, "no moment", nil, err)
+		return
+	}
+	j.times = append(j.times, observed{rv, time.Now()})
+	mo, err := j.model.TakeMoment(ctx, max(rv-min(back, rv), j.first), j.dir)
+	if err != nil {
+		j.log.note("check", 0, "no moment", nil, err)
+		return
+	}
+	j.pending = append(j.pending, &trial{Moment: mo, whole: true, unsure: map[string]bool{}})
+	j.log.note("check", 0, "moment", map[string]any{"rv": mo.RV, "objects": mo.Objects()}, nil)
+}
+
+// compareAll asks about every moment that is not through.
+func (j *judge) compareAll(ctx context.Context) error {
+	for _, t := range j.pending {
+		if err := j.compare(ctx, t); err != nil {
+			return err
+		}
+	}
+	for _, t := range j.pending {
+		if t.done() {
+			j.past = append(j.past, t)
+			j.counts.Moments++
+			j.log.note("check", 0, "compared", map[string]any{"rv": t.RV, "after": t.Age().Seconds(), "whole": t.whole}, nil)
+		}
+	}
+	j.pending = slices.DeleteFunc(j.pending, (*trial).done)
+	if n := len(j.past) - keepMoments; n > 0 {
+		j.past[n-1].Forget()
+		if len(j.past) > 1000 {
+			j.past = slices.Delete(j.past, 0, 500)
+		}
+	}
+	return nil
+}
+
+func (j *judge) compare(ctx context.Context, t *trial) error {
+	if !t.model && t.Age() > 70*time.Second { // by then a bookmark has told that nothing else came
+		n, err := j.model.CompareModel(t.Moment)
+		if err != nil {
+			return err
+		}
+		t.model = true
+		j.counts.ModelObjects += n
+	}
+	t.waits = ""
+	for _, one := range []struct {
+		source *checker.Source
+		done   *bool
+	}{{j.daemon, &t.daemon}, {j.archive, &t.archive}} {
+		if *one.done {
+			continue
+		}
+		n, err := one.source.Compare(ctx, t.Moment)
+		switch {
+		case errors.Is(err, checker.ErrNotYet):
+			t.waits += err.Error() + "; "
+			continue
+		case errors.Is(err, checker.ErrTooOld) && one.source == j.daemon: // trimmed
+			j.counts.TooOld++
+			t.whole = false
+		case err != nil:
+			return err
+		}
+		*one.done = true
+		for _, name := range n.Unsure {
+			t.unsure[name] = true
+		}
+		t.whole = t.whole && !t.unsure["namespaces"] && !t.unsure["customresourcedefinitions.apiextensions.k8s.io"]
+		j.counts.Objects += n.Objects
+		j.counts.InGap += n.InGap
+		j.counts.Warned += n.Warned
+		j.counts.Skipped += n.Skipped
+	}
+	return nil
+}
+
+// again compares a moment once more with the archive, which has been merged since.
+func (j *judge) again(ctx context.Context, t *trial) error {
+	n, err := j.archive.Compare(ctx, t.Moment)
+	if errors.Is(err, checker.ErrNotYet) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	j.counts.Again++
+	j.counts.Objects += n.Objects
+	return nil
+}
+
+// follow reads what is new in the archive's chain.
+func (j *judge) follow() error {
+	_, err := j.chain.Follow()
+	j.counts.Manifests, j.counts.Files, j.counts.Events = j.chain.Checked()
+	return err
+}
+
+// ledgered wants the gaps that were made to be in the ledger.
+func (j *judge) ledgered(ctx context.Context) error {
+	j.breaker.mu.Lock()
+	for _, g := range j.breaker.gaps {
+		j.gaps = append(j.gaps, injectedGap{g, time.Now()})
+		j.counts.Gaps++
+	}
+	j.breaker.gaps = nil
+	j.breaker.mu.Unlock()
+	if len(j.gaps) == 0 {
+		return nil
+	}
+	known, err := j.daemon.Ledgers(ctx)
+	if errors.Is(err, checker.ErrNotYet) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	var left []injectedGap
+	for _, g := range j.gaps {
+		switch n := known.Gaps(g.from, g.to, "410"); {
+		case n > 0:
+			j.counts.Ledgered++
+			j.log.note("check", 0, "gap in the ledger", map[string]any{"from": g.from, "to": g.to, "resources": n}, nil)
+		case time.Since(g.since) > gapLimit:
+			return &checker.Difference{RV: g.to, Resource: "ledger", Key: fmt.Sprintf("%d to %d", g.from, g.to), Who: "the daemon", Want: "a gap, for history was taken away", Have: "no gap"}
+		default:
+			left = append(left, g)
+		}
+	}
+	j.gaps = left
+	return nil
+}
+
+// histories compares every version, from both sources, from where it was done last.
+func (j *judge) histories(ctx context.Context) error {
+	for _, s := range []*checker.Source{j.daemon, j.archive} {
+		from := observed{}
+		for _, o := range j.times { // the newest time at which the cluster had not got past what is compared
+			if o.rv <= j.verified[s] {
+				from = o
+			}
+		}
+		n, upTo, err := s.CompareHistory(ctx, j.model, from.rv, from.at)
+		if errors.Is(err, checker.ErrNotYet) {
+			j.log.note("check", 0, "no history", s.Name, err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		j.verified[s] = upTo
+		j.counts.Histories++
+		j.counts.Versions += n.Versions
+		j.counts.Missed += n.Missed
+		j.log.note("check", 0, "history compared", map[string]any{"source": s.Name, "from": from.rv, "to": upTo, "versions": n.Versions, "in gaps": n.Missed}, nil)
+	}
+	j.lastHistory = time.Now()
+	return nil
+}
+
+// restore puts a random namespace of a random moment back, somewhere else.
+func (j *judge) restore(ctx context.Context) error {
+	var fit []*trial
+	for _, t := range j.past[max(0, len(j.past)-keepMoments):] {
+		if t.whole {
+			fit = append(fit, t)
+		}
+	}
+	if len(fit) == 0 {
+		return nil
+	}
+	t, source := fit[j.random.IntN(len(fit))], j.daemon
+	if j.random.IntN(2) == 0 || t.Age() > 2*time.Minute { // the journal is trimmed soon
+		source = j.archive
+	}
+	all, err := t.Namespaces("soak-")
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	namespace := all[j.random.IntN(len(all))]
+	j.restored++
+	as := fmt.Sprintf("restored-%d", j.restored)
+	before, calm := j.breaker.quiet()
+	n, err := source.Restore(ctx, t.Moment, namespace, as, j.scratch.Kubeconfig(), j.target, t.unsure)
+	after, still := j.breaker.quiet()
+	j.log.note("check", 0, "restore", map[string]any{"rv": t.RV, "namespace": namespace, "as": as, "from": source.Name, "objects": n}, err)
+	_, differs := errors.AsType[*checker.Difference](err)
+	switch {
+	case differs:
+		return err
+	case err != nil && (!calm || !still || before != after):
+		j.counts.RestoresDisturbed++ // the source was killed under it
+	case err != nil:
+		return err
+	default:
+		j.counts.Restores++
+		j.counts.RestoredObjects += n
+		j.lastRestore = time.Now()
+	}
+	return j.target.Empty(ctx, as)
+}
+
+// drain compares all that is left, with nothing going wrong any more.
+func (j *judge) drain(ctx context.Context) error {
+	j.take(ctx, 0)
+	end := time.Now().Add(drainLimit)
+	for {
+		if err := j.compareAll(ctx); err != nil {
+			return err
+		}
+		if err := j.ledgered(ctx); err != nil {
+			return err
+		}
+		if len(j.pending) == 0 && len(j.gaps) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			if len(j.gaps) > 0 {
+				return fmt.Errorf("after %s without faults %d gaps are still not in the ledger", drainLimit, len(j.gaps))
+			}
+			return fmt.Errorf("after %s without faults there is still no answer about rv:%d: %s", drainLimit, j.pending[0].RV, j.pending[0].waits)
+		}
+		hold(ctx, 2*time.Second)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if err := j.follow(); err != nil {
+		return err
+	}
+	clear(j.verified) // from the beginning
+	if err := j.histories(ctx); err != nil {
+		return err
+	}
+	for _, t := range j.past {
+		if j.random.IntN(4) == 0 {
+			if err := j.again(ctx, t); err != nil {
+				return err
+			}
+		}
+	}
+	return j.restore(ctx)
+}

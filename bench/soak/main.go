@@ -1,0 +1,222 @@
+// Soak runs a real control plane with controllers, a scheduler and fake nodes, an object store and the daemon, changes
+// the cluster all the time, lets random things go wrong, and has an independent checker compare random moments with
+// what the API server says, all the while. It ends at the first difference, with everything that is needed to look
+// into it. What is done follows from --seed; when exactly, from the machine.
+//
+//	make soak SOAK=10m SEED=7
+//	go run ./bench/soak --for 8h --seed 7 --dir /tmp/soak
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/bench/soak/checker"
+)
+
+type options struct {
+	length       time.Duration
+	seed         uint64
+	dir, program string
+	tamper       string
+}
+
+func main() {
+	var o options
+	flag.DurationVar(&o.length, "for", 10*time.Minute, "how long things change and go wrong; some minutes of preparing and of last comparisons come on top")
+	flag.Uint64Var(&o.seed, "seed", 0, "what is done, and what goes wrong (default: a random one, which is told)")
+	flag.StringVar(&o.dir, "dir", "", "new directory for everything: data, logs, evidence (default: one in the temporary directory, removed when all is well)")
+	flag.StringVar(&o.program, "tidemark", "", "the program to try (default: built from this checkout)")
+	flag.StringVar(&o.tamper, "tamper", "", "for trying the checker: spoil the daemon's answer, the archive's answer, the journal or a file of the archive (answer, archive-answer, journal, file)")
+	flag.Parse()
+	if again, code := isolate(); again {
+		os.Exit(code)
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if o.seed == 0 {
+		o.seed = rand.Uint64N(1 << 32)
+	}
+	if err := soak(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "soak: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+// soak is one run from the beginning to the summary.
+func soak(ctx context.Context, o options, out io.Writer) (err error) {
+	own := o.dir == ""
+	if own {
+		if o.dir, err = os.MkdirTemp("", "tidemark-soak-"); err != nil {
+			return err
+		}
+	} else if o.dir, err = filepath.Abs(o.dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return err
+	}
+	again := fmt.Sprintf("go run ./bench/soak --seed %d --for %s", o.seed, o.length)
+	fmt.Fprintf(out, "seed %d, %s, in %s\n", o.seed, o.length, o.dir)
+	if err := os.WriteFile(filepath.Join(o.dir, "REPLAY"), []byte(again+"\n"), 0o600); err != nil {
+		return err
+	}
+	log, err := openActions(filepath.Join(o.dir, "actions.jsonl"))
+	if err != nil {
+		return err
+	}
+	defer log.close()
+	if o.program == "" {
+		o.program = filepath.Join(o.dir, "tidemark")
+		if text, err := exec.CommandContext(ctx, "go", "build", "-o", o.program, "./cmd/tidemark").CombinedOutput(); err != nil {
+			return fmt.Errorf("build tidemark: %w\n%s", err, text)
+		}
+	} else if o.program, err = filepath.Abs(o.program); err != nil {
+		return err
+	}
+	r, err := newRig(ctx, o.dir, o.program, o.seed, log, out)
+	var s *session
+	if err == nil {
+		if s, err = newSession(ctx, r, o); err == nil {
+			err = s.run(ctx, o, out)
+		}
+	}
+	if err != nil {
+		log.note("check", 0, "the end", nil, err)
+	}
+	if ended := r.close(err != nil); ended != nil {
+		fmt.Fprintln(out, "while ending:", ended)
+	}
+	if s != nil {
+		s.summary(out, err)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w\n\neverything is in %s: actions.jsonl (what was done when), daemon.log, journal/, store/, cluster/etcd/, moment-*.jsonl.gz, answer-*\nthe same again: %s", err, o.dir, again)
+	case own:
+		return os.RemoveAll(o.dir)
+	}
+	return nil
+}
+
+// session is the work of one run.
+type session struct {
+	*judge
+	churned, refused int
+	began            time.Time
+}
+
+// newSession furnishes the cluster, and waits until the daemon has recorded the beginning.
+func newSession(ctx context.Context, r *rig, o options) (*session, error) {
+	writer, err := newCluster(r.cluster.Config())
+	if err != nil {
+		return nil, err
+	}
+	if err := writer.furnish(ctx); err != nil {
+		return nil, fmt.Errorf("furnish the cluster: %w", err)
+	}
+	live, err := client(r.cluster.Config())
+	if err != nil {
+		return nil, err
+	}
+	target, err := client(r.scratch.Config())
+	if err != nil {
+		return nil, err
+	}
+	j := &judge{
+		rig: r, model: checker.NewModel(live), live: live, target: target, daemon: r.source(false), archive: r.source(true),
+		random: rand.New(rand.NewPCG(o.seed, 3)), verified: map[*checker.Source]uint64{}, lastHistory: time.Now(), lastRestore: time.Now(),
+	}
+	j.breaker = &breaker{rig: r, writer: writer, revision: live.Revision, counts: map[string]int{}}
+	s := &session{judge: j, began: time.Now()}
+	for end := time.Now().Add(2 * time.Minute); ; hold(ctx, 300*time.Millisecond) {
+		known, err := j.daemon.Ledgers(ctx)
+		if err == nil && known.From.Revision > 0 {
+			j.first = known.From.Revision
+			break
+		}
+		if time.Now().After(end) || ctx.Err() != nil {
+			return s, fmt.Errorf("recording does not begin: %w", errors.Join(err, ctx.Err()))
+		}
+	}
+	if err := r.keepKey(); err != nil {
+		return s, err
+	}
+	id, err := live.ClusterID(ctx)
+	if err != nil {
+		return s, err
+	}
+	j.chain = &checker.Chain{Dir: r.chainDir(id)}
+	return s, s.spoil(o.tamper)
+}
+
+// run lets the cluster change, things go wrong and the judge look for the time given, and then compares what is left.
+func (s *session) run(ctx context.Context, o options, out io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ending := errors.New("the time is over")
+	timed, over := context.WithTimeoutCause(ctx, o.length, ending)
+	defer over()
+	failed := func(err error) {
+		if err != nil {
+			cancel(err)
+		}
+	}
+	var all, watching group
+	watching.run(func() { s.model.Run(ctx) })
+	watching.run(func() { failed(s.guard(ctx)) })
+	defer watching.Wait()
+	defer cancel(nil)
+	all.run(func() { s.churn(timed, o.seed) })
+	all.run(func() { failed(s.breaker.run(timed, ctx, o.seed)) })
+	all.run(func() { failed(s.judge.run(timed)) })
+	all.run(func() { s.progress(timed, out) })
+	all.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	fmt.Fprintln(out, "comparing what is left ...")
+	if err := s.drain(ctx); err != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	return s.archive.Verify(ctx)
+}
+
+// churn changes the cluster.
+func (s *session) churn(ctx context.Context, seed uint64) {
+	next := churn(seed)
+	for n := 1; ; n++ {
+		one := next()
+		hold(ctx, one.Wait)
+		if ctx.Err() != nil {
+			return
+		}
+		err := s.breaker.writer.do(ctx, one)
+		s.churned++
+		if err != nil {
+			s.refused++
+		}
+		s.log.note("churn", n, one.Op, one, err)
+	}
+}
+
+// guard ends the run when the daemon ends by itself and nothing explains it.
+func (s *session) guard(ctx context.Context) error {
+	for ctx.Err() == nil {
+		hold(ctx, 200*time.Millisecond)
+		if ctx.Err() == nil && s.daemonFell() {
+			return fmt.Errorf("the daemon ended by itself: see %s", filepath.Join(s.dir, "daemon.log"))
+		}
+	}
+	return nil
+}

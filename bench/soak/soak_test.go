@@ -1,0 +1,96 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestWhatIsDoneFollowsFromTheSeed(t *testing.T) {
+	steps := func(seed uint64) (out []step) {
+		for next := churn(seed); len(out) < 1000; out = append(out, next()) {
+		}
+		return out
+	}
+	wrong := func(seed uint64) (out []fault) {
+		for next := faults(seed); len(out) < 100; out = append(out, next()) {
+		}
+		return out
+	}
+	if !slices.Equal(steps(7), steps(7)) || !slices.Equal(wrong(7), wrong(7)) {
+		t.Error("one seed gives two sequences")
+	}
+	if slices.Equal(steps(7), steps(8)) || slices.Equal(wrong(7), wrong(8)) {
+		t.Error("two seeds give one sequence")
+	}
+}
+
+func TestEveryDeedAndEveryFaultHappens(t *testing.T) {
+	done := map[string]int{}
+	next := churn(1)
+	for range 2000 {
+		done[next().Op]++
+	}
+	for _, d := range deeds {
+		if done[d.op] == 0 {
+			t.Errorf("%s is never done", d.op)
+		}
+	}
+	dealt := map[string]int{}
+	deal := faults(1)
+	for range 2 * len(faultKinds) {
+		dealt[deal().Kind]++
+	}
+	for _, k := range faultKinds {
+		if dealt[k.kind] != 2 {
+			t.Errorf("%s comes up %d times in two decks", k.kind, dealt[k.kind])
+		}
+	}
+}
+
+func TestProxyPassesOnUntilItIsSpoilt(t *testing.T) {
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = io.WriteString(w, r.Host+" "+string(body))
+	}))
+	defer store.Close()
+	p, err := newProxy(store.URL, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	ask := func() (string, int, error) {
+		resp, err := http.Post("http://"+p.addr+"/x", "text/plain", strings.NewReader("hello"))
+		if err != nil {
+			return "", 0, err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return string(b), resp.StatusCode, err
+	}
+	if text, code, err := ask(); text != p.addr+" hello" || code != http.StatusOK || err != nil {
+		t.Errorf("%q, %d, %v: the store must see the host that the client signed", text, code, err)
+	}
+	p.spoil(true)
+	codes := map[int]int{}
+	for range 12 {
+		_, code, err := ask()
+		if err != nil {
+			code = -1
+		}
+		codes[code]++
+	}
+	if codes[-1] == 0 || codes[http.StatusServiceUnavailable]+codes[http.StatusInternalServerError] == 0 {
+		t.Errorf("a spoilt proxy answers %v, want errors of both kinds", codes)
+	}
+	p.spoil(false)
+	if _, code, err := ask(); code != http.StatusOK || err != nil {
+		t.Errorf("afterwards: %d, %v", code, err)
+	}
+}
