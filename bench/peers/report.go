@@ -1,0 +1,3 @@
+package main
+
+func (r *results) report(string) []byte { return nil }
