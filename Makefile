@@ -11,6 +11,8 @@ TIMEOUT  ?= 15m
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 BENCH    ?= .
+OBJECTS  ?= 1000,10000,50000
+RUNS     ?= 3
 
 # The binaries need no C library, and building them no C compiler.
 export CGO_ENABLED ?= 0
@@ -20,11 +22,11 @@ LINT_VERSION := v2.15.0
 LINT = $(CACHE)/tools/golangci-lint-$(LINT_VERSION)-$(shell go env GOVERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench demo controlplane
+.PHONY: help build test e2e race lint fuzz bench bench-peers demo controlplane
 
 help: ## list the targets
 	@echo "Tidemark $(VERSION). Targets:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/tidemark, and bin/kubectl-tidemark for `kubectl tidemark`
 	@mkdir -p bin
@@ -65,6 +67,9 @@ fuzz: ## every fuzz target for FUZZTIME=10s
 
 bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures are explained in bench
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./bench/...
+
+bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md (OBJECTS=1000 RUNS=1 for less)
+	go run ./bench/peers --objects $(OBJECTS) --runs $(RUNS)
 
 demo: build ## record a real control plane, lose a namespace, rewind it (KEEP=1 leaves it running)
 	go run ./cmd/demo $(if $(KEEP),--keep) $(ARGS)

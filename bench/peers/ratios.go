@@ -52,7 +52,6 @@ func (r *results) compute() {
 		add(0, "time until everything is listed and durable, recorder by ours", of("recorder", "first-recording", "seconds"), of(us, "first-recording", "seconds"))
 		add(5, "memory with everything listed, recorder by ours", of("recorder", "first-recording", "peak_bytes"), of(us, "first-recording", "peak_bytes"))
 		add(0, "memory after a flood of changes, recorder by ours", of("recorder", "flood", "peak_bytes"), of(us, "flood", "peak_bytes"))
-		add(0, "from a change to its fsync, recorder by our journal", of("recorder", "lag", "journal_p50"), of(us, "lag", "journal_p50"))
 	}
 }
 

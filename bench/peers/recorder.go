@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,17 +62,21 @@ func (r *informer) said() (all []synced, err error) {
 		return nil, err
 	}
 	defer f.Close()
-	listed := false
-	for in := bufio.NewScanner(f); in.Scan(); {
-		var s synced
+	return readSaid(f)
+}
+
+func readSaid(log io.Reader) (all []synced, err error) {
+	var last synced
+	for in := bufio.NewScanner(log); in.Scan(); {
 		var nanoseconds int64
-		if strings.HasPrefix(in.Text(), "listed") {
-			listed = true
-		} else if _, err := fmt.Sscanf(in.Text(), "synced %d %d %d", &s.objects, &s.revision, &nanoseconds); err != nil {
+		if strings.HasPrefix(in.Text(), "listed") { // nothing need come after it
+			last.listed = true
+		} else if _, err := fmt.Sscanf(in.Text(), "synced %d %d %d", &last.objects, &last.revision, &nanoseconds); err != nil {
 			continue // what the client library complains about
+		} else {
+			last.at = time.Unix(0, nanoseconds)
 		}
-		s.listed, s.at = listed, time.Unix(0, nanoseconds)
-		all = append(all, s)
+		all = append(all, last)
 	}
 	return all, nil
 }
@@ -83,7 +88,7 @@ func (r *informer) awaitListed(ctx context.Context) error {
 			return false, fmt.Errorf("%w; see %s", err, r.log())
 		}
 		all, err := r.said()
-		return len(all) > 1 && all[len(all)-1].listed && all[len(all)-1].objects >= len(r.objects), err
+		return len(all) > 0 && all[len(all)-1].listed && all[len(all)-1].objects >= len(r.objects), err
 	})
 }
 
