@@ -26,8 +26,9 @@ const reportMethod = `
 - Memory is the most that all processes of a tool had together (daemon and command; Velero's server and its plug-ins), CPU what they took, the store and the API server apart.
 - Requests are those of the tool alone, by the API server's audit log. "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
 - "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The daemon archives every 5 s, and that wait is in it.
-- "1 % changed" has in its bytes what the changes themselves take in the archive.
-- The churn changes an annotation of objects of all kinds in turn. Bytes per revision are what a churn so short leaves in the bucket. Tidemark goes on merging for a day,
+- "stored" is what stays; "written" are all new files. They differ for Tidemark, which merges small files into larger ones.
+- "backup changed" comes after 1 % of the objects changed; it has in its bytes what the changes themselves take in the archive, too.
+- The churn changes an annotation of objects of all kinds in turn. Bytes per revision are those by which the archive grows in a churn so short. Tidemark goes on merging for a day,
   which a minute does not show: merged history takes fewer bytes (` + "`make bench BENCH=ArchiveSize`" + `), so this is an upper bound.
 - The recorder is bench/peers/recorder: a dynamic informer per resource and JSON lines with an fsync per batch.
 `
@@ -37,7 +38,8 @@ const reportCannot = `
 
 - Velero holds what was there when a backup ran; nothing between two backups can be had. Its figures have no counterpart to a restore of any moment.
 - etcdctl's snapshot is the whole cluster or nothing: no namespace, no object, no other cluster beside the old one, every Secret in the clear unless the API server encrypts, and
-  the revisions go back, which clients have to be told of. It needs access to etcd, which managed clusters do not give. As a copy of everything it is the fastest there is. "restore-all" is etcdutl alone; etcd and the API
+  the revisions go back, which clients have to be told of. It needs access to etcd, which managed clusters do not give. With nothing recorded before, it is the fastest copy of everything; its file
+  holds etcd's own recent history and free pages as well, so that its size is not that of the objects. "restore all" is etcdutl alone; etcd and the API
   server have yet to be started on it.
 - The recorder cannot say what it missed while it was down, keeps Secrets in the clear, never drops anything, holds nothing that could be restored without more
   work, and writes to one disk. Its CPU has neither compression nor encryption nor an upload in it; Tidemark's has.
@@ -62,7 +64,7 @@ func (r *results) report(raw string) []byte {
 
 func (r *results) writeMachine(b *bytes.Buffer) {
 	m := r.Machine
-	fmt.Fprintf(b, "\n## Machine, versions, flags\n\n%s: %d cores (%s), %.0f GiB, kernel %s, %s; load before the run %s. %d runs at each size, churn of %d changes/s for %.0f s.\n\n",
+	fmt.Fprintf(b, "\n## Machine, versions, flags\n\n%s: %d cores (%s), %.0f GiB, kernel %s, %s; load before the run %s. %d run(s) at each size, churn of %d changes/s for %.0f s.\n\n",
 		r.Date, m.Cores, m.CPU, float64(m.MemMB)/1024, m.Kernel, m.Go, m.Load, r.Runs, r.Rate, r.Churn)
 	fmt.Fprint(b, "| what | version |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
@@ -158,7 +160,7 @@ func (r *results) writeSize(b *bytes.Buffer, n int) {
 	tools := []string{veleroTool, veleroTunedTool, "tidemark", "recorder", "etcd"}
 	fmt.Fprintf(b, "\n## %d objects\n\nBackups of the whole cluster:\n", n)
 	r.writeTable(b, n, tools, []string{"first-recording", "backup-first", "backup-unchanged", "backup-changed"},
-		columnSeconds, column{"stored, KB", "stored_bytes", "%.1f", kilo}, column{"requests", "requests", "%.0f", 1},
+		columnSeconds, column{"stored, KB", "stored_bytes", "%.1f", kilo}, column{"written, KB", "written_bytes", "%.1f", kilo}, column{"requests", "requests", "%.0f", 1},
 		column{"of them lists", "requests_list", "%.0f", 1}, columnServer, columnCPU, columnMemory)
 	fmt.Fprintf(b, "\nRestores of one namespace out of it:\n")
 	r.writeTable(b, n, tools, []string{"restore-other", "restore-same", "restore-all"},

@@ -76,6 +76,7 @@ type tidemarkStatus struct {
 		ArchivedTo    struct{ Revision, Count uint64 }
 		From          struct{ Revision uint64 }
 		PendingEvents uint64
+		Bytes         float64 // of all files, without those that were merged into others
 		Error         string
 	}
 }
@@ -106,13 +107,29 @@ func (t *tidemark) awaitArchived(ctx context.Context) error {
 	})
 }
 
-// snapshot takes a full snapshot.
-func (t *tidemark) snapshot(ctx context.Context) (map[string]float64, error) {
+// retained is how many bytes the archive takes. The bucket also has, for a while, what was merged into other files.
+func (t *tidemark) retained(ctx context.Context) (float64, error) {
+	s, err := t.status(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(s.Archives) != 1 {
+		return 0, fmt.Errorf("the daemon tells of %d archives", len(s.Archives))
+	}
+	return s.Archives[0].Bytes, nil
+}
+
+// snapshot takes a full snapshot. What it stores is counted from before on.
+func (t *tidemark) snapshot(ctx context.Context, before float64) (map[string]float64, error) {
 	r, err := t.run(ctx, nil, t.lab.tidemark, "snapshot", "create", "--server", "unix://"+t.socket())
 	if err != nil {
 		return nil, err
 	}
-	return map[string]float64{"seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
+	now, err := t.retained(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]float64{"stored_bytes": now - before, "seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
 }
 
 // restore restores a namespace as it was at a revision, under the name to.

@@ -130,37 +130,31 @@ func (b *bench) tidemarkTurn(ctx context.Context, l *lab) (all []sample, err err
 			return nil, err
 		}
 		s, err := t.status(ctx)
-		return map[string]float64{"events": s.Totals.Events, "journal_bytes": s.Totals.DiskBytes}, err
+		if err != nil {
+			return nil, err
+		}
+		return map[string]float64{"events": s.Totals.Events, "journal_bytes": s.Totals.DiskBytes, "stored_bytes": s.Archives[0].Bytes}, nil
 	})
 	if err != nil {
 		return all, err
 	}
-	snapshot := func() (map[string]float64, error) { return t.snapshot(ctx) }
-	if err := keep(t.subject(), "backup-first", snapshot); err != nil {
-		return all, err
+	for _, scenario := range []string{"backup-first", "backup-unchanged", "backup-changed"} {
+		before, err := t.retained(ctx)
+		if err != nil {
+			return all, err
+		}
+		if scenario == "backup-changed" { // what the changes themselves take belongs to it; they are archived when the snapshot begins
+			if err := l.changeSome(ctx); err != nil {
+				return all, err
+			}
+			if err := t.awaitArchived(ctx); err != nil {
+				return all, err
+			}
+		}
+		if err := keep(t.subject(), scenario, func() (map[string]float64, error) { return t.snapshot(ctx, before) }); err != nil {
+			return all, err
+		}
 	}
-	if err := keep(t.subject(), "backup-unchanged", snapshot); err != nil {
-		return all, err
-	}
-	// What the changes themselves take in the archive belongs to this one; they are archived when the snapshot begins.
-	before, err := l.stored(ctx, t.bucket)
-	if err != nil {
-		return all, err
-	}
-	if err := l.changeSome(ctx); err != nil {
-		return all, err
-	}
-	if err := t.awaitArchived(ctx); err != nil {
-		return all, err
-	}
-	if err := keep(t.subject(), "backup-changed", snapshot); err != nil {
-		return all, err
-	}
-	now, err := l.stored(ctx, t.bucket)
-	if err != nil {
-		return all, err
-	}
-	all[len(all)-1].Values["stored_bytes"] = float64(added(before, now))
 	status, err := t.status(ctx)
 	if err != nil {
 		return all, err
@@ -192,7 +186,12 @@ func (b *bench) tidemarkChurn(ctx context.Context, l *lab, t *tidemark, keep fun
 			return nil, err
 		}
 		after, err := t.status(ctx)
-		return map[string]float64{"events": after.Totals.Events - before.Totals.Events}, err
+		if err != nil {
+			return nil, err
+		}
+		return map[string]float64{
+			"events": after.Totals.Events - before.Totals.Events, "stored_bytes": after.Archives[0].Bytes - before.Archives[0].Bytes,
+		}, nil
 	}
 	err := keep(t.subject(), "churn", func() (map[string]float64, error) {
 		return counted(func() error { return l.churn(ctx, b.rate, b.churn, nil) })
@@ -283,7 +282,7 @@ func (b *bench) informerTurn(ctx context.Context, l *lab) (all []sample, err err
 				return nil, err
 			}
 			nowObjects, nowBytes, err := r.written()
-			return map[string]float64{"seconds": took.Seconds(), "events": float64(nowObjects - objects), "written_bytes": float64(nowBytes - bytes)}, err
+			return map[string]float64{"seconds": took.Seconds(), "events": float64(nowObjects - objects), "written_bytes": float64(nowBytes - bytes), "stored_bytes": float64(nowBytes - bytes)}, err
 		}
 	}
 	first := subject{tool: "recorder", user: "recorder", start: func() (int, error) {
