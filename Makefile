@@ -12,6 +12,8 @@ FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 BENCH    ?= .
 SOAK     ?= 10m
+OBJECTS  ?= 1000,10000,50000
+RUNS     ?= 3
 
 # The binaries need no C library, and building them no C compiler.
 export CGO_ENABLED ?= 0
@@ -21,11 +23,11 @@ LINT_VERSION := v2.15.0
 LINT = $(CACHE)/tools/golangci-lint-$(LINT_VERSION)-$(shell go env GOVERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench soak demo controlplane
+.PHONY: help build test e2e race lint fuzz bench bench-peers soak demo controlplane
 
 help: ## list the targets
 	@echo "Tidemark $(VERSION). Targets:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/tidemark, and bin/kubectl-tidemark for `kubectl tidemark`
 	@mkdir -p bin
@@ -69,6 +71,9 @@ bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures
 
 soak: build controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks)
 	go run ./bench/soak --tidemark bin/tidemark --for $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(DIR),--dir $(DIR))
+
+bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md (OBJECTS=1000 RUNS=1 for less)
+	go run ./bench/peers --objects $(OBJECTS) --runs $(RUNS)
 
 demo: build ## record a real control plane, lose a namespace, rewind it (KEEP=1 leaves it running)
 	go run ./cmd/demo $(if $(KEEP),--keep) $(ARGS)

@@ -13,6 +13,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tidemark-backup/tidemark/bench/mix"
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
 )
 
@@ -27,7 +28,7 @@ func BenchmarkPlan(b *testing.B) {
 	for i := range spaces {
 		name := fmt.Sprintf("space-%d", i)
 		createNamespace(b, plain, name)
-		all, resources := mixed(name, objects)
+		all, resources := mix.Objects(name, objects)
 		createAll(b, plain, 32, all, resources)
 	}
 	dir := b.TempDir()
@@ -55,7 +56,7 @@ func BenchmarkPlan(b *testing.B) {
 	}
 	b.Run("same", plan)
 	var wg sync.WaitGroup
-	all, resources := mixed("space-1", objects)
+	all, resources := mix.Objects("space-1", objects)
 	for w := range 8 {
 		wg.Go(func() {
 			for i := w; i < objects; i += 8 {

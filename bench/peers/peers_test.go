@@ -1,0 +1,176 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// made is a result with every tool, in which Velero takes v times as long and the recorder w times the CPU.
+func made(v, w float64) *results {
+	r := &results{Objects: []int{1000}, Runs: 2, Churn: 60, Rate: 50}
+	for run := 1; run <= 2; run++ {
+		for _, s := range []sample{
+			{Tool: veleroTool, Scenario: "backup-first", Values: map[string]float64{"seconds": v * 2}},
+			{Tool: veleroTool, Scenario: "backup-changed", Values: map[string]float64{"seconds": 20, "stored_bytes": 1e6}},
+			{Tool: "tidemark", Scenario: "backup-first", Values: map[string]float64{"seconds": 2, "stored_bytes": 200, "requests": 0}},
+			{Tool: "tidemark", Scenario: "backup-unchanged", Values: map[string]float64{"seconds": 2, "stored_bytes": 1}},
+			{Tool: "tidemark", Scenario: "restore-other", Values: map[string]float64{"seconds": 2, "requests_per_object": 1.3}},
+			{Tool: "tidemark", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 600, "cpu_seconds": 1, "stored_bytes": 6000}},
+			{Tool: "recorder", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 300, "cpu_seconds": w / 2, "written_bytes": 300_000}},
+		} {
+			s.Objects, s.Run = 1000, run
+			r.Samples = append(r.Samples, s)
+		}
+	}
+	r.compute()
+	return r
+}
+
+func (r *results) ratio(t *testing.T, name string) float64 {
+	t.Helper()
+	for _, x := range r.Ratios {
+		if x.Name == "1000 objects: "+name {
+			return x.Value
+		}
+	}
+	t.Fatalf("no ratio %q in %v", name, r.Ratios)
+	return 0
+}
+
+func TestRatios(t *testing.T) {
+	r := made(30, 0.5)
+	for name, want := range map[string]float64{
+		"time of a full backup, velero by a snapshot of ours":            30,
+		"bytes of a first snapshot by those of one with nothing changed": 200,
+		"CPU per event, churn, recorder by ours":                         0.5,
+		"bytes per revision, raw JSON by ours in the archive":            100,
+		"bytes stored a day under churn, velero by ours":                 1440e6 / (10 * 10 * 86400),
+	} {
+		if got := r.ratio(t, name); got < want*0.999 || got > want*1.001 {
+			t.Errorf("%s = %v, want %v", name, got, want)
+		}
+	}
+	for _, x := range r.Ratios {
+		if strings.Contains(x.Name, "durability") {
+			t.Errorf("%s = %v, and nothing was measured of ours", x.Name, x.Value)
+		}
+	}
+	if lag := r.veleroLag(1000, veleroTool); lag != 50*time.Second {
+		t.Errorf("backups of 20 s every minute: a change waits %s on average, want 50s", lag)
+	}
+	for _, s := range r.Samples {
+		s.Values["seconds"] *= 6
+	}
+	if lag := r.veleroLag(1000, veleroTool); lag != 3*time.Minute {
+		t.Errorf("backups of 2 minutes, one after the other: a change waits %s on average, want 3m", lag)
+	}
+}
+
+func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
+	text := string(made(30, 0.5).report("raw.json"))
+	for _, want := range []string{
+		"| 1000 objects: time of a full backup, velero by a snapshot of ours | >= 12 x | 30 x | met |",
+		"| 1000 objects: CPU per event, churn, recorder by ours | >= 10 x | 0.5 x | **missed** |",
+		"| 1000 objects: restore-other, requests per object | <= 1.2 | 1.30 | **missed** |",
+		"\n- 1000 objects: CPU per event, churn, recorder by ours: 0.5\n",
+		"`raw.json`",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+}
+
+func TestCheckComparesRatiosAndNotTimes(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		now  *results
+		want error
+	}{
+		{"the same", made(30, 0.5), nil},
+		{"better", made(60, 5), nil},
+		{"a little worse", made(21, 0.5), nil},
+		{"much worse", made(19, 0.5), errWorse},
+		{"worse in one thing, better in another", made(90, 0.3), errWorse},
+	} {
+		slower := c.now
+		for _, s := range slower.Samples { // a machine that takes twice as long for everything
+			s.Values["seconds"] *= 2
+			s.Values["cpu_seconds"] *= 2
+		}
+		if err := check(made(30, 0.5), slower, 1.5, io.Discard); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+func TestCheckRefusesResultsWithNothingInCommon(t *testing.T) {
+	if err := check(made(30, 1), &results{}, 1.5, io.Discard); err == nil || errors.Is(err, errWorse) {
+		t.Errorf("nothing to compare: %v, want an error that says so", err)
+	}
+}
+
+func TestCPUOfChildrenThatEndedIsCounted(t *testing.T) {
+	p, err := parseStat([]byte("42 (a (b) c) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 3000 400 20 0 5 0 123 1000 10 18446744073709551615 0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := process{pid: 42, parent: 7, cpu: 3520 * clockTick, resident: 10 * int64(os.Getpagesize())}
+	if p != want {
+		t.Errorf("parseStat = %+v, want %+v", p, want)
+	}
+	for _, bad := range []string{"", "1 (x", "1 (x) S 1 2"} {
+		if _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+func TestMeterSeesAChildOfAChild(t *testing.T) {
+	all, err := tree(os.Getpid())
+	if err != nil {
+		t.Skipf("this system has no /proc: %v", err)
+	}
+	if len(all) == 0 || all[0].pid != os.Getpid() || all[0].resident == 0 {
+		t.Errorf("tree of this process: %+v", all)
+	}
+}
+
+func TestRequestsAreCountedForOneUserOnly(t *testing.T) {
+	log := `{"verb":"get","user":{"username":"velero"}}
+{"verb":"get","user":{"username":"tidemark"}}
+{"verb":"patch","user":{"username":"velero"}}
+{"verb":"get","user":{"username":"velero"}}
+{"verb":"get","user":{"userna`
+	got, err := countRequests(strings.NewReader(log), "velero")
+	if err != nil || got["get"] != 2 || got["patch"] != 1 || len(got) != 2 {
+		t.Errorf("countRequests = %v, %v", got, err)
+	}
+}
+
+func TestMetricsWithAnotherNameAreNotAdded(t *testing.T) {
+	text := "# HELP apiserver_request_total x\napiserver_request_total{verb=\"GET\"} 2\napiserver_request_total{verb=\"LIST\"} 3e1\napiserver_request_total_other 100\n"
+	if got := sumMetric([]byte(text), "apiserver_request_total"); got != 32 {
+		t.Errorf("sum = %v, want 32", got)
+	}
+}
+
+func TestOnlyNewFilesAreBytesAdded(t *testing.T) {
+	if n := added(map[string]int64{"a 1": 5, "b 1": 7}, map[string]int64{"a 1": 5, "b 2": 9, "c 1": 1}); n != 10 {
+		t.Errorf("added = %d, want 10: what was replaced, and what is new", n)
+	}
+}
+
+func TestRecorderWithNothingToWriteAfterItsListsHasListed(t *testing.T) {
+	said, err := readSaid(strings.NewReader("W0101 a warning\nsynced 7 41 1000\nlisted\n"))
+	if err != nil || len(said) != 2 {
+		t.Fatalf("said %+v, %v", said, err)
+	}
+	if last := said[1]; !last.listed || last.objects != 7 || last.revision != 41 {
+		t.Errorf("after the lists: %+v, want listed with 7 objects up to 41", last)
+	}
+}

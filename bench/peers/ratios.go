@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+const (
+	veleroTool, veleroTunedTool = "velero", "velero-tuned"
+	// veleroEvery is the shortest schedule of Velero's that cron can say. Where a backup takes longer, the next
+	// one waits for its end.
+	veleroEvery = time.Minute
+	day         = 24 * time.Hour
+)
+
+// compute derives all ratios. More is better for Tidemark in each; one below 1 is a loss.
+func (r *results) compute() {
+	r.Ratios = nil
+	for _, n := range r.Objects {
+		add := func(goal float64, what string, theirs, ours float64) {
+			if theirs > 0 && ours > 0 {
+				r.Ratios = append(r.Ratios, ratio{Name: fmt.Sprintf("%d objects: %s", n, what), Value: theirs / ours, Goal: goal})
+			}
+		}
+		of := func(tool, scenario, value string) float64 { return r.values(n, tool, scenario, value).median() }
+		const us = "tidemark"
+		for _, tool := range []string{veleroTool, veleroTunedTool} {
+			add(12, "time of a full backup, "+tool+" by a snapshot of ours", of(tool, "backup-first", "seconds"), of(us, "backup-first", "seconds"))
+			add(0, "time of a full backup, "+tool+" by our first recording", of(tool, "backup-first", "seconds"), of(us, "first-recording", "seconds"))
+			add(0, "time of a backup after 1 % changed, "+tool+" by ours", of(tool, "backup-changed", "seconds"), of(us, "backup-changed", "seconds"))
+			add(0, "bytes of a backup after 1 % changed, "+tool+" by ours", of(tool, "backup-changed", "stored_bytes"), of(us, "backup-changed", "stored_bytes"))
+			goal := 20.
+			if tool == veleroTunedTool {
+				goal = 15
+			}
+			for _, scenario := range []string{"restore-other", "restore-same"} {
+				add(goal, scenario+", objects/s, ours by "+tool, of(us, scenario, "objects_per_second"), of(tool, scenario, "objects_per_second"))
+				add(0, scenario+", requests per object, "+tool+" by ours", of(tool, scenario, "requests_per_object"), of(us, scenario, "requests_per_object"))
+				add(4, scenario+", memory of all processes, "+tool+" by ours", of(tool, scenario, "peak_bytes"), of(us, scenario, "peak_bytes"))
+				add(0, scenario+", CPU of the API server, "+tool+" by ours", of(tool, scenario, "apiserver_cpu_seconds"), of(us, scenario, "apiserver_cpu_seconds"))
+			}
+			add(0, "bytes stored a day under churn, "+tool+" by ours", r.veleroPerDay(n, tool), r.tidemarkPerDay(n))
+			add(0, "from a change to its durability in the store, "+tool+"'s mean by our median", r.veleroLag(n, tool).Seconds(), of(us, "lag", "archive_p50"))
+		}
+		add(100, "bytes of a first snapshot by those of one with nothing changed", of(us, "backup-first", "stored_bytes"), of(us, "backup-unchanged", "stored_bytes"))
+		add(0, "time of a full backup, etcdctl snapshot save by a snapshot of ours", of("etcd", "backup-first", "seconds"), of(us, "backup-first", "seconds"))
+		add(0, "bytes of a full backup, etcdctl snapshot save by a snapshot of ours", of("etcd", "backup-first", "stored_bytes"), of(us, "backup-first", "stored_bytes"))
+		add(30, "bytes per revision, raw JSON by ours in the archive", r.perEvent(n, "recorder", "churn", "written_bytes"), r.perEvent(n, us, "churn", "stored_bytes"))
+		for _, scenario := range []string{"churn", "flood"} {
+			add(10, "CPU per event, "+scenario+", recorder by ours", r.perEvent(n, "recorder", scenario, "cpu_seconds"), r.perEvent(n, us, scenario, "cpu_seconds"))
+		}
+		add(0, "time until everything is listed and durable, recorder by ours", of("recorder", "first-recording", "seconds"), of(us, "first-recording", "seconds"))
+		add(5, "memory with everything listed, recorder by ours", of("recorder", "first-recording", "peak_bytes"), of(us, "first-recording", "peak_bytes"))
+		add(0, "memory after a flood of changes, recorder by ours", of("recorder", "flood", "peak_bytes"), of(us, "flood", "peak_bytes"))
+	}
+}
+
+// perEvent is the median of a value by the events of its run.
+func (r *results) perEvent(n int, tool, scenario, value string) float64 {
+	var all spread
+	for _, s := range r.Samples {
+		if s.Objects == n && s.Tool == tool && s.Scenario == scenario && s.Values["events"] > 0 {
+			all = append(all, s.Values[value]/s.Values["events"])
+		}
+	}
+	return sorted(all).median()
+}
+
+// veleroBackupsPerDay is how many backups the shortest schedule makes in a day.
+func (r *results) veleroBackupsPerDay(n int, tool string) float64 {
+	took := time.Duration(r.values(n, tool, "backup-changed", "seconds").median() * float64(time.Second))
+	return float64(day) / float64(max(took, veleroEvery))
+}
+
+func (r *results) veleroPerDay(n int, tool string) float64 {
+	return r.values(n, tool, "backup-changed", "stored_bytes").median() * r.veleroBackupsPerDay(n, tool)
+}
+
+// veleroLag is how long a change waits on average: for half of the schedule, and for the backup to end.
+func (r *results) veleroLag(n int, tool string) time.Duration {
+	took := time.Duration(r.values(n, tool, "backup-changed", "seconds").median() * float64(time.Second))
+	if took == 0 {
+		return 0
+	}
+	return max(took, veleroEvery)/2 + took
+}
+
+// eventsPerDay is what the churn's events, those of controllers included, are in a day.
+func (r *results) eventsPerDay(n int) float64 {
+	if r.Churn == 0 {
+		return 0
+	}
+	return r.values(n, "tidemark", "churn", "events").median() / r.Churn * day.Seconds()
+}
+
+func (r *results) tidemarkPerDay(n int) float64 {
+	return r.perEvent(n, "tidemark", "churn", "stored_bytes") * r.eventsPerDay(n)
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+const reportHead = `# Benchmarks: Tidemark beside Velero, etcd's snapshots and an informer
+
+This file is written by ` + "`make bench-peers`" + ` (bench/peers). Raw results: %s.
+
+All tools have turns on one control plane (real kube-apiserver, etcd and controllers), with one S3 server, on the same objects,
+one after the other and never at once; then it begins again. Figures are medians, with the least and the greatest in parentheses. Times of
+another machine will be others; the ratios are what to look at.
+`
+
+const reportMethod = `
+- The objects are the mix of bench/mix (ConfigMaps, Secrets, Services, Deployments, Pods, ...), 1,000 to a namespace, made by
+  server-side apply, so that the API server wrote their managedFields; controllers add Endpoints, EndpointSlices, service accounts and status. There are no nodes.
+- Velero is the real server out of cluster with its plug-in for S3, whole cluster, without volumes; a server of its own for the backups and
+  for each restore. Its time is from the request to the end of the operation, seen by a watch. Tidemark is the real daemon with its defaults and a bucket as
+  its archive, and the command line as a user types it: the time is that of the whole process, plan included.
+- Memory is the most that all processes of a tool had together (daemon and command; Velero's server and its plug-ins), CPU what they took, the store and the API server apart.
+- Requests are those of the tool alone, by the API server's audit log. "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
+- "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The daemon archives every 5 s, and that wait is in it.
+- "stored" is what stays; "written" are all new files. They differ for Tidemark, which merges small files into larger ones.
+- "backup changed" comes after 1 % of the objects changed; it has in its bytes what the changes themselves take in the archive, too.
+- The churn changes an annotation of objects of all kinds in turn. Bytes per revision are those by which the archive grows in a churn so short. Tidemark goes on merging for a day,
+  which a minute does not show: merged history takes fewer bytes (` + "`make bench BENCH=ArchiveSize`" + `), so this is an upper bound.
+- The recorder is bench/peers/recorder: a dynamic informer per resource and JSON lines with an fsync per batch.
+`
+
+const reportCannot = `
+## What the figures do not say
+
+- Velero holds what was there when a backup ran; nothing between two backups can be had. Its figures have no counterpart to a restore of any moment.
+- etcdctl's snapshot is the whole cluster or nothing: no namespace, no object, no other cluster beside the old one, every Secret in the clear unless the API server encrypts, and
+  the revisions go back, which clients have to be told of. It needs access to etcd, which managed clusters do not give. With nothing recorded before, it is the fastest copy of everything; its file
+  holds etcd's own recent history and free pages as well, so that its size is not that of the objects. "restore all" is etcdutl alone; etcd and the API
+  server have yet to be started on it.
+- The recorder cannot say what it missed while it was down, keeps Secrets in the clear, never drops anything, holds nothing that could be restored without more
+  work, and writes to one disk. Its CPU has neither compression nor encryption nor an upload in it; Tidemark's has.
+- Tidemark's own requests: lists and watches once at its start, watches after that.
+- Content of volumes beside the kopia command line: ` + "`make bench BENCH=Volumes`" + `, figures in bench/README.md.
+`
+
+// report writes docs/benchmarks.md.
+func (r *results) report(raw string) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, reportHead, "`"+raw+"`")
+	r.writeMachine(&b)
+	fmt.Fprint(&b, "\n## How it is measured\n", reportMethod)
+	r.writeGoals(&b)
+	for _, n := range r.Objects {
+		r.writeSize(&b, n)
+	}
+	r.writeLosses(&b)
+	fmt.Fprint(&b, reportCannot)
+	return b.Bytes()
+}
+
+func (r *results) writeMachine(b *bytes.Buffer) {
+	m := r.Machine
+	fmt.Fprintf(b, "\n## Machine, versions, flags\n\n%s: %d cores (%s), %.0f GiB, kernel %s, %s; load before the run %s. %d run(s) at each size, churn of %d changes/s for %.0f s.\n\n",
+		r.Date, m.Cores, m.CPU, float64(m.MemMB)/1024, m.Kernel, m.Go, m.Load, r.Runs, r.Rate, r.Churn)
+	fmt.Fprint(b, "| what | version |\n|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
+		fmt.Fprintf(b, "| %s | %s |\n", name, r.Versions[name])
+	}
+	fmt.Fprint(b, "\n| tool | flags |\n|---|---|\n")
+	for _, tool := range slices.Sorted(maps.Keys(r.Flags)) {
+		fmt.Fprintf(b, "| %s | %s |\n", tool, r.Flags[tool])
+	}
+}
+
+// writeGoals shows each ratio that has a goal, and what is to be reached absolutely.
+func (r *results) writeGoals(b *bytes.Buffer) {
+	fmt.Fprint(b, "\n## Goals\n\n| what | to reach | measured | |\n|---|---|---|---|\n")
+	row := func(what, want, got string, met bool) {
+		verdict := "**missed**"
+		if met {
+			verdict = "met"
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", what, want, got, verdict)
+	}
+	for _, x := range r.Ratios {
+		if x.Goal > 0 {
+			row(x.Name, fmt.Sprintf(">= %g x", x.Goal), fmt.Sprintf("%.3g x", x.Value), x.Value >= x.Goal)
+		}
+	}
+	for _, n := range r.Objects {
+		if s := r.values(n, "tidemark", "backup-first", "requests_list"); len(r.values(n, "tidemark", "backup-first", "requests")) > 0 {
+			row(fmt.Sprintf("%d objects: list requests of a full snapshot", n), "0", fmt.Sprintf("%.0f", s.median()), s.median() == 0)
+		}
+		for _, scenario := range []string{"restore-other", "restore-same"} {
+			if s := r.values(n, "tidemark", scenario, "requests_per_object"); len(s) > 0 {
+				row(fmt.Sprintf("%d objects: %s, requests per object", n, scenario), "<= 1.2", fmt.Sprintf("%.2f", s.median()), s.median() <= 1.2)
+			}
+		}
+	}
+}
+
+// column is one figure of a table: how it is headed, and read.
+type column struct {
+	head, value, format string
+	unit                float64
+}
+
+// writeTable writes a row for each tool and scenario that was measured.
+func (r *results) writeTable(b *bytes.Buffer, n int, tools, scenarios []string, columns ...column) {
+	fmt.Fprint(b, "\n| tool | what |")
+	for _, c := range columns {
+		fmt.Fprintf(b, " %s |", c.head)
+	}
+	fmt.Fprint(b, "\n|---|---|"+strings.Repeat("---|", len(columns))+"\n")
+	for _, scenario := range scenarios {
+		for _, tool := range tools {
+			if len(r.values(n, tool, scenario, "seconds")) == 0 {
+				continue
+			}
+			fmt.Fprintf(b, "| %s | %s |", tool, strings.ReplaceAll(scenario, "-", " "))
+			for _, c := range columns {
+				fmt.Fprintf(b, " %s |", r.values(n, tool, scenario, c.value).format(c.format, c.unit))
+			}
+			fmt.Fprintln(b)
+		}
+	}
+}
+
+// format is "median (least to greatest)".
+func (s spread) format(format string, unit float64) string {
+	if len(s) == 0 {
+		return "-"
+	}
+	text := func(v float64) string { return fmt.Sprintf(format, v/unit) }
+	least, most := text(s[0]), text(s[len(s)-1])
+	if least == most {
+		return text(s.median())
+	}
+	return text(s.median()) + " (" + least + " to " + most + ")"
+}
+
+const (
+	kilo = 1e3
+	mega = 1e6
+	mib  = 1 << 20
+)
+
+var (
+	columnSeconds = column{"s", "seconds", "%.2f", 1}
+	columnMemory  = column{"memory, MiB", "peak_bytes", "%.0f", mib}
+	columnCPU     = column{"CPU, s", "cpu_seconds", "%.2f", 1}
+	columnServer  = column{"CPU of the API server, s", "apiserver_cpu_seconds", "%.2f", 1}
+)
+
+func (r *results) writeSize(b *bytes.Buffer, n int) {
+	tools := []string{veleroTool, veleroTunedTool, "tidemark", "recorder", "etcd"}
+	fmt.Fprintf(b, "\n## %d objects\n\nBackups of the whole cluster:\n", n)
+	r.writeTable(b, n, tools, []string{"first-recording", "backup-first", "backup-unchanged", "backup-changed"},
+		columnSeconds, column{"stored, KB", "stored_bytes", "%.1f", kilo}, column{"written, KB", "written_bytes", "%.1f", kilo}, column{"requests", "requests", "%.0f", 1},
+		column{"of them lists", "requests_list", "%.0f", 1}, columnServer, columnCPU, columnMemory)
+	fmt.Fprintf(b, "\nRestores of one namespace out of it:\n")
+	r.writeTable(b, n, tools, []string{"restore-other", "restore-same", "restore-all"},
+		columnSeconds, column{"objects", "objects", "%.0f", 1}, column{"missing", "objects_missing", "%.0f", 1}, column{"objects/s", "objects_per_second", "%.1f", 1},
+		column{"requests per object", "requests_per_object", "%.2f", 1}, columnServer, columnCPU, columnMemory)
+	r.writeEvents(b, n)
+	r.writeLag(b, n)
+	r.writeHistory(b, n)
+	fmt.Fprint(b, "\nRatios, more is better for Tidemark:\n\n| what | ratio |\n|---|---|\n")
+	prefix := fmt.Sprintf("%d objects: ", n)
+	for _, x := range r.Ratios {
+		if name, ok := strings.CutPrefix(x.Name, prefix); ok {
+			fmt.Fprintf(b, "| %s | %.3g |\n", name, x.Value)
+		}
+	}
+}
+
+func (r *results) writeEvents(b *bytes.Buffer, n int) {
+	fmt.Fprintf(b, "\nRecording changes, %d changes/s and then %d as fast as the API server takes them:\n\n| tool | what | events | CPU per event, µs | bytes per event | memory, MiB |\n|---|---|---|---|---|---|\n", r.Rate, flood)
+	for _, scenario := range []string{"churn", "flood"} {
+		for _, t := range []struct{ tool, bytes string }{{"tidemark", "stored_bytes"}, {"recorder", "written_bytes"}} {
+			if events := r.values(n, t.tool, scenario, "events"); len(events) > 0 {
+				fmt.Fprintf(b, "| %s | %s | %.0f | %.0f | %.0f | %s |\n", t.tool, scenario, events.median(), 1e6*r.perEvent(n, t.tool, scenario, "cpu_seconds"),
+					r.perEvent(n, t.tool, scenario, t.bytes), r.values(n, t.tool, scenario, "peak_bytes").format("%.0f", mib))
+			}
+		}
+	}
+}
+
+func (r *results) writeLag(b *bytes.Buffer, n int) {
+	fmt.Fprintf(b, "\nFrom the API server's answer to the writer until the change is durable, at %d changes/s. Tidemark is asked every %s, which is in its figures (`make bench BENCH=Lag` looks closer); "+
+		"the recorder tells by itself. Velero's is half of its schedule (every %s, or one backup after the other) and the backup:\n\n| tool | where | median, s | 99 of 100, s |\n|---|---|---|---|\n", r.Rate, pollEvery, veleroEvery)
+	for _, t := range []struct{ tool, where, value string }{{"tidemark", "journal, on disk", "journal"}, {"recorder", "file, on disk", "journal"}, {"tidemark", "archive, in the bucket", "archive"}} {
+		if s := r.values(n, t.tool, "lag", t.value+"_p50"); len(s) > 0 {
+			fmt.Fprintf(b, "| %s | %s | %s | %s |\n", t.tool, t.where, s.format("%.3f", 1), r.values(n, t.tool, "lag", t.value+"_p99").format("%.3f", 1))
+		}
+	}
+	for _, tool := range []string{veleroTool, veleroTunedTool} {
+		if lag := r.veleroLag(n, tool); lag > 0 {
+			took := r.values(n, tool, "backup-changed", "seconds").median()
+			fmt.Fprintf(b, "| %s | bucket | %.0f (mean) | %.0f (longest) |\n", tool, lag.Seconds(), max(veleroEvery.Seconds(), took)+took)
+		}
+	}
+}
+
+func (r *results) writeHistory(b *bytes.Buffer, n int) {
+	events := r.eventsPerDay(n)
+	if events == 0 {
+		return
+	}
+	raw := r.perEvent(n, "recorder", "churn", "written_bytes")
+	fmt.Fprintf(b, "\nOne more day of history, at that rate all day (%.1f million revisions): bytes per revision times revisions, and for Velero bytes of a backup times backups:\n\n"+
+		"| tool | how | GB a day |\n|---|---|---|\n", events/mega)
+	fmt.Fprintf(b, "| tidemark | every revision, %.0f B each (an upper bound, see above) | %.2f |\n", r.perEvent(n, "tidemark", "churn", "stored_bytes"), r.tidemarkPerDay(n)/1e9)
+	fmt.Fprintf(b, "| recorder | every revision as JSON, %.0f B each | %.2f |\n", raw, raw*events/1e9)
+	for _, tool := range []string{veleroTool, veleroTunedTool} {
+		if perDay := r.veleroPerDay(n, tool); perDay > 0 {
+			fmt.Fprintf(b, "| %s | %.0f backups, and nothing between them | %.2f |\n", tool, r.veleroBackupsPerDay(n, tool), perDay/1e9)
+		}
+	}
+}
+
+// writeLosses lists what Tidemark is worse in: these are not to be searched for.
+func (r *results) writeLosses(b *bytes.Buffer) {
+	fmt.Fprint(b, "\n## Where Tidemark is worse\n\n")
+	none := true
+	for _, x := range r.Ratios {
+		if x.Value < 1 {
+			none = false
+			fmt.Fprintf(b, "- %s: %.2g\n", x.Name, x.Value)
+		}
+	}
+	if none {
+		fmt.Fprintln(b, "In nothing that was measured in this run.")
+	}
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// results are what one run of the program measured, as kept in bench/results.
+type results struct {
+	Date     string            `json:"date"`
+	Machine  machine           `json:"machine"`
+	Versions map[string]string `json:"versions"`
+	Flags    map[string]string `json:"flags"` // of each tool
+	Objects  []int             `json:"objects"`
+	Runs     int               `json:"runs"`
+	Rate     int               `json:"churnPerSecond"`
+	Churn    float64           `json:"churnSeconds"`
+	Samples  []sample          `json:"samples"`
+	Ratios   []ratio           `json:"ratios"`
+}
+
+type machine struct {
+	Cores  int    `json:"cores"`
+	CPU    string `json:"cpu"`
+	MemMB  int    `json:"memoryMB"`
+	Kernel string `json:"kernel"`
+	Go     string `json:"go"`
+	// Load is the system's load average before the run: whether others used the machine.
+	Load string `json:"loadBefore"`
+}
+
+// sample is one tool doing one thing once.
+type sample struct {
+	Objects  int                `json:"objects"` // that the cluster was filled with
+	Run      int                `json:"run"`
+	Tool     string             `json:"tool"`
+	Scenario string             `json:"scenario"`
+	Values   map[string]float64 `json:"values"`
+}
+
+// ratio compares two medians. More is better for us in all of them.
+type ratio struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	// Goal is what it is to reach; zero: there is none.
+	Goal float64 `json:"goal,omitempty"`
+}
+
+func (r *results) save(path string) error {
+	text, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+func load(path string) (*results, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var r results
+	if err := json.Unmarshal(text, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &r, nil
+}
+
+// spread are the values of all runs.
+type spread []float64
+
+func (r *results) values(objects int, tool, scenario, value string) (all spread) {
+	for _, s := range r.Samples {
+		if v, ok := s.Values[value]; ok && s.Objects == objects && s.Tool == tool && s.Scenario == scenario {
+			all = append(all, v)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (s spread) median() float64 {
+	if len(s) == 0 {
+		return 0
+	}
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
+
+// quantile of a sorted spread.
+func (s spread) quantile(q float64) float64 {
+	if len(s) == 0 {
+		return 0
+	}
+	return s[min(len(s)-1, int(q*float64(len(s))))]
+}
+
+func sorted(s spread) spread {
+	slices.Sort(s)
+	return s
+}

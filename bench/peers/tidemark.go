@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
+)
+
+// tidemark is one daemon's turn.
+type tidemark struct {
+	*lab
+	dir, bucket string
+	kubeconfig  string
+	process     *localserver.Process
+	api         *http.Client
+}
+
+func (l *lab) newTidemark(ctx context.Context) (t *tidemark, err error) {
+	t = &tidemark{lab: l}
+	if t.dir, t.bucket, err = l.turn(ctx, "tidemark"); err != nil {
+		return nil, err
+	}
+	if t.kubeconfig, err = l.kubeconfig("tidemark"); err != nil {
+		return nil, err
+	}
+	socket := t.socket()
+	t.api = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	return t, nil
+}
+
+func (t *tidemark) socket() string { return filepath.Join(t.dir, "tidemark.sock") }
+
+// start starts the daemon with its default options and the S3 server as its archive.
+func (t *tidemark) start() (err error) {
+	args := []string{
+		"run", "--kubeconfig", t.kubeconfig, "--data-dir", t.dir,
+		"--archive", t.s3.URL(t.bucket, "bench"), "--archive-credentials", t.s3.CredentialsFile(),
+	}
+	t.process, err = localserver.Start(t.lab.tidemark, args, nil, filepath.Join(t.dir, "tidemark.log"))
+	return err
+}
+
+func (t *tidemark) stop() {
+	t.process.Stop(syscall.SIGTERM, 30*time.Second)
+	t.process = nil
+	t.api.CloseIdleConnections()
+}
+
+func (t *tidemark) subject() subject {
+	return subject{tool: "tidemark", user: "tidemark", pid: t.process.Pid(), bucket: t.bucket}
+}
+
+// tidemarkStatus is what is used here of the daemon's answer to `tidemark status -o json`.
+type tidemarkStatus struct {
+	Totals struct {
+		Events    float64
+		DiskBytes float64
+	}
+	Catalog struct {
+		From, To  struct{ Revision uint64 }
+		Resources []struct {
+			Group, Resource string
+			Watermark       struct{ Revision uint64 }
+		}
+	}
+	Archives []struct {
+		ArchivedTo    struct{ Revision, Count uint64 }
+		From          struct{ Revision uint64 }
+		PendingEvents uint64
+		Bytes         float64 // of all files, without those that were merged into others
+		Error         string
+	}
+}
+
+func (t *tidemark) status(ctx context.Context) (s tidemarkStatus, err error) {
+	text, err := fetch(ctx, t.api, "http://tidemark/v1/status")
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal(text, &s)
+}
+
+// awaitArchived waits until all that the cluster has is in the archive.
+func (t *tidemark) awaitArchived(ctx context.Context) error {
+	return t.await(ctx, "the archive to have everything", func() (bool, error) {
+		if _, err := tree(t.process.Pid()); err != nil {
+			return false, fmt.Errorf("%w; see %s", err, filepath.Join(t.dir, "tidemark.log"))
+		}
+		s, err := t.status(ctx)
+		if err != nil {
+			return false, nil //nolint:nilerror // it does not answer yet
+		}
+		if s.Catalog.From.Revision == 0 || len(s.Archives) != 1 {
+			return false, nil
+		}
+		a := s.Archives[0]
+		return a.From.Revision > 0 && a.PendingEvents == 0, nil
+	})
+}
+
+// retained is how many bytes the archive takes. The bucket also has, for a while, what was merged into other files.
+func (t *tidemark) retained(ctx context.Context) (float64, error) {
+	s, err := t.status(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(s.Archives) != 1 {
+		return 0, fmt.Errorf("the daemon tells of %d archives", len(s.Archives))
+	}
+	return s.Archives[0].Bytes, nil
+}
+
+// snapshot takes a full snapshot. What it stores is counted from before on.
+func (t *tidemark) snapshot(ctx context.Context, before float64) (map[string]float64, error) {
+	r, err := t.run(ctx, nil, t.lab.tidemark, "snapshot", "create", "--server", "unix://"+t.socket())
+	if err != nil {
+		return nil, err
+	}
+	now, err := t.retained(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]float64{"stored_bytes": now - before, "seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
+}
+
+// restore restores a namespace as it was at a revision, under the name to.
+func (t *tidemark) restore(ctx context.Context, revision uint64, from, to string) (map[string]float64, error) {
+	args := []string{
+		"restore", "-n", from, "--at", fmt.Sprintf("rv:%d", revision), "--yes", "--server", "unix://" + t.socket(),
+		"--kubeconfig", t.kubeconfig, "--records", filepath.Join(t.dir, "restores"),
+	}
+	if from != to {
+		args = append(args, "--namespace-mappings", from+":"+to)
+	}
+	r, err := t.run(ctx, nil, t.lab.tidemark, args...)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]float64{"seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
+}
