@@ -300,7 +300,7 @@ func TestNoAnswerIsNoProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	d = startAudited(t, cluster.Kubeconfig(), dir)
-	r = d.await("proven after a gap", func(r *audit.Report) bool { return never(r) && provenAfter(time.Now().Add(-2*time.Second))(r) })
+	d.await("proven after a gap", func(r *audit.Report) bool { return never(r) && provenAfter(time.Now().Add(-2*time.Second))(r) })
 	st, err := d.status()
 	if err != nil {
 		t.Fatal(err)

@@ -108,9 +108,8 @@ func TestSchedule(t *testing.T) {
 		t.Error(out)
 	}
 	// The next run takes the place of the first, whose snapshot the driver deletes, and whose manifest the repository forgets.
-	w.await("the next run", func() bool {
+	w.awaitLong("the next runs", func() bool {
 		all := done()
-		t.Log(len(all), len(all) > 0 && all[0].Metadata.Name == first)
 		return len(all) == 2 && of(all, "data").Metadata.Name != first && of(all, "log").Metadata.Name != of(began, "log").Metadata.Name
 	})
 	w.snapshotsAre(of(done(), "log").Status.Snapshot.ID)

@@ -177,9 +177,20 @@ func (w *world) back(args ...string) []*volumes.Backup {
 
 func (w *world) await(what string, met func() bool) {
 	w.Helper()
-	for end := time.Now().Add(2 * time.Minute); !met(); time.Sleep(100 * time.Millisecond) {
+	w.awaitFor(2*time.Minute, what, met)
+}
+
+// awaitLong waits for what schedules do, whose smallest step is a minute.
+func (w *world) awaitLong(what string, met func() bool) {
+	w.Helper()
+	w.awaitFor(5*time.Minute, what, met)
+}
+
+func (w *world) awaitFor(limit time.Duration, what string, met func() bool) {
+	w.Helper()
+	for end := time.Now().Add(limit); !met(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
-			w.Fatalf("waited 2 minutes for %s", what)
+			w.Fatalf("waited %s for %s", limit, what)
 		}
 	}
 }

@@ -32,9 +32,7 @@ type line struct {
 func main() {
 	kubeconfig, file := flag.String("kubeconfig", "", "kubeconfig file"), flag.String("file", "objects.jsonl", "file to append to")
 	flag.Parse()
-	if err := record(context.Background(), *kubeconfig, *file); err != nil {
-		log.Fatal(err)
-	}
+	log.Fatal(record(context.Background(), *kubeconfig, *file)) // it ends with an error only
 }
 
 func record(ctx context.Context, kubeconfig, file string) error {
