@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -130,13 +132,30 @@ func TestCPUOfChildrenThatEndedIsCounted(t *testing.T) {
 	}
 }
 
-func TestMeterSeesAChildOfAChild(t *testing.T) {
-	all, err := tree(os.Getpid())
-	if err != nil {
-		t.Skipf("this system has no /proc: %v", err)
+func TestTreeHasChildrenOfChildren(t *testing.T) {
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		t.Skip("this system has no /proc")
 	}
-	if len(all) == 0 || all[0].pid != os.Getpid() || all[0].resident == 0 {
-		t.Errorf("tree of this process: %+v", all)
+	cmd := exec.Command("sh", "-c", "sh -c 'sleep 60; true' & wait; true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait() // it was killed
+	}()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		all, err := tree(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) == 3 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("tree: %+v, want two shells and a sleep", all)
+		}
 	}
 }
 

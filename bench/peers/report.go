@@ -64,7 +64,7 @@ func (r *results) report(raw string) []byte {
 
 func (r *results) writeMachine(b *bytes.Buffer) {
 	m := r.Machine
-	fmt.Fprintf(b, "\n## Machine, versions, flags\n\n%s: %d cores (%s), %.0f GiB, kernel %s, %s; load before the run %s. %d run(s) at each size, churn of %d changes/s for %.0f s.\n\n",
+	fmt.Fprintf(b, "\n## Machine, versions, flags\n\n%s: %d cores (%s), %.0f GiB, kernel %s, %s; load before the run %s. runs at each size: %d, churn of %d changes/s for %.0f s.\n\n",
 		r.Date, m.Cores, m.CPU, float64(m.MemMB)/1024, m.Kernel, m.Go, m.Load, r.Runs, r.Rate, r.Churn)
 	fmt.Fprint(b, "| what | version |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {

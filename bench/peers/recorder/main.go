@@ -32,11 +32,10 @@ type line struct {
 func main() {
 	kubeconfig, file := flag.String("kubeconfig", "", "kubeconfig file"), flag.String("file", "objects.jsonl", "file to append to")
 	flag.Parse()
-	if err := record(context.Background(), *kubeconfig, *file); err != nil {
-		log.Fatal(err)
-	}
+	log.Fatal(record(context.Background(), *kubeconfig, *file))
 }
 
+// record goes on until something fails.
 func record(ctx context.Context, kubeconfig, file string) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
