@@ -18,8 +18,8 @@ func made(v, w float64) *results {
 		for _, s := range []sample{
 			{Tool: veleroTool, Scenario: "backup-first", Values: map[string]float64{"seconds": v * 2}},
 			{Tool: veleroTool, Scenario: "backup-changed", Values: map[string]float64{"seconds": 20, "stored_bytes": 1e6}},
-			{Tool: "tidemark", Scenario: "backup-first", Values: map[string]float64{"seconds": 2, "stored_bytes": 200, "requests": 0}},
-			{Tool: "tidemark", Scenario: "backup-unchanged", Values: map[string]float64{"seconds": 2, "stored_bytes": 1}},
+			{Tool: "tidemark", Scenario: "backup-first", Values: map[string]float64{"seconds": 2, "written_bytes": 200, "requests": 0}},
+			{Tool: "tidemark", Scenario: "backup-unchanged", Values: map[string]float64{"seconds": 2, "written_bytes": 1}},
 			{Tool: "tidemark", Scenario: "restore-other", Values: map[string]float64{"seconds": 2, "requests_per_object": 1.3}},
 			{Tool: "tidemark", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 600, "cpu_seconds": 1, "stored_bytes": 6000}},
 			{Tool: "recorder", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 300, "cpu_seconds": w / 2, "written_bytes": 300_000}},
