@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -16,8 +18,8 @@ func made(v, w float64) *results {
 		for _, s := range []sample{
 			{Tool: veleroTool, Scenario: "backup-first", Values: map[string]float64{"seconds": v * 2}},
 			{Tool: veleroTool, Scenario: "backup-changed", Values: map[string]float64{"seconds": 20, "stored_bytes": 1e6}},
-			{Tool: "tidemark", Scenario: "backup-first", Values: map[string]float64{"seconds": 2, "stored_bytes": 200, "requests": 0}},
-			{Tool: "tidemark", Scenario: "backup-unchanged", Values: map[string]float64{"seconds": 2, "stored_bytes": 1}},
+			{Tool: "tidemark", Scenario: "backup-first", Values: map[string]float64{"seconds": 2, "written_bytes": 200, "requests": 0}},
+			{Tool: "tidemark", Scenario: "backup-unchanged", Values: map[string]float64{"seconds": 2, "written_bytes": 1}},
 			{Tool: "tidemark", Scenario: "restore-other", Values: map[string]float64{"seconds": 2, "requests_per_object": 1.3}},
 			{Tool: "tidemark", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 600, "cpu_seconds": 1, "stored_bytes": 6000}},
 			{Tool: "recorder", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 300, "cpu_seconds": w / 2, "written_bytes": 300_000}},
@@ -130,13 +132,30 @@ func TestCPUOfChildrenThatEndedIsCounted(t *testing.T) {
 	}
 }
 
-func TestMeterSeesAChildOfAChild(t *testing.T) {
-	all, err := tree(os.Getpid())
-	if err != nil {
-		t.Skipf("this system has no /proc: %v", err)
+func TestTreeHasChildrenOfChildren(t *testing.T) {
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		t.Skip("this system has no /proc")
 	}
-	if len(all) == 0 || all[0].pid != os.Getpid() || all[0].resident == 0 {
-		t.Errorf("tree of this process: %+v", all)
+	cmd := exec.Command("sh", "-c", "sh -c 'sleep 60; true' & wait; true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait() // it was killed
+	}()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		all, err := tree(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(all) == 3 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("tree: %+v, want two shells and a sleep", all)
+		}
 	}
 }
 

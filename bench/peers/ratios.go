@@ -42,7 +42,7 @@ func (r *results) compute() {
 			add(0, "bytes stored a day under churn, "+tool+" by ours", r.veleroPerDay(n, tool), r.tidemarkPerDay(n))
 			add(0, "from a change to its durability in the store, "+tool+"'s mean by our median", r.veleroLag(n, tool).Seconds(), of(us, "lag", "archive_p50"))
 		}
-		add(100, "bytes of a first snapshot by those of one with nothing changed", of(us, "backup-first", "stored_bytes"), of(us, "backup-unchanged", "stored_bytes"))
+		add(100, "bytes of a first snapshot by those of one with nothing changed", of(us, "backup-first", "written_bytes"), of(us, "backup-unchanged", "written_bytes"))
 		add(0, "time of a full backup, etcdctl snapshot save by a snapshot of ours", of("etcd", "backup-first", "seconds"), of(us, "backup-first", "seconds"))
 		add(0, "bytes of a full backup, etcdctl snapshot save by a snapshot of ours", of("etcd", "backup-first", "stored_bytes"), of(us, "backup-first", "stored_bytes"))
 		add(30, "bytes per revision, raw JSON by ours in the archive", r.perEvent(n, "recorder", "churn", "written_bytes"), r.perEvent(n, us, "churn", "stored_bytes"))
@@ -59,8 +59,8 @@ func (r *results) compute() {
 func (r *results) perEvent(n int, tool, scenario, value string) float64 {
 	var all spread
 	for _, s := range r.Samples {
-		if s.Objects == n && s.Tool == tool && s.Scenario == scenario && s.Values["events"] > 0 {
-			all = append(all, s.Values[value]/s.Values["events"])
+		if v, ok := s.Values[value]; ok && s.Objects == n && s.Tool == tool && s.Scenario == scenario && s.Values["events"] > 0 {
+			all = append(all, v/s.Values["events"])
 		}
 	}
 	return sorted(all).median()

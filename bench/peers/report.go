@@ -64,8 +64,11 @@ func (r *results) report(raw string) []byte {
 
 func (r *results) writeMachine(b *bytes.Buffer) {
 	m := r.Machine
-	fmt.Fprintf(b, "\n## Machine, versions, flags\n\n%s: %d cores (%s), %.0f GiB, kernel %s, %s; load before the run %s. %d run(s) at each size, churn of %d changes/s for %.0f s.\n\n",
+	fmt.Fprintf(b, "\n## Machine, versions, flags\n\n%s: %d cores (%s), %.0f GiB, kernel %s, %s; load before the run %s. runs at each size: %d, churn of %d changes/s for %.0f s.\n\n",
 		r.Date, m.Cores, m.CPU, float64(m.MemMB)/1024, m.Kernel, m.Go, m.Load, r.Runs, r.Rate, r.Churn)
+	if r.Note != "" {
+		fmt.Fprintf(b, "%s\n\n", r.Note)
+	}
 	fmt.Fprint(b, "| what | version |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
 		fmt.Fprintf(b, "| %s | %s |\n", name, r.Versions[name])
@@ -183,8 +186,12 @@ func (r *results) writeEvents(b *bytes.Buffer, n int) {
 	for _, scenario := range []string{"churn", "flood"} {
 		for _, t := range []struct{ tool, bytes string }{{"tidemark", "stored_bytes"}, {"recorder", "written_bytes"}} {
 			if events := r.values(n, t.tool, scenario, "events"); len(events) > 0 {
-				fmt.Fprintf(b, "| %s | %s | %.0f | %.0f | %.0f | %s |\n", t.tool, scenario, events.median(), 1e6*r.perEvent(n, t.tool, scenario, "cpu_seconds"),
-					r.perEvent(n, t.tool, scenario, t.bytes), r.values(n, t.tool, scenario, "peak_bytes").format("%.0f", mib))
+				bytes := "-"
+				if per := r.perEvent(n, t.tool, scenario, t.bytes); per != 0 {
+					bytes = fmt.Sprintf("%.0f", per)
+				}
+				fmt.Fprintf(b, "| %s | %s | %.0f | %.0f | %s | %s |\n", t.tool, scenario, events.median(), 1e6*r.perEvent(n, t.tool, scenario, "cpu_seconds"),
+					bytes, r.values(n, t.tool, scenario, "peak_bytes").format("%.0f", mib))
 			}
 		}
 	}
@@ -214,7 +221,9 @@ func (r *results) writeHistory(b *bytes.Buffer, n int) {
 	raw := r.perEvent(n, "recorder", "churn", "written_bytes")
 	fmt.Fprintf(b, "\nOne more day of history, at that rate all day (%.1f million revisions): bytes per revision times revisions, and for Velero bytes of a backup times backups:\n\n"+
 		"| tool | how | GB a day |\n|---|---|---|\n", events/mega)
-	fmt.Fprintf(b, "| tidemark | every revision, %.0f B each (an upper bound, see above) | %.2f |\n", r.perEvent(n, "tidemark", "churn", "stored_bytes"), r.tidemarkPerDay(n)/1e9)
+	if r.tidemarkPerDay(n) > 0 {
+		fmt.Fprintf(b, "| tidemark | every revision, %.0f B each (an upper bound, see above) | %.2f |\n", r.perEvent(n, "tidemark", "churn", "stored_bytes"), r.tidemarkPerDay(n)/1e9)
+	}
 	fmt.Fprintf(b, "| recorder | every revision as JSON, %.0f B each | %.2f |\n", raw, raw*events/1e9)
 	for _, tool := range []string{veleroTool, veleroTunedTool} {
 		if perDay := r.veleroPerDay(n, tool); perDay > 0 {

@@ -17,8 +17,10 @@ type results struct {
 	Runs     int               `json:"runs"`
 	Rate     int               `json:"churnPerSecond"`
 	Churn    float64           `json:"churnSeconds"`
-	Samples  []sample          `json:"samples"`
-	Ratios   []ratio           `json:"ratios"`
+	// Note says what a reader of these figures has to know.
+	Note    string   `json:"note,omitempty"`
+	Samples []sample `json:"samples"`
+	Ratios  []ratio  `json:"ratios"`
 }
 
 type machine struct {

@@ -107,7 +107,7 @@ func (b *bench) restores(ctx context.Context, l *lab, restore func(scenario, fro
 	return l.awaitQuiet(ctx)
 }
 
-// tidemarkTurn starts a daemon with an empty archive, takes three snapshots, restores, and records a churn.
+// tidemarkTurn starts a daemon with an empty archive, records a churn, takes three snapshots, and restores.
 func (b *bench) tidemarkTurn(ctx context.Context, l *lab) (all []sample, err error) {
 	t, err := l.newTidemark(ctx)
 	if err != nil {
@@ -138,6 +138,10 @@ func (b *bench) tidemarkTurn(ctx context.Context, l *lab) (all []sample, err err
 	if err != nil {
 		return all, err
 	}
+	// Before the archive has any other history: merging that would count as the churn's.
+	if err := b.tidemarkChurn(ctx, l, t, keep); err != nil {
+		return all, err
+	}
 	for _, scenario := range []string{"backup-first", "backup-unchanged", "backup-changed"} {
 		before, err := t.retained(ctx)
 		if err != nil {
@@ -159,15 +163,11 @@ func (b *bench) tidemarkTurn(ctx context.Context, l *lab) (all []sample, err err
 	if err != nil {
 		return all, err
 	}
-	err = b.restores(ctx, l, func(scenario, from, to string) error {
+	return all, b.restores(ctx, l, func(scenario, from, to string) error {
 		return keep(t.subject(), scenario, func() (map[string]float64, error) {
 			return t.restore(ctx, status.Catalog.To.Revision, from, to)
 		})
 	}, &all)
-	if err != nil {
-		return all, err
-	}
-	return all, b.tidemarkChurn(ctx, l, t, keep)
 }
 
 func (b *bench) tidemarkChurn(ctx context.Context, l *lab, t *tidemark, keep func(subject, string, func() (map[string]float64, error)) error) error {

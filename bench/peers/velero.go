@@ -141,7 +141,9 @@ func (v *velero) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("velero cannot do without port %s: %w", veleroMetricsPort, err)
 	}
-	_ = free.Close()
+	if err := free.Close(); err != nil {
+		return err
+	}
 	plugins, tmp := filepath.Join(v.dir, "plugins"), filepath.Join(v.dir, "tmp")
 	for _, dir := range []string{plugins, tmp} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -32,9 +32,10 @@ type line struct {
 func main() {
 	kubeconfig, file := flag.String("kubeconfig", "", "kubeconfig file"), flag.String("file", "objects.jsonl", "file to append to")
 	flag.Parse()
-	log.Fatal(record(context.Background(), *kubeconfig, *file)) // it ends with an error only
+	log.Fatal(record(context.Background(), *kubeconfig, *file))
 }
 
+// record goes on until something fails.
 func record(ctx context.Context, kubeconfig, file string) error {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
