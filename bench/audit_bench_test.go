@@ -38,7 +38,7 @@ func BenchmarkAudit(b *testing.B) {
 				return settled == before, fmt.Sprint(settled)
 			})
 			for b.Loop() {
-				a := audit.New(audit.Options{Journal: r.journal, Cluster: r.capture, Rate: 1 << 30})
+				a := audit.New(audit.Options{Journal: r.journal, Cluster: r.capture, Rate: 1 << 30, Every: time.Nanosecond, Limit: time.Hour})
 				peak := watchHeap()
 				began, server := cpuTime(b), cpuOf(b, cluster)
 				if _, err := a.Round(b.Context()); err != nil {

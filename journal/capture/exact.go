@@ -61,7 +61,7 @@ func (c *Capture) ListExact(ctx context.Context, q Exact, item func(journal.Even
 		o.ResourceVersion, o.ResourceVersionMatch = strconv.FormatUint(q.Revision, 10), metav1.ResourceVersionMatchExact
 	}
 	if q.Name != "" {
-		path, o.FieldSelector = collection(r.info, q.Namespace), "metadata.name="+q.Name
+		path, o.FieldSelector = collectionPath(r.info, q.Namespace), "metadata.name="+q.Name
 	}
 	body, err := c.client.Get().AbsPath(path).SpecificallyVersionedParams(&o, metav1.ParameterCodec, metav1Version).
 		SetHeader("Accept", "application/json").Stream(ctx)

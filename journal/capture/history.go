@@ -89,7 +89,7 @@ func saysNothing(err error) bool {
 }
 
 func (c *Capture) get(ctx context.Context, info journal.ResourceInfo, e journal.Event) (*rawObject, error) {
-	body, err := c.client.Get().AbsPath(collection(info, e.Namespace), e.Name).
+	body, err := c.client.Get().AbsPath(collectionPath(info, e.Namespace), e.Name).
 		SetHeader("Accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io,application/json").Do(ctx).Raw()
 	if err != nil {
 		return nil, err

@@ -45,11 +45,11 @@ type resource struct {
 }
 
 func newResource(c *Capture, info journal.ResourceInfo) *resource {
-	return &resource{c: c, info: info, path: collection(info, ""), ended: make(chan struct{}), state: StateWaiting, since: time.Now(), lost: time.Now()}
+	return &resource{c: c, info: info, path: collectionPath(info, ""), ended: make(chan struct{}), state: StateWaiting, since: time.Now(), lost: time.Now()}
 }
 
-// collection is the path of a resource's objects in a namespace; without one, in all.
-func collection(info journal.ResourceInfo, namespace string) string {
+// collectionPath is the path of a resource's objects in a namespace; without one, in all.
+func collectionPath(info journal.ResourceInfo, namespace string) string {
 	path := "/apis/" + info.Group + "/" + info.Version
 	if info.Group == "" {
 		path = "/api/" + info.Version

@@ -47,7 +47,7 @@ var (
 	descAuditRequests  = prometheus.NewDesc("tidemark_audit_requests_total", "List requests of the audit since the start.", nil, nil)
 	descAuditBytes     = prometheus.NewDesc("tidemark_audit_read_bytes_total", "What the audit's lists brought since the start.", nil, nil)
 
-	descWatching  = prometheus.NewDesc("tidemark_watching_bool", "1 while the resource is being watched.", []string{"resource"}, nil)
+	descWatching = prometheus.NewDesc("tidemark_watching_bool", "1 while the resource is being watched.", []string{"resource"}, nil)
 )
 
 // NewRegistry makes the registry that a Server serves: the daemon's own figures, read from

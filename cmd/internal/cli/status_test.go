@@ -156,8 +156,10 @@ func TestStatusIsOnlyGoodWhenHistoryIsProven(t *testing.T) {
 	}{
 		"proven":      {audit.Record{Resource: "secrets", Proof: proof(time.Hour)}, "", "audit: 2 of 2 resources proven equal to the cluster, 3,000 objects, within 60m00s (limit 3h00m)\n", true},
 		"not audited": {audit.Record{Resource: "others.example", NotAudited: "because"}, "", "(limit 3h00m)\n  not audited: others.example (because)\n", true},
-		"too old": {audit.Record{Resource: "secrets", Since: now.Add(-9 * time.Hour), Proof: proof(3*time.Hour + time.Second), Trouble: "forbidden"},
-			"nothing has proven for over 3h00m that history equals the cluster, for secrets: forbidden", "audit: not proven; 1 of 2 resources", false},
+		"too old": {
+			audit.Record{Resource: "secrets", Since: now.Add(-9 * time.Hour), Proof: proof(3*time.Hour + time.Second), Trouble: "forbidden"},
+			"nothing has proven for over 3h00m that history equals the cluster, for secrets: forbidden", "audit: not proven; 1 of 2 resources", false,
+		},
 		"never":           {audit.Record{Resource: "secrets", Since: now.Add(-4 * time.Hour)}, "for secrets: the audit did not get to it", "audit: not proven; ", false},
 		"not yet":         {audit.Record{Resource: "secrets", Since: now.Add(-time.Minute)}, "", "audit: not proven; 1 of 2 resources", false},
 		"from the future": {audit.Record{Resource: "secrets", Since: now.Add(-time.Minute), Proof: proof(-time.Hour)}, "", "audit: not proven; 1 of 2 resources", false},
