@@ -113,10 +113,18 @@ func (j *Journal) Recent(n int) ([]Event, error) {
 		if t.at, t.err = decodeTimeKey(t.it.Key()); t.err != nil {
 			continue
 		}
-		var e Event
-		var found bool
-		if e, found, t.err = t.Event(); found {
-			e.Object = nil
+		if !t.seek() {
+			t.err = t.versions.Error()
+			continue
+		}
+		var v []byte
+		var m versionMeta
+		if v, t.err = t.versions.ValueAndErr(); t.err == nil {
+			m, _, t.err = decodeVersionMeta(v) // a body that cannot be opened is none of this question's business
+		}
+		if t.err == nil {
+			e := m.event(t.entry.object, t.entry.revision)
+			e.Op, e.Observed = t.entry.op, t.at
 			all = append(all, e)
 		}
 	}
