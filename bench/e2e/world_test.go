@@ -3,6 +3,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -54,6 +55,8 @@ type world struct {
 	bin, dir string
 	daemon   *localserver.Process
 	config   string
+	// server is the kubeconfig of the daemon; empty: the cluster's.
+	server string
 }
 
 // newWorld gives a test the node. more is added to the daemon's configuration.
@@ -125,7 +128,7 @@ func (w *world) showLogs() {
 func (w *world) startDaemon() {
 	w.Helper()
 	config := filepath.Join(w.dir, "config.yaml")
-	text := "logLevel: warn\ndataDir: " + filepath.Join(w.dir, "data") + "\nkubeconfig: " + w.Kubeconfig() + "\nvolumes:\n  " + w.config
+	text := "logLevel: warn\ndataDir: " + filepath.Join(w.dir, "data") + "\nkubeconfig: " + cmp.Or(w.server, w.Kubeconfig()) + "\nvolumes:\n  " + w.config
 	w.ok(os.WriteFile(config, []byte(text), 0o600))
 	var err error
 	w.daemon, err = localserver.Start(w.bin, []string{"run", "--config", config}, nil, filepath.Join(w.dir, "daemon.log"))

@@ -236,11 +236,12 @@ func (d *demo) lookAround() {
 		"tidemark log -n " + sample.Namespace + " --follow",
 		"tidemark get all -n " + sample.Namespace + " --at 1m",
 		"tidemark diff -n " + sample.Namespace + " --at 1m",
+		"kubectl delete deployment/web -n " + sample.Namespace,
 		"tidemark undelete deployment/web -n " + sample.Namespace + " --dry-run",
 	} {
 		d.say("%s", line)
 	}
-	d.say("Everything lives in %s; the daemon's log is %s.", d.dir, d.tool.logFile)
+	d.say("Everything lives in %s, but for the records of restores (tidemark restores list); the daemon's log is %s.", d.dir, d.tool.logFile)
 }
 
 // stop ends the daemon and the control plane and removes what they wrote.

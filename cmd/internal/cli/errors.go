@@ -47,6 +47,7 @@ const exitCodes = `Exit codes of all commands:
   1  an error; for diff: there are differences; for get: a named object was not there at that moment
   2  wrong usage, or refused (no answer to the question asked); for diff: could not compare
   3  restored, or backed up, partly: the report says what is missing; running the same command again continues
+     (claims that are left out, because a policy says so or because they are not bound, are told, and no failure)
   4  the moment, the namespace or the object is not in the recorded history; the error says what is
   5  verify found damage: the report says what it costs and what is still restorable
 `

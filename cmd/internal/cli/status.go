@@ -31,7 +31,7 @@ Troubles come first. Then, per resource: since when its history is continuous, h
 watermark is (the journal is complete up to there; of a resource that does not change it moves
 about once a minute), how long an event takes from the wire to the disk, and the gaps. Then, per
 archive, up to where it has everything and what waits, and whether the audit has proven that history
-equals the cluster. With --check, anything but good news is exit code 1. With --archive it tells what an archive
+equals the cluster. With --check, anything but good news is exit code 1; an audit that is switched off is none. With --archive it tells what an archive
 holds, without a daemon.`,
 		Example: `  tidemark status
   tidemark status --server unix:///var/lib/tidemark/tidemark.sock
@@ -76,7 +76,7 @@ holds, without a daemon.`,
 		},
 	}
 	server.add(cmd)
-	cmd.Flags().BoolVar(&checked, "check", false, "exit code 1 when there is trouble, or no proof that history equals the cluster")
+	cmd.Flags().BoolVar(&checked, "check", false, "exit code 1 when there is trouble, or no proof that history equals the cluster (unless the audit is off)")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
 }

@@ -331,7 +331,10 @@ says, chosen anew each time. Exit code 5: damage.`,
 			for _, e := range found.Errors {
 				fmt.Fprintf(cmd.OutOrStdout(), "DAMAGED: %s\n", text(e))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d backups, %s files, %s read\n", found.Backups, humanize.Comma(found.Files), humanize.IBytes(uint64(found.Read)))
+			fmt.Fprintf(cmd.OutOrStdout(), "%d backups, %s files and directories, %s read\n", found.Backups, humanize.Comma(found.Files), humanize.IBytes(uint64(found.Read)))
+			if found.Read == 0 && len(found.Errors) == 0 && found.Backups > 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "all that is wanted is there; no content was read: --read 100 reads all of it")
+			}
 		}
 		if err == nil && len(found.Errors) > 0 {
 			return failure(ErrDamaged, "%d files of volume backups are damaged: restore them from another backup, and look after the store", len(found.Errors))
@@ -383,6 +386,9 @@ Exit code 3: something does not work.`,
 			if err := writeJSON(cmd.OutOrStdout(), all); err != nil {
 				return err
 			}
+		}
+		if len(all) == 0 && output != "json" {
+			fmt.Fprintln(cmd.OutOrStdout(), "nothing was tried: the cluster has no StorageClass")
 		}
 		if bad > 0 {
 			return failure(ErrPartly, "%d of %d storage classes do not work", bad, len(all))

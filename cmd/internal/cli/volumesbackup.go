@@ -42,7 +42,8 @@ that are as in the backup before are not read again. Ctrl-C cancels; what was se
 		Example: `  tidemark volumes backup -n shop
   tidemark volumes backup data-db-0 -n shop --action snapshot-then-kopia
   tidemark volumes backup --path /srv/data -n shop --claim data
-  tidemark volumes backup --path /srv/data --archive s3://backups/prod --identity key.txt`,
+  tidemark volumes backup --path /srv/data --archive s3://backups/prod --identity key.txt
+  tidemark volumes backup --path /srv/data --archive dir:///backups --identity key.txt --cluster laptop   # no daemon ever archived there`,
 		Args: cobra.ArbitraryArgs,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
@@ -135,7 +136,11 @@ func backClaims(cmd *cobra.Command, v api.Volumes, q volumes.ClaimsRequest, outp
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: left out: %s\n", text(s.Claim), text(s.Reason))
 		}
 		if len(m.Backups)+len(m.Skipped) == 0 {
-			fmt.Fprintln(cmd.OutOrStdout(), "there are no claims")
+			where := "anywhere"
+			if len(q.Namespaces) > 0 {
+				where = "in namespace " + strings.Join(q.Namespaces, ", ") + ": name another with -n, or -A for all"
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "there are no claims "+where)
 		}
 	}
 	if failed > 0 && cmd.Context().Err() == nil {

@@ -171,7 +171,7 @@ func (a *Audit) Check() error {
 	case a.Rate < 0:
 		return errors.New("audit: rate: want objects per second")
 	case a.Limit > 0 && a.Every > 0 && a.Limit < a.Every:
-		return errors.New("audit: limit: a proof may be older than the time from one to the next; want at least what every says")
+		return errors.New("audit: limit: it is shorter than the time from one audit to the next; want at least what every says")
 	case a.Limit > 0 && a.Every == 0 && time.Duration(a.Limit) < time.Hour:
 		return errors.New("audit: limit: want at least 1h, which is what every is without being set")
 	}
