@@ -91,7 +91,7 @@ func (w *world) checkpointed() {
 
 // TestMoverIsKilled kills the process of a mover, and then its Pod, in the middle: another one goes on.
 func TestMoverIsKilled(t *testing.T) {
-	w := newWorld(t, slow+"  checkpoint: 1s\n")
+	w := newWorld(t, "  upload: 3Mi\n  checkpoint: 1s\n") // so that the second one has some seconds to go as well
 	w.big("killed")
 	end := w.begin("-n", "killed", "--action", "kopia", "-o", "json")
 	first := w.mover("killed")
@@ -99,7 +99,6 @@ func TestMoverIsKilled(t *testing.T) {
 	w.ok(exec.Command("kill", "-9", w.moverProcess()).Run())
 	var second *corev1.Pod
 	w.await("another mover", func() bool { second = w.mover("killed"); return second.Name != first.Name })
-	w.sent()
 	w.ok(w.Client.CoreV1().Pods("killed").Delete(w.Context(), second.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}))
 	out, err := end()
 	var m volumes.Made
