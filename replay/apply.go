@@ -93,7 +93,8 @@ type applier struct {
 	o      ApplyOptions
 	limit  *limiter
 
-	index map[*Item]int // in plan.Items
+	index  map[*Item]int // in plan.Items
+	shapes shapes
 
 	mu      sync.Mutex           // guards what follows
 	failed  error                // why the record cannot be written

@@ -21,6 +21,7 @@ func troubles(t *testing.T, c *localcluster.Cluster) {
 		"a bad connection":       testBadConnection,
 		"a user with few rights": testTenant,
 		"many namespaces":        testManyNamespaces,
+		"what was applied":       testIntents,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c) })
 	}

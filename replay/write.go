@@ -61,8 +61,9 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 	return waited, hint(it, err)
 }
 
-// create makes the object. The API server files the fields under the manager that creates
-// them; where history knows several managers, their entries are put back by a second call.
+// create makes the object. The API server files the fields under the manager that creates them;
+// where history knows several managers, their entries are put back by a second call. A single one that applied
+// the object does so again, where that leads to the same object.
 func (a *applier) create(ctx context.Context, it *Item) error {
 	if it.create == nil { // it was only to be linked to its new owner
 		return &leftAlone{"was deleted by somebody else meanwhile"}
@@ -74,24 +75,45 @@ func (a *applier) create(ctx context.Context, it *Item) error {
 	if err := it.link(body, a.uid); err != nil {
 		return err
 	}
-	manager, entries := creator(it.managed.list())
-	client := a.target.client(it.served, it.Namespace)
-	u, unsure, err := retryCounting(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
-		return client.Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
+	if in := a.applicable(ctx, it, body); in != nil {
+		u, unsure, err := a.tryCreate(ctx, it, func(ctx context.Context) (*unstructured.Unstructured, error) { return a.apply(ctx, it, in) })
+		if !a.isNoWay(it, err) {
+			return a.created(ctx, it, body, in, u, unsure, err)
+		}
+	}
+	manager, _ := creator(it.managed.list())
+	u, unsure, err := a.tryCreate(ctx, it, func(ctx context.Context) (*unstructured.Unstructured, error) {
+		return a.target.client(it.served, it.Namespace).Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
 	})
+	return a.created(ctx, it, body, nil, u, unsure, err)
+}
+
+// tryCreate sends a creation until it is answered.
+func (a *applier) tryCreate(ctx context.Context, it *Item, send func(context.Context) (*unstructured.Unstructured, error)) (u *unstructured.Unstructured, unsure bool, err error) {
+	u, unsure, err = retryCounting(ctx, send)
 	// The API server may take a moment to notice that the namespace is a new one.
 	for try := 0; try < 25 && apierrors.HasStatusCause(err, "NamespaceTerminating") && a.uid(objectKey{namespaces, "", it.Namespace}) != "" && sleep(ctx, pollEvery); try++ {
-		u, err = client.Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
+		u, err = send(ctx)
 	}
-	if apierrors.IsAlreadyExists(err) {
+	return u, unsure, err
+}
+
+// created does what comes after a creation: by the intent of the object's manager, or a plain one.
+func (a *applier) created(ctx context.Context, it *Item, body object, in *intent, u *unstructured.Unstructured, unsure bool, err error) error {
+	if apierrors.IsAlreadyExists(err) || in != nil && apierrors.IsConflict(err) {
 		return a.meet(ctx, it, body, unsure || it.unsure)
 	}
 	if err != nil {
 		return err
 	}
 	a.restored(it.key(), string(u.GetUID()))
+	if in != nil && in.shape != "" && !holds(u.Object, map[string]any(body)) {
+		if u, err = a.complete(ctx, it, body, u); err != nil {
+			return fmt.Errorf("was made, but with other defaults than it had, which cannot be put right: %w", err)
+		}
+	}
 	a.madeAs(it, u.Object)
-	if entries != nil {
+	if _, entries := creator(it.managed.list()); entries != nil && (in == nil || !in.owns(u.Object)) {
 		a.putManagers(ctx, it, u, entries)
 	}
 	return a.putStatus(ctx, it)
