@@ -22,6 +22,23 @@ import (
 // createAll creates objects from so many clients at once, as fast as the server takes them.
 func createAll(b *testing.B, d dynamic.Interface, clients int, all []*unstructured.Unstructured, resources []schema.GroupVersionResource) {
 	b.Helper()
+	sendAll(b, clients, all, func(i int) error {
+		_, err := d.Resource(resources[i]).Namespace(all[i].GetNamespace()).Create(b.Context(), all[i], metav1.CreateOptions{FieldManager: "kubectl-create"})
+		return err
+	})
+}
+
+// applyAll does the same by server-side apply.
+func applyAll(b *testing.B, d dynamic.Interface, clients int, all []*unstructured.Unstructured, resources []schema.GroupVersionResource) {
+	b.Helper()
+	sendAll(b, clients, all, func(i int) error {
+		_, err := d.Resource(resources[i]).Namespace(all[i].GetNamespace()).Apply(b.Context(), all[i].GetName(), all[i], metav1.ApplyOptions{FieldManager: "flux"})
+		return err
+	})
+}
+
+func sendAll(b *testing.B, clients int, all []*unstructured.Unstructured, send func(i int) error) {
+	b.Helper()
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range clients {
@@ -31,7 +48,7 @@ func createAll(b *testing.B, d dynamic.Interface, clients int, all []*unstructur
 				if i >= len(all) {
 					return
 				}
-				if _, err := d.Resource(resources[i]).Namespace(all[i].GetNamespace()).Create(b.Context(), all[i], metav1.CreateOptions{FieldManager: "kubectl-create"}); err != nil {
+				if err := send(i); err != nil {
 					b.Error(err)
 					return
 				}
@@ -58,7 +75,8 @@ func (c everyRequest) RoundTrip(r *http.Request) (*http.Response, error) {
 // BenchmarkRestore measures a restore of a namespace of 1,000 mixed objects on a real control plane with its
 // controllers, from the plan and the question for rights to the last object, recorded as the command records
 // it: into a new namespace, which is compared with 32 plain clients that create the same objects in another one in
-// the same run. "plan" is planning alone: against nothing, against the same 1,000 objects, and against 1,000
+// the same run. "applied" is the same with objects that were made by server-side apply, by the restore and by the
+// plain clients. "plan" is planning alone: against nothing, against the same 1,000 objects, and against 1,000
 // that all differ. One op is one restore, or one plan.
 func BenchmarkRestore(b *testing.B) {
 	const objects, clients = 1000, 32
@@ -67,6 +85,9 @@ func BenchmarkRestore(b *testing.B) {
 	createNamespace(b, plain, "subject")
 	all, resources := mix.Objects("subject", objects)
 	createAll(b, plain, clients, all, resources)
+	createNamespace(b, plain, "gitops")
+	applied, _ := mix.Objects("gitops", objects)
+	applyAll(b, plain, clients, applied, resources)
 	r := record(b, cluster.Config(), b.TempDir())
 	cut, err := r.source.Resolve(b.Context(), replay.At{})
 	must(b, err)
@@ -77,16 +98,17 @@ func BenchmarkRestore(b *testing.B) {
 	must(b, err)
 	records := replay.OpenRecords(b.TempDir())
 	n := 0
+	from := "subject"
 	request := func() replay.RestoreRequest {
 		n++
-		return replay.RestoreRequest{Cut: cut, Scope: replay.InNamespace("subject"), NamespaceMappings: map[string]string{"subject": fmt.Sprintf("restored-%d", n)}}
+		return replay.RestoreRequest{Cut: cut, Scope: replay.InNamespace(from), NamespaceMappings: map[string]string{from: fmt.Sprintf("restored-%d", n)}}
 	}
 	plan := func(req replay.RestoreRequest) *replay.Plan {
 		p, err := replay.NewPlan(b.Context(), r.source, target, req)
 		must(b, err)
 		return p
 	}
-	b.Run("apply", func(b *testing.B) {
+	apply := func(b *testing.B, sendAll func(*testing.B, dynamic.Interface, int, []*unstructured.Unstructured, []schema.GroupVersionResource)) {
 		var ours, theirs time.Duration
 		written, sent := 0, int64(0)
 		for b.Loop() {
@@ -94,7 +116,7 @@ func BenchmarkRestore(b *testing.B) {
 			createNamespace(b, plain, name)
 			copies, resources := mix.Objects(name, objects)
 			start := time.Now()
-			createAll(b, plain, clients, copies, resources)
+			sendAll(b, plain, clients, copies, resources)
 			theirs += time.Since(start)
 
 			before := requests.Load()
@@ -115,7 +137,11 @@ func BenchmarkRestore(b *testing.B) {
 		b.ReportMetric(rate, "objects/s")
 		b.ReportMetric(rate/(float64(objects*b.N)/theirs.Seconds()), "of-plain")
 		b.ReportMetric(float64(sent)/float64(written), "requests/object")
-	})
+	}
+	b.Run("apply", func(b *testing.B) { apply(b, createAll) })
+	from = "gitops"
+	b.Run("applied", func(b *testing.B) { apply(b, applyAll) })
+	from = "subject"
 	b.Run("plan/nothing", func(b *testing.B) {
 		for b.Loop() {
 			if p := plan(request()); p.Count(replay.ActionCreate) < objects {
