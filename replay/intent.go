@@ -294,9 +294,10 @@ func (a *applier) applicable(ctx context.Context, it *Item, body object) *intent
 
 // apply makes the object in the name of its manager. An object that is there is a conflict.
 func (a *applier) apply(ctx context.Context, it *Item, in *intent, dryRun ...string) (*unstructured.Unstructured, error) {
-	force := true // there is nobody to be in conflict with
+	// There is nobody to be in conflict with, and what the API server had once it knows: what it does not is an error anyway.
+	force := true
 	return a.target.client(it.served, it.Namespace).Patch(ctx, it.Name, types.ApplyPatchType, in.applied.json(),
-		metav1.PatchOptions{FieldManager: in.manager, Force: &force, DryRun: dryRun})
+		metav1.PatchOptions{FieldManager: in.manager, Force: &force, DryRun: dryRun, FieldValidation: metav1.FieldValidationIgnore})
 }
 
 // isNoWay reports whether the API server does not take an apply, while it may take a plain creation: another right is

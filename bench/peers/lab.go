@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -291,11 +292,20 @@ type ran struct {
 func (l *lab) run(ctx context.Context, env []string, name string, args ...string) (ran, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), env...)
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
 	began := time.Now()
-	out, err := cmd.CombinedOutput()
+	err := cmd.Start()
+	var peak int64
+	if err == nil {
+		most := highWater(cmd.Process.Pid)
+		err = cmd.Wait()
+		peak = most()
+	}
+	out := text.Bytes()
 	if err != nil {
 		return ran{}, fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), args[0], err, out)
 	}
 	s := cmd.ProcessState
-	return ran{out, time.Since(began), s.UserTime() + s.SystemTime(), peakOf(s)}, nil
+	return ran{out, time.Since(began), s.UserTime() + s.SystemTime(), peak}, nil
 }

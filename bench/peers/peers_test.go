@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -130,6 +131,19 @@ func TestCPUOfChildrenThatEndedIsCounted(t *testing.T) {
 			t.Errorf("%q is taken", bad)
 		}
 	}
+}
+
+func TestMemoryOfACommandIsItsOwn(t *testing.T) {
+	ballast := make([]byte, 256<<20)
+	for i := range ballast {
+		ballast[i] = 1
+	}
+	l := &lab{}
+	r, err := l.run(t.Context(), nil, "sleep", "0.1")
+	if err != nil || r.peak == 0 || r.peak > 64<<20 {
+		t.Errorf("%v: %d bytes", err, r.peak)
+	}
+	runtime.KeepAlive(ballast)
 }
 
 func TestTreeHasChildrenOfChildren(t *testing.T) {
