@@ -72,10 +72,14 @@ func effectsOf(it *Item) (all []string) {
 
 // mayMatter is a cheap look at whether an object to be created can have any effect.
 func mayMatter(it *Item) bool {
-	gr, text := it.Resource.String(), it.create.json()
-	return gr == "services" || gr == "persistentvolumeclaims" || gr == "cronjobs.batch" || slices.Contains(webhookResources, gr) ||
-		slices.ContainsFunc(gitOps, func(g struct{ tool, manager, mark string }) bool { return bytes.Contains(text, []byte(g.mark)) }) ||
-		managedBy(nil, it.managed.list()) != ""
+	gr := it.Resource.String()
+	if gr == "services" || gr == "persistentvolumeclaims" || gr == "cronjobs.batch" || slices.Contains(webhookResources, gr) {
+		return true
+	}
+	text, managers := it.create.json(), it.managed.json()
+	return slices.ContainsFunc(gitOps, func(g struct{ tool, manager, mark string }) bool {
+		return bytes.Contains(text, []byte(g.mark)) || bytes.Contains(managers, []byte(`"`+g.manager+`"`))
+	})
 }
 
 // gitOps are the tools that make objects as their source has them, by what they leave in the objects.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tidwall/gjson"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -65,20 +66,19 @@ func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope 
 		if p.byKey[k] != nil {
 			continue
 		}
-		obj, err := parseObject(e.Object)
-		if err != nil {
-			return fmt.Errorf("reading the recorded %s: %w", e.ID(), err)
+		if !gjson.ValidBytes(e.Object) || !gjson.ParseBytes(e.Object).IsObject() { // parsing takes four times as long
+			return fmt.Errorf("reading the recorded %s: %w", e.ID(), ErrNotObject)
 		}
 		n := &entry{objectKey: k, packed: pack(e.Object)}
 		p.list = append(p.list, n)
 		p.byKey[k] = n
 		if e.UID != "" {
 			p.byUID[e.UID] = n
-		} else if uid := obj.uid(); uid != "" {
+		} else if uid := gjson.GetBytes(e.Object, "metadata.uid").String(); uid != "" {
 			p.byUID[uid] = n
 		}
 		if k.gr == autoscalers {
-			ref := obj.sub("spec", "scaleTargetRef")
+			ref := n.object().sub("spec", "scaleTargetRef")
 			p.scaled[scaleTarget{ref.str("kind"), req.namespace(k.namespace), ref.str("name")}] = true
 		}
 	}
