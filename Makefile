@@ -69,8 +69,8 @@ fuzz: ## every fuzz target for FUZZTIME=10s
 bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures are explained in bench
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./bench/...
 
-soak: build controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks)
-	go run ./bench/soak --tidemark bin/tidemark --for $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(DIR),--dir $(DIR))
+soak: controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks)
+	go run ./bench/soak $(if $(TIDEMARK),--tidemark $(TIDEMARK)) --for $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(DIR),--dir $(DIR))
 
 bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md (OBJECTS=1000 RUNS=1 for less)
 	go run ./bench/peers --objects $(OBJECTS) --runs $(RUNS)

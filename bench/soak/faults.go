@@ -23,28 +23,30 @@ type fault struct {
 // faultKinds are dealt like cards: each comes up once before any comes up again.
 var faultKinds = []struct {
 	kind       string
-	least, add int // how long, in milliseconds
-	disk       bool
+	least, add int    // how long, in milliseconds
+	needs      string // disk, clock
 	do         func(*breaker, context.Context, time.Duration) error
 }{
-	{"kill daemon", 0, 6000, false, (*breaker).killDaemon},
-	{"kill daemon again and again", 300, 1500, false, (*breaker).killDaemonOften},
-	{"kill daemon in a snapshot", 50, 800, false, (*breaker).killInSnapshot},
-	{"restart daemon", 0, 2000, false, (*breaker).restartDaemon},
-	{"kill API server", 0, 3000, false, (*breaker).killAPIServer},
-	{"kill etcd", 0, 3000, false, (*breaker).killEtcd},
-	{"kill object store", 0, 9000, false, (*breaker).killStore},
-	{"pause daemon", 1000, 12000, false, (*breaker).pauseDaemon},
-	{"pause API server", 1000, 8000, false, (*breaker).pauseAPIServer},
-	{"pause etcd", 1000, 5000, false, (*breaker).pauseEtcd},
-	{"pause object store", 1000, 12000, false, (*breaker).pauseStore},
-	{"store errors", 4000, 12000, false, (*breaker).storeErrors},
-	{"slow disk", 4000, 12000, true, (*breaker).slowDisk},
-	{"nearly full disk", 5000, 8000, true, (*breaker).nearlyFullDisk},
-	{"full disk", 2000, 5000, true, (*breaker).fullDisk},
-	{"410 storm, daemon down", 3000, 5000, false, (*breaker).stormDown},
-	{"410 storm, daemon paused", 3000, 5000, false, (*breaker).stormPaused},
-	{"compaction", 0, 1, false, (*breaker).compact},
+	{"kill daemon", 0, 6000, "", (*breaker).killDaemon},
+	{"kill daemon again and again", 300, 1500, "", (*breaker).killDaemonOften},
+	{"kill daemon in a snapshot", 50, 800, "", (*breaker).killInSnapshot},
+	{"restart daemon", 0, 2000, "", (*breaker).restartDaemon},
+	{"kill API server", 0, 3000, "", (*breaker).killAPIServer},
+	{"kill etcd", 0, 3000, "", (*breaker).killEtcd},
+	{"kill object store", 0, 9000, "", (*breaker).killStore},
+	{"pause daemon", 1000, 12000, "", (*breaker).pauseDaemon},
+	{"pause API server", 1000, 8000, "", (*breaker).pauseAPIServer},
+	{"pause etcd", 1000, 5000, "", (*breaker).pauseEtcd},
+	{"pause object store", 1000, 12000, "", (*breaker).pauseStore},
+	{"store errors", 4000, 12000, "", (*breaker).storeErrors},
+	{"slow disk", 4000, 12000, "disk", (*breaker).slowDisk},
+	{"nearly full disk", 5000, 8000, "disk", (*breaker).nearlyFullDisk},
+	{"full disk", 2000, 5000, "disk", (*breaker).fullDisk},
+	{"410 storm, daemon down", 3000, 5000, "", (*breaker).stormDown},
+	{"410 storm, daemon paused", 3000, 5000, "", (*breaker).stormPaused},
+	{"compaction", 0, 1, "", (*breaker).compact},
+	{"clock ahead", 2000, 10000, "clock", (*breaker).clockAhead},
+	{"clock behind", 2000, 10000, "clock", (*breaker).clockBehind},
 }
 
 // beside are the faults that go well with those of another process.
@@ -127,7 +129,7 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 		if k.kind != kind {
 			continue
 		}
-		if k.disk && (b.disk == nil || kind == "slow disk" && b.disk.group == "") {
+		if k.needs == "disk" && (b.disk == nil || kind == "slow disk" && b.disk.group == "") || k.needs == "clock" && !b.clock {
 			b.log.note("fault", n, kind, "left out: this machine cannot", nil)
 			return nil
 		}

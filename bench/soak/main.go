@@ -15,7 +15,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -36,7 +35,7 @@ func main() {
 	flag.DurationVar(&o.length, "for", 10*time.Minute, "how long things change and go wrong; some minutes of preparing and of last comparisons come on top")
 	flag.Uint64Var(&o.seed, "seed", 0, "what is done, and what goes wrong (default: a random one, which is told)")
 	flag.StringVar(&o.dir, "dir", "", "new directory for everything: data, logs, evidence (default: one in the temporary directory, removed when all is well)")
-	flag.StringVar(&o.program, "tidemark", "", "the program to try (default: built from this checkout)")
+	flag.StringVar(&o.program, "tidemark", "", "the program to try, whose clock never jumps (default: built from this checkout, with a clock that can be set)")
 	flag.StringVar(&o.tamper, "tamper", "", "for trying the checker: spoil the daemon's answer, the archive's answer, the journal or a file of the archive (answer, archive-answer, journal, file)")
 	flag.Parse()
 	if again, code := isolate(); again {
@@ -76,15 +75,16 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer log.close()
-	if o.program == "" {
+	clock := o.program == ""
+	if clock {
 		o.program = filepath.Join(o.dir, "tidemark")
-		if text, err := exec.CommandContext(ctx, "go", "build", "-o", o.program, "./cmd/tidemark").CombinedOutput(); err != nil {
-			return fmt.Errorf("build tidemark: %w\n%s", err, text)
+		if err := buildSkewed(ctx, o.dir, o.program); err != nil {
+			return err
 		}
 	} else if o.program, err = filepath.Abs(o.program); err != nil {
 		return err
 	}
-	r, err := newRig(ctx, o.dir, o.program, o.seed, log, out)
+	r, err := newRig(ctx, o, clock, log, out)
 	var s *session
 	if err == nil {
 		if s, err = newSession(ctx, r, o); err == nil {

@@ -33,6 +33,7 @@ const (
 // daemon and its disk.
 type rig struct {
 	dir, program string
+	clock        bool // the program's clock can be set
 	log          *actions
 
 	cluster, scratch *localcluster.Cluster
@@ -49,9 +50,13 @@ type rig struct {
 }
 
 // newRig starts everything. What it started is in the rig also when it fails; close ends it.
-func newRig(ctx context.Context, dir, program string, seed uint64, log *actions, out io.Writer) (*rig, error) {
-	r := &rig{dir: dir, program: program, log: log}
-	var err error
+func newRig(ctx context.Context, o options, clock bool, log *actions, out io.Writer) (*rig, error) {
+	dir, seed := o.dir, o.seed
+	r := &rig{dir: dir, program: o.program, clock: clock, log: log}
+	err := r.setClock(0)
+	if err != nil {
+		return r, err
+	}
 	if r.kwokBin, err = kwokBinary(ctx, out); err != nil {
 		return r, err
 	}
@@ -109,7 +114,7 @@ func (r *rig) startDaemon() error {
 		"--min-free", fmt.Sprint(minFree), "--log-format", "json",
 	}, r.archiveArgs(true)...)
 	var err error
-	r.daemon, err = localserver.Start(r.program, args, []string{"HOME=" + r.dir, "TZ=UTC"}, filepath.Join(r.dir, "daemon.log"))
+	r.daemon, err = localserver.Start(r.program, args, []string{"HOME=" + r.dir, "TZ=UTC", clockEnv + "=" + filepath.Join(r.dir, "clock")}, filepath.Join(r.dir, "daemon.log"))
 	r.starts++
 	return err
 }
