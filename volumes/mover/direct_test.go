@@ -196,7 +196,7 @@ func TestATroubledStoreIsTriedAgain(t *testing.T) {
 	b := make([]byte, 4)
 	fails.Store(directTries - 1)
 	ok(t, s.ReadAt(t.Context(), name, b, 0))
-	if n := s.direct.reads[name].until.Sub(time.Now()); n <= 0 || n > lent/3 {
+	if n := time.Until(s.direct.reads[name].until); n <= 0 || n > lent/3 {
 		t.Errorf("a right is kept for %s", n)
 	}
 	s.direct.reads[name].URL = strings.Replace(s.direct.reads[name].URL, "X-Amz-Expires=", "X-Amz-Expires=1", 1) // refused, as one that ended
@@ -313,7 +313,7 @@ func TestALimitHoldsForMovers(t *testing.T) {
 	defer through.Close()
 	dir, err := archive.NewDirStore(t.TempDir())
 	ok(t, err)
-	var s3 archive.Store = l.store.Store
+	s3 := l.store.Store
 	for _, c := range []struct {
 		what   string
 		ctx    context.Context
