@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -182,6 +183,10 @@ func TestTheStoreIsOutOfReach(t *testing.T) {
 	if p, err := ask[archive.Presigned](t.Context(), s, lendPath(repository.Files("c1")+"pnew")); err != nil || p.URL != "" {
 		t.Errorf("and is lent rights: %v", err)
 	}
+	before := l.warnings()
+	if ok(t, tell(t.Context(), s, "/through", strings.Repeat("again ", 1000))); l.warnings() != before {
+		t.Error("it is said again")
+	}
 }
 
 // TestATroubledStoreIsTriedAgain has the store answer with errors twice, and lend a right that has ended.
@@ -209,6 +214,26 @@ func TestATroubledStoreIsTriedAgain(t *testing.T) {
 	if !s.direct.closed.Load() || l.warnings() != 1 {
 		t.Error("it goes on for ever")
 	}
+}
+
+// TestAStoreThatDoesNotAnswerIsTriedOnce has requests time out, which takes long enough once.
+func TestAStoreThatDoesNotAnswerIsTriedOnce(t *testing.T) {
+	l := newLending(t)
+	_, s := l.mover(Job{Kind: Backup})
+	var tries atomic.Int64
+	s.direct.client.Transport = timingOut{&tries}
+	ok(t, s.Create(t.Context(), repository.Files("c1")+"pnew", strings.NewReader("text"), 4, archive.CreateOptions{}))
+	ok(t, s.Create(t.Context(), repository.Files("c1")+"pmore", strings.NewReader("text"), 4, archive.CreateOptions{}))
+	if tries.Load() != 1 || l.warnings() != 1 {
+		t.Errorf("it is tried %d times", tries.Load())
+	}
+}
+
+type timingOut struct{ tries *atomic.Int64 }
+
+func (o timingOut) RoundTrip(*http.Request) (*http.Response, error) {
+	o.tries.Add(1)
+	return nil, &net.OpError{Op: "dial", Err: context.DeadlineExceeded}
 }
 
 type failing struct {
