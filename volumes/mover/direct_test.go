@@ -369,6 +369,9 @@ func TestAMoverThatGoesToTheStoreIsHeard(t *testing.T) {
 	ticket, s := l.mover(Job{Kind: Backup})
 	name := repository.Files("c1") + "pnew"
 	ok(t, s.Create(t.Context(), name, strings.NewReader("text"), 4, archive.CreateOptions{}))
+	if s.direct.moved.Load() < 4 {
+		t.Error("what is sent does not count")
+	}
 	p, err := s.direct.right(t.Context(), name)
 	ok(t, err)
 	ctx, end := context.WithCancelCause(t.Context())
@@ -399,7 +402,10 @@ func TestAMoverThatGoesToTheStoreIsHeard(t *testing.T) {
 	l.remove(ticket)
 	read()
 	ticks <- time.Now()
-	<-ended
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+	}
 	if !errors.Is(context.Cause(ctx), errOver) {
 		t.Errorf("a mover whose job is over goes on: %v", context.Cause(ctx))
 	}
