@@ -3,7 +3,15 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +22,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -37,8 +46,9 @@ func (c counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// between stands between an S3 server and all who talk to it, at the address where Pods reach this machine.
-func (w *world) between(s *locals3.Server) (endpoint string, seen *traffic) {
+// between stands between an S3 server and all who talk to it, at the address where Pods reach this machine. It speaks TLS, with a certificate that
+// only the file ca vouches for.
+func (w *world) between(s *locals3.Server) (endpoint, ca string, seen *traffic) {
 	w.Helper()
 	target, err := url.Parse(s.Endpoint())
 	w.ok(err)
@@ -76,9 +86,26 @@ func (w *world) between(s *locals3.Server) (endpoint string, seen *traffic) {
 	}))
 	w.ok(server.Listener.Close())
 	server.Listener = l
-	server.Start()
+	server.TLS, ca = w.certificate()
+	server.StartTLS()
 	w.Cleanup(server.Close)
-	return server.URL, seen
+	return server.URL, ca, seen
+}
+
+// certificate makes one for the address where Pods reach this machine, and the file of its authority.
+func (w *world) certificate() (c *tls.Config, ca string) {
+	w.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.ok(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "store"}, IPAddresses: []net.IP{net.ParseIP(w.Address)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	w.ok(err)
+	ca = filepath.Join(w.dir, "store-ca.pem")
+	w.ok(os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12}, ca
 }
 
 // bucket starts an S3 server, which Pods do not reach, and gives it with the daemon's configuration for an endpoint.
@@ -122,8 +149,8 @@ func (w *world) backAndRestore(namespace string) {
 func TestMoversGoToTheStore(t *testing.T) {
 	w := newNode(t)
 	s, config := w.bucket()
-	endpoint, seen := w.between(s)
-	w.config = "image: " + moverImage + "\n" + config(endpoint)
+	endpoint, ca, seen := w.between(s)
+	w.config = "image: " + moverImage + "\n" + config(endpoint) + "  ca: " + ca + "\n"
 	w.startDaemon()
 	w.backAndRestore("direct")
 	if pods, daemon := seen.pods.Load(), seen.daemon.Load(); pods < 40<<20 || daemon > 0 {

@@ -123,13 +123,13 @@ func TestWhatMoversCostTheDaemon(t *testing.T) {
 	}
 	w := newNode(t)
 	s, config := w.bucket()
-	endpoint, seen := w.between(s)
+	endpoint, ca, seen := w.between(s)
 	w.namespace("cost")
 	w.claim("cost", "data", localnode.StorageClass)
 	w.shell("cost", "app", "", "data")
 	for range 3 {
 		for _, through := range []bool{false, true} {
-			w.config = fmt.Sprintf("image: %s\n  throughDaemon: %v\n%s", moverImage, through, config(endpoint))
+			w.config = fmt.Sprintf("image: %s\n  throughDaemon: %v\n%s  ca: %s\n", moverImage, through, config(endpoint), ca)
 			w.startDaemon()
 			w.exec("cost", "app", "dd if=/dev/urandom of=/data/data/f bs=1M count=256 2>/dev/null")
 			before, began, passed := w.cpuOfDaemon(), time.Now(), seen.daemon.Load()

@@ -153,7 +153,6 @@ func (d *direct) close(ctx context.Context, why error) {
 		return
 	}
 	_ = tell(ctx, d.broker, "/through", fmt.Sprint(why)) // a broker that is away is told of by what comes next
-	d.client.CloseIdleConnections()
 }
 
 // aliveEvery is how often a mover says that it lives.
