@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,6 +114,44 @@ func (w *world) peakOfMover() func() int64 {
 		}
 	}()
 	return func() int64 { close(done); return peak.Load() }
+}
+
+// TestWhatMoversCostTheDaemon compares what a backup of 256 MiB costs the daemon when movers go to the store, and when all goes through it.
+func TestWhatMoversCostTheDaemon(t *testing.T) {
+	if os.Getenv("TIDEMARK_E2E") != "figures" {
+		t.Skip("measures; run it with TIDEMARK_E2E=figures")
+	}
+	w := newNode(t)
+	s, config := w.bucket()
+	endpoint, ca, seen := w.between(s)
+	w.namespace("cost")
+	w.claim("cost", "data", localnode.StorageClass)
+	w.shell("cost", "app", "", "data")
+	for range 3 {
+		for _, through := range []bool{false, true} {
+			w.config = fmt.Sprintf("image: %s\n  throughDaemon: %v\n%s  ca: %s\n", moverImage, through, config(endpoint), ca)
+			w.startDaemon()
+			w.exec("cost", "app", "dd if=/dev/urandom of=/data/data/f bs=1M count=256 2>/dev/null")
+			before, began, passed := w.cpuOfDaemon(), time.Now(), seen.daemon.Load()
+			w.back("-n", "cost", "--action", "kopia")
+			t.Logf("through the daemon %-5v: %s; the daemon used %s of CPU, and sent %d MiB of content", through,
+				time.Since(began).Round(time.Millisecond), w.cpuOfDaemon()-before, (seen.daemon.Load()-passed)>>20)
+			w.stopDaemon(syscall.SIGTERM)
+		}
+	}
+}
+
+// cpuOfDaemon is the CPU time that the daemon has used, in steps of 10 ms.
+func (w *world) cpuOfDaemon() time.Duration {
+	w.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.daemon.Pid()))
+	w.ok(err)
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+2:])) // the third field, the state, is the first here
+	user, err := strconv.ParseInt(f[11], 10, 64)
+	w.ok(err)
+	system, err := strconv.ParseInt(f[12], 10, 64)
+	w.ok(err)
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // TestSnapshotRestoreIsAsFastAsTheStorage compares a restore of a namespace from snapshots with the same objects made by hand, all at once.

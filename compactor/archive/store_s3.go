@@ -48,6 +48,7 @@ type S3Store struct {
 	prefix   string // empty, or with a slash at its end
 	url      string
 	endpoint string
+	trusted  []byte // certificates besides the system's, PEM
 
 	partAt, partSize     int64
 	patience, uploadLife time.Duration
@@ -64,6 +65,8 @@ type S3Store struct {
 var (
 	_ Store   = (*S3Store)(nil)
 	_ Sweeper = (*S3Store)(nil)
+
+	_ Presigner = (*S3Store)(nil)
 )
 
 func newS3Store(u *url.URL, o StoreOptions) (*S3Store, error) {
@@ -108,7 +111,12 @@ func newS3Store(u *url.URL, o StoreOptions) (*S3Store, error) {
 	if err != nil || e.Host == "" || e.User != nil || e.RawQuery != "" || e.Scheme != "http" && e.Scheme != "https" || strings.Trim(e.Path, "/") != "" {
 		return nil, errors.New("the endpoint of the archive's URL (or AWS_ENDPOINT_URL) is not one: write https://HOST, or http://HOST:PORT")
 	}
-	transport, err := s3Transport(e.Scheme == "https", o.CAFile)
+	if o.CAFile != "" {
+		if s.trusted, err = readCertificates(o.CAFile, e.Scheme == "https"); err != nil {
+			return nil, err
+		}
+	}
+	transport, err := s3Transport(e.Scheme == "https", s.trusted)
 	if err != nil {
 		return nil, err
 	}
@@ -134,20 +142,29 @@ func firstOf(all ...string) string {
 	return ""
 }
 
-func s3Transport(secure bool, caFile string) (*http.Transport, error) {
-	t, err := minio.DefaultTransport(secure)
-	if err != nil {
-		return nil, fmt.Errorf("set up the connection to S3: %w", err)
-	}
-	if caFile == "" {
-		return t, nil
-	}
-	if t.TLSClientConfig == nil {
+// readCertificates reads the CA file of a store.
+func readCertificates(caFile string, secure bool) ([]byte, error) {
+	if !secure {
 		return nil, errors.New("a CA file is of no use with an http endpoint: write https, or leave the CA file away")
 	}
 	pem, err := os.ReadFile(caFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the CA file: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("the CA file %s holds no certificate: it must be PEM, with BEGIN CERTIFICATE", caFile)
+	}
+	return pem, nil
+}
+
+// s3Transport connects to S3 servers, and trusts these certificates (PEM) besides the system's.
+func s3Transport(secure bool, trusted []byte) (*http.Transport, error) {
+	t, err := minio.DefaultTransport(secure)
+	if err != nil {
+		return nil, fmt.Errorf("set up the connection to S3: %w", err)
+	}
+	if len(trusted) == 0 || t.TLSClientConfig == nil {
+		return t, nil
 	}
 	pool := t.TLSClientConfig.RootCAs // of SSL_CERT_FILE
 	if pool == nil {
@@ -155,8 +172,8 @@ func s3Transport(secure bool, caFile string) (*http.Transport, error) {
 			pool = x509.NewCertPool()
 		}
 	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("the CA file %s holds no certificate: it must be PEM, with BEGIN CERTIFICATE", caFile)
+	if !pool.AppendCertsFromPEM(trusted) {
+		return nil, errors.New("the certificates to trust for S3 cannot be read")
 	}
 	t.TLSClientConfig.RootCAs = pool
 	return t, nil
@@ -177,7 +194,31 @@ func (s *S3Store) Create(ctx context.Context, name string, body io.ReaderAt, siz
 	if err := checkFileName(name); err != nil {
 		return err
 	}
-	opts := minio.PutObjectOptions{ContentType: "application/octet-stream", DisableContentSha256: true}
+	opts, err := s.createOptions(ctx, name, o)
+	if err != nil {
+		return err
+	}
+	nonce := rand.Text()
+	opts.UserMetadata[nonceKey] = nonce
+	if size > s.partAt && !o.Replace { // what is replaced is small
+		return s.createInParts(ctx, name, body, size, nonce, opts)
+	}
+	sum, err := sumOf(ctx, body, 0, size)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", name, err)
+	}
+	sum.addTo(opts.UserMetadata)
+	tries := 0
+	return s.try(ctx, "create", name, size, func(ctx context.Context) error {
+		tries++
+		_, err := s.core.PutObject(ctx, s.bucket, s.key(name), io.NewSectionReader(body, 0, size), size, "", sum.sha256, opts)
+		return s.unlessOwn(ctx, name, nonce, tries, err)
+	})
+}
+
+// createOptions are what a request that makes a file has besides its content.
+func (s *S3Store) createOptions(ctx context.Context, name string, o CreateOptions) (minio.PutObjectOptions, error) {
+	opts := minio.PutObjectOptions{ContentType: "application/octet-stream", DisableContentSha256: true, UserMetadata: map[string]string{}}
 	if !o.Replace {
 		opts.SetMatchETagExcept("*")
 	}
@@ -193,25 +234,10 @@ func (s *S3Store) Create(ctx context.Context, name string, body io.ReaderAt, siz
 	if !o.Lock.IsZero() || o.Hold {
 		// Not every server refuses before it has made the file.
 		if err := s.needLocks(ctx, "lock", name); err != nil {
-			return err
+			return opts, err
 		}
 	}
-	nonce := rand.Text()
-	opts.UserMetadata = map[string]string{nonceKey: nonce}
-	if size > s.partAt && !o.Replace { // what is replaced is small
-		return s.createInParts(ctx, name, body, size, nonce, opts)
-	}
-	sum, err := sumOf(ctx, body, 0, size)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", name, err)
-	}
-	sum.addTo(opts.UserMetadata)
-	tries := 0
-	return s.try(ctx, "create", name, size, func(ctx context.Context) error {
-		tries++
-		_, err := s.core.PutObject(ctx, s.bucket, s.key(name), io.NewSectionReader(body, 0, size), size, "", sum.sha256, opts)
-		return s.unlessOwn(ctx, name, nonce, tries, err)
-	})
+	return opts, nil
 }
 
 // unlessOwn forgets an error of Create when an earlier try made the file.

@@ -42,7 +42,7 @@ func answer(err error) minio.ErrorResponse {
 func (s *S3Store) try(ctx context.Context, doing, name string, size int64, request func(context.Context) error) error {
 	begin := time.Now()
 	for tries := 1; ; tries++ {
-		limited, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(size/slowest)*time.Second)
+		limited, cancel := context.WithTimeout(ctx, patienceFor(size))
 		err := request(limited)
 		cancel()
 		if err == nil {
@@ -67,6 +67,11 @@ func (s *S3Store) try(ctx context.Context, doing, name string, size int64, reque
 			return fmt.Errorf("%s %s: %w", doing, name, err)
 		}
 	}
+}
+
+// patienceFor is how long a request of about size bytes may take.
+func patienceFor(size int64) time.Duration {
+	return 30*time.Second + time.Duration(size/slowest)*time.Second
 }
 
 // backoff is how long to wait after a number of tries: somewhere below a time that doubles, so

@@ -36,6 +36,8 @@ type BrokerOptions struct {
 	Listen string
 	// Host is where Pods reach it: a name or an address, without the port.
 	Host string
+	// Through has everything go through the Broker, also where movers could be lent the right to go to the store themselves.
+	Through bool
 	// Spool is the directory where what a mover sends waits for the store. Default: os.TempDir.
 	Spool  string
 	Logger *zap.Logger
@@ -132,20 +134,27 @@ type Ticket struct {
 	tags     func() (map[string]string, error)
 	progress func(repository.Progress)
 	token    string
+	until    time.Time         // the job ends then at the latest; zero: nobody knows
+	lender   archive.Presigner // nil: the store lends nothing
 
 	mu      sync.Mutex
 	seen    time.Time // when the mover was heard of last
 	offered bool      // the job may be asked for, once
+	through bool      // the store is out of its reach
 	outcome *Outcome
 	done    chan struct{}
 }
 
 // add takes a job on; the ticket is good until remove.
-func (b *Broker) add(job Job, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*Ticket, error) {
+func (b *Broker) add(ctx context.Context, job Job, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*Ticket, error) {
 	if err := b.start(); err != nil {
 		return nil, err
 	}
 	t := &Ticket{job: job, store: store, tags: tags, progress: progress, token: rand.Text() + rand.Text(), done: make(chan struct{})}
+	t.until, _ = ctx.Deadline()
+	if lender, ok := store.(archive.Presigner); ok && !b.o.Through {
+		t.lender = lender
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.jobs[t.token] = t
@@ -233,7 +242,7 @@ func (b *Broker) handler() http.Handler {
 		if !t.take() {
 			return fmt.Errorf("%w: the job was taken already", archive.ErrDenied)
 		}
-		return json.NewEncoder(w).Encode(t.job)
+		return json.NewEncoder(w).Encode(t.toDo())
 	})
 	handle("POST /progress", func(_ http.ResponseWriter, r *http.Request, t *Ticket) error {
 		var p repository.Progress
@@ -263,6 +272,10 @@ func (b *Broker) handler() http.Handler {
 		t.finish(&o)
 		return nil
 	})
+	handle("POST /alive", func(http.ResponseWriter, *http.Request, *Ticket) error { return nil })
+	handle("GET /lend/{name...}", serveLendRead)
+	handle("POST /lend/{name...}", serveLendCreate)
+	handle("POST /through", b.serveThrough)
 	handle("GET /list", serveList)
 	handle("HEAD /file/{name...}", serveStat)
 	handle("GET /file/{name...}", serveRead)
@@ -301,6 +314,17 @@ func (t *Ticket) file(name string) (string, error) {
 	rest, ok := strings.CutPrefix(name, prefix)
 	if !ok || strings.ContainsAny(rest, "/\x00") || rest == "." || rest == ".." {
 		return "", fmt.Errorf("%w: %q is not a file of the repository", archive.ErrDenied, name)
+	}
+	return name, nil
+}
+
+// newFile is the name of a file that the job may create.
+func (t *Ticket) newFile(name string) (string, error) {
+	if _, err := t.file(name); err != nil {
+		return "", err
+	}
+	if t.job.Kind != Backup || strings.HasPrefix(name[strings.LastIndexByte(name, '/')+1:], "kopia.") {
+		return "", fmt.Errorf("%w: this job may not write %s", archive.ErrDenied, name)
 	}
 	return name, nil
 }
@@ -379,12 +403,9 @@ func replaceable(name string) bool {
 }
 
 func (b *Broker) serveCreate(_ http.ResponseWriter, r *http.Request, t *Ticket) error {
-	name, err := t.file(r.PathValue("name"))
+	name, err := t.newFile(r.PathValue("name"))
 	if err != nil {
 		return err
-	}
-	if t.job.Kind != Backup || strings.HasPrefix(name[strings.LastIndexByte(name, '/')+1:], "kopia.") {
-		return fmt.Errorf("%w: this job may not write %s", archive.ErrDenied, name)
 	}
 	spool, err := os.CreateTemp(b.o.Spool, "tidemark-mover-")
 	if err != nil {

@@ -2,8 +2,9 @@
 //
 // The Pod runs 'tidemark mover'. It has no credentials of the object store and none of the cluster: a Broker, in the process that
 // wants the content moved, gives it a token that is good for one job and for the files of the repository, as long as the job
-// lasts, and passes its requests on to the store. So every store will do, one set of credentials and limits holds for all, and
-// whoever takes over a mover can neither remove nor replace what other backups need.
+// lasts. With it, the mover asks for everything: a store that can (archive.Presigner) lends it the right to one request, with which it
+// reads or creates one file itself; all else the Broker does for it. So every store will do, one set of credentials holds for all,
+// and whoever takes over a mover can neither remove nor replace what other backups need.
 package mover
 
 import (
@@ -45,8 +46,16 @@ type Job struct {
 	ID          string `json:"id,omitempty"`
 	Path        string `json:"path,omitempty"`
 	DeleteExtra bool   `json:"deleteExtra,omitempty"`
+	// Direct says that the store may be gone to. Nil: everything goes through the broker.
+	Direct *Direct `json:"direct,omitempty"`
 	// Parallel files are worked on at once. Default: 4.
 	Parallel int `json:"parallel,omitempty"`
+}
+
+// Direct is what a mover needs to know to go to the store itself.
+type Direct struct {
+	// Trusted are certificates (PEM) by which the store is trusted, besides the system's.
+	Trusted []byte `json:"trusted,omitempty"`
 }
 
 // Outcome is what became of a job.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
@@ -42,6 +43,9 @@ func run(ctx context.Context, s *remote, kind Kind, path, cache string) error {
 	if job.Kind != kind {
 		return fmt.Errorf("the job is a %s, and this Pod was made for a %s", job.Kind, kind)
 	}
+	if err := s.goDirect(job.Direct); err != nil {
+		return err
+	}
 	o, err := do(ctx, s, &job, path, cache)
 	if errors.Is(err, errOver) {
 		return err
@@ -56,6 +60,9 @@ func run(ctx context.Context, s *remote, kind Kind, path, cache string) error {
 }
 
 func do(ctx context.Context, s *remote, job *Job, path, cache string) (o Outcome, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go s.direct.tellMoves(ctx, time.Tick(aliveEvery), cancel)
 	r, err := repository.Open(ctx, repository.Options{Store: s, Cluster: job.Cluster, Password: job.Password, CacheDir: cache, ReadOnly: job.Kind == Restore})
 	if err != nil {
 		return o, err
@@ -65,8 +72,6 @@ func do(ctx context.Context, s *remote, job *Job, path, cache string) (o Outcome
 			err = closeErr
 		}
 	}()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	progress := func(p repository.Progress) {
 		if err := tell(ctx, s, "/progress", p); errors.Is(err, errOver) {
 			cancel(err)

@@ -35,12 +35,17 @@ type brokered struct {
 func newBrokered(t *testing.T) *brokered {
 	store, err := archive.NewDirStore(t.TempDir())
 	ok(t, err)
+	return newBrokeredAt(t, store, BrokerOptions{})
+}
+
+func newBrokeredAt(t *testing.T, store archive.Store, o BrokerOptions) *brokered {
 	id, err := age.GenerateX25519Identity()
 	ok(t, err)
 	r, err := repository.Create(t.Context(), repository.Options{Store: store, Cluster: "c1", Identities: []age.Identity{id}, Recipients: []age.Recipient{id.Recipient()}})
 	ok(t, err)
 	defer r.Close(t.Context())
-	b := NewBroker(BrokerOptions{Listen: "127.0.0.1:0", Host: "127.0.0.1", Spool: t.TempDir()})
+	o.Listen, o.Host, o.Spool = "127.0.0.1:0", "127.0.0.1", t.TempDir()
+	b := NewBroker(o)
 	t.Cleanup(func() { ok(t, b.Close()) })
 	return &brokered{t, b, store, r.Password()}
 }
@@ -49,7 +54,7 @@ func newBrokered(t *testing.T) *brokered {
 func (b *brokered) mover(job Job, progress func(repository.Progress)) (*Ticket, *remote) {
 	b.Helper()
 	job.Cluster, job.Password = "c1", b.password
-	t, err := b.add(job, b.store, func() (map[string]string, error) { return map[string]string{"backup": "name"}, nil }, progress)
+	t, err := b.add(b.Context(), job, b.store, func() (map[string]string, error) { return map[string]string{"backup": "name"}, nil }, progress)
 	ok(b.T, err)
 	t.offer()
 	s, err := newRemote(b.url, t.token, b.ca)

@@ -70,7 +70,7 @@ const tries = 3
 // Run does a job in a Pod, and returns when it is done. name is that of the objects that are made, which are gone afterwards.
 func (r *Runner) Run(ctx context.Context, name string, job Job, at Place, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*Outcome, error) {
 	job.Checkpoint = r.Settings.Checkpoint
-	t, err := r.Broker.add(job, store, tags, progress)
+	t, err := r.Broker.add(ctx, job, store, tags, progress)
 	if err != nil {
 		return nil, err
 	}

@@ -243,7 +243,8 @@ run has its place (dataDir for --data-dir), and archives, schedules, retention a
     changedBlocks:                # of block devices, where the driver tells them (SnapshotMetadataService)
       serviceAccount: tidemark/tidemark # whose token the driver is shown (default: the daemon's own)
       auditEvery: 20              # backups that may rely on the driver before all is read and compared; off: true
-    upload: 50Mi                  # per second, of all movers together
+    upload: 50Mi                  # per second, of all movers together, which then send through the daemon; download: likewise
+    throughDaemon: true           # also without such a limit (default: movers go to a store in S3 themselves, if they reach it)
     pod: {spec: {containers: [{name: mover, resources: {limits: {memory: 1Gi}}}]}}
     policies:                     # the first that covers a claim counts
     - name: databases

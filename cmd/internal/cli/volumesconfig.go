@@ -23,7 +23,7 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 	if c == nil {
 		return v, nil
 	}
-	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode, ReadyTime: time.Duration(c.ReadyTimeout), Checkpoint: time.Duration(c.Checkpoint)}
+	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode, ReadyTime: time.Duration(c.ReadyTimeout), Checkpoint: time.Duration(c.Checkpoint), Through: c.ThroughDaemon}
 	v.Blocks = volumes.BlockOptions{Off: c.ChangedBlocks.Off, Account: c.ChangedBlocks.ServiceAccount, AuditEvery: c.ChangedBlocks.AuditEvery}
 	if a := v.Blocks.Account; v.Blocks.AuditEvery < 0 || a != "" && strings.Count(a, "/") != 1 {
 		return v, usage("volumes: changedBlocks: want serviceAccount: NAMESPACE/NAME, and auditEvery from 1 on")

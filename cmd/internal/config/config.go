@@ -128,6 +128,7 @@ type Volumes struct {
 	VeleroPolicies []string       `yaml:"veleroPolicies,omitempty"`
 	Hooks          map[string]any `yaml:"hooks,omitempty"`
 	ChangedBlocks  ChangedBlocks  `yaml:"changedBlocks,omitempty"`
+	ThroughDaemon  bool           `yaml:"throughDaemon,omitempty"` // movers do not go to the store themselves
 }
 
 // ChangedBlocks says how drivers' lists of changed blocks are used for block devices.

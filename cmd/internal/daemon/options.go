@@ -81,6 +81,7 @@ type Volumes struct {
 	Blocks        volumes.BlockOptions
 	Upload        int64  // bytes per second; 0: no limit
 	Download      int64  // bytes per second; 0: no limit
+	Through       bool   // movers do not go to the store themselves
 	Pod           []byte // patch of movers' Pods
 	VolumesReload        // what can be changed while it runs
 }

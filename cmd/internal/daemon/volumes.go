@@ -88,7 +88,7 @@ func (d *daemon) movers() (*volumes.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.broker = mover.NewBroker(mover.BrokerOptions{Listen: v.Listen, Host: MoverHost(v.Address, d.cluster.Host), Spool: d.o.DataDir, Logger: d.o.Logger.Named("movers")})
+	d.broker = mover.NewBroker(mover.BrokerOptions{Listen: v.Listen, Host: MoverHost(v.Address, d.cluster.Host), Spool: d.o.DataDir, Through: v.Through, Logger: d.o.Logger.Named("movers")})
 	image := cmp.Or(v.Image, os.Getenv("TIDEMARK_IMAGE"))
 	return &volumes.Cluster{
 		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode, ReadyTime: v.ReadyTime, Blocks: v.Blocks,
