@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -48,10 +50,8 @@ func TestGroupOfAPod(t *testing.T) {
 		if groups["left"] == "" || groups["left"] != groups["right"] || groups["alone"] != "" {
 			t.Errorf("the groups: %v", groups)
 		}
-		claims, err := w.Client.CoreV1().PersistentVolumeClaims("pair").List(w.Context(), metav1.ListOptions{LabelSelector: kube.Together})
-		w.ok(err)
-		if len(claims.Items) > 0 {
-			t.Errorf("%d claims still have the label", len(claims.Items))
+		if n := w.together("pair"); n > 0 {
+			t.Errorf("%d claims still have the label", n)
 		}
 		w.nothingLeft()
 		w.forget(all...)
@@ -62,6 +62,75 @@ func TestGroupOfAPod(t *testing.T) {
 	if old.Load() == 0 {
 		t.Error("v1beta2 was not used")
 	}
+}
+
+// TestGroupIsCutOff kills the daemon while the claims of a Pod have the label by which their group is chosen, and while the snapshots of a group are not ready
+// to use: the next daemon takes away the label, the objects and the snapshots, also such as the driver makes while there is no daemon.
+func TestGroupIsCutOff(t *testing.T) {
+	w := newWorld(t, "")
+	w.namespace("cut")
+	w.claim("cut", "left", localnode.StorageClass)
+	w.claim("cut", "right", localnode.StorageClass)
+	w.shell("cut", "both", "", "left", "right")
+	for _, c := range []struct {
+		trouble  string
+		labelled int // claims that have the label when the daemon is killed
+	}{{"fail-snapshots", 2}, {"never-ready", 0}} {
+		w.ok(w.Trouble(c.trouble, "not now"))
+		w.Cleanup(func() { _ = w.Trouble(c.trouble, "") })
+		end := w.begin("-n", "cut", "--group", "pod")
+		w.await("the group to be asked for", func() bool {
+			l, err := w.Dynamic.Resource(groupObjects).Namespace("cut").List(w.Context(), metav1.ListOptions{})
+			return err == nil && len(l.Items) == 1 && w.together("cut") == c.labelled
+		})
+		w.stopDaemon(syscall.SIGKILL)
+		if out, err := end(); err == nil {
+			t.Errorf("a backup without its daemon is done: %s", out)
+		}
+		w.ok(w.Trouble(c.trouble, ""))
+		w.await("the driver to have made the snapshots all the same", func() bool { return len(w.Snapshots()) == 2 })
+		if n := w.together("cut"); n != c.labelled {
+			t.Fatalf("%s: %d claims have the label that a dead daemon gave them; want %d", c.trouble, n, c.labelled)
+		}
+		w.startDaemon()
+		var all []*volumes.Backup
+		w.await("the records to end", func() bool {
+			all = nil
+			w.ok(json.Unmarshal([]byte(w.run("volumes", "list", "-o", "json")), &all))
+			return !slices.ContainsFunc(all, func(b *volumes.Backup) bool { return b.Status.Phase == volumes.Running })
+		})
+		if len(all) != 2 {
+			t.Fatalf("%s: there are %d records", c.trouble, len(all))
+		}
+		for _, b := range all {
+			if s := b.Status; s.Phase != volumes.Failed || !strings.Contains(s.Error, "tidemark ended while it was being made") || s.Snapshot != nil || len(s.Notes) > 0 {
+				t.Errorf("%s: %s: %+v", c.trouble, b.Spec.Claim, s)
+			}
+		}
+		if n := w.together("cut"); n > 0 { // before the records end
+			t.Errorf("%s: %d claims still have the label", c.trouble, n)
+		}
+		w.nothingLeft()
+		w.snapshotsAre()
+		w.forget(all...)
+	}
+	all := w.back("-n", "cut", "--group", "pod")
+	for _, b := range all {
+		if b.Status.Consistency != volumes.CrashGroup {
+			t.Errorf("the next backup: %+v", b.Status)
+		}
+	}
+	w.forget(all...)
+	w.nothingLeft()
+	w.snapshotsAre()
+}
+
+// together counts the claims that have the label of a group that is being taken.
+func (w *world) together(namespace string) int {
+	w.Helper()
+	l, err := w.Client.CoreV1().PersistentVolumeClaims(namespace).List(w.Context(), metav1.ListOptions{LabelSelector: kube.Together})
+	w.ok(err)
+	return len(l.Items)
 }
 
 // olderServer is the kubeconfig of an API server without v1 of group snapshots: the cluster's, behind a proxy that does not know it. made counts the
