@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -9,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -159,4 +162,42 @@ func (w *world) olderServer(made *atomic.Int64) string {
 	text := `{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: "` + s.URL + `"}}], contexts: [{name: c, context: {cluster: c}}]}`
 	w.ok(os.WriteFile(path, []byte(text), 0o600))
 	return path
+}
+
+// TestGroup takes two claims with the same label at one instant, and restores them.
+func TestGroup(t *testing.T) {
+	w := newWorld(t, "")
+	w.namespace("group")
+	labelled := func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"velero.io/volume-group": "both"} }
+	w.claim("group", "left", localnode.StorageClass, labelled)
+	w.claim("group", "right", localnode.StorageClass, labelled)
+	// The same number is written to one and then to the other, as fast as it goes.
+	w.shell("group", "app", "(i=0; while :; do i=$((i+1)); echo $i > /data/left/n; echo $i > /data/right/n; done) &\nsleep 1", "left", "right")
+	all := w.back("-n", "group")
+	for _, b := range all {
+		if b.Status.Consistency != volumes.CrashGroup || b.Status.Snapshot == nil || b.Status.Snapshot.Group == "" || b.Status.Snapshot.Group != all[0].Status.Snapshot.Group || len(b.Status.Notes) > 0 {
+			t.Errorf("%+v", b.Status)
+		}
+	}
+	w.nothingLeft()
+	moved := w.back("-n", "group", "--action", "snapshot-then-kopia")
+	w.nothingLeft()
+	for name, b := range map[string]*volumes.Backup{"from-snapshots": all[0], "from-files": moved[0]} {
+		w.run("restore", "pvc", "-n", "group", "--at", "now", "--volumes", b.Spec.Run, "--namespace-mappings", "group:"+name, "--yes")
+		w.Cleanup(func() { _ = w.Client.CoreV1().Namespaces().Delete(context.Background(), name, metav1.DeleteOptions{}) })
+		n := map[string]int{}
+		for _, claim := range []string{"left", "right"} {
+			w.await("claim "+claim, func() bool {
+				c, err := w.Client.CoreV1().PersistentVolumeClaims(name).Get(w.Context(), claim, metav1.GetOptions{})
+				return err == nil && c.Status.Phase == corev1.ClaimBound
+			})
+			n[claim], _ = strconv.Atoi(strings.TrimSpace(read(t, filepath.Join(w.path(name, claim), "n"))))
+		}
+		// A file that was opened and not written yet is empty; else they are of one instant.
+		if l, r := n["left"], n["right"]; l != 0 && r != 0 && l != r && l != r+1 {
+			t.Errorf("%s: left has %d, right %d", name, l, r)
+		}
+	}
+	w.forget(append(all, moved...)...)
+	w.snapshotsAre()
 }
