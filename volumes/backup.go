@@ -68,7 +68,7 @@ type Spec struct {
 	Path  string `json:"path,omitempty"`  // or a path on the daemon's machine
 	// Run is shared by all backups that were made together, and names them for people.
 	Run string `json:"run"`
-	// Origin is "manual" or "schedule/NAME".
+	// Origin is "manual", or Scheduled.
 	Origin string `json:"origin"`
 	// Action is how a claim is backed up, and Reason who said so.
 	Action policy.Action `json:"action,omitempty"`

@@ -53,6 +53,7 @@ type Keeper struct {
 	policies atomic.Pointer[Policies]
 	slots    *slots
 	settled  chan struct{} // closed when what a process before this one left is put right
+	tally    tally
 	once     sync.Once
 	mu       sync.Mutex // held while the content of backups is removed
 }
@@ -195,6 +196,9 @@ func (k *Keeper) record(ctx context.Context, b *Backup, op journal.Op) error {
 	if k.o.Record == nil {
 		return nil
 	}
+	if err := k.tally.load(ctx, k.List); err != nil {
+		k.o.Logger.Warn("the records of volume backups cannot be read, so that the figures lack one", zap.String("backup", b.Metadata.Name), zap.Error(err))
+	}
 	e, err := b.Event(op)
 	if err == nil {
 		err = k.o.Record(ctx, e)
@@ -202,6 +206,7 @@ func (k *Keeper) record(ctx context.Context, b *Backup, op journal.Op) error {
 	if err != nil {
 		return fmt.Errorf("record volume backup %s: %w", b.Metadata.Name, err)
 	}
+	k.tally.note(b, op)
 	return nil
 }
 

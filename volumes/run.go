@@ -67,6 +67,9 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 	if err != nil {
 		return nil, err
 	}
+	if q.Policy != "" && q.Origin == Scheduled(q.Policy) {
+		k.tally.cover(q.Policy, units, k.o.Clock())
+	}
 	m := &Made{Run: q.Run, Skipped: skipped, Backups: []*Backup{}}
 	report := newReport(progress)
 	var wg sync.WaitGroup

@@ -218,3 +218,32 @@ func TestChangedBlocksAfterADeath(t *testing.T) {
 	w.forget(first, second)
 	w.snapshotsAre()
 }
+
+// TestBlockVolume backs a raw device up as a stream, and restores it.
+func TestBlockVolume(t *testing.T) {
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skip("this machine has no loop devices")
+	}
+	w := newWorld(t, "")
+	w.namespace("block")
+	raw := corev1.PersistentVolumeBlock
+	w.claim("block", "raw", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeMode = &raw })
+	spec := w.podSpec("dd if=/dev/urandom of=/dev/raw bs=1M count=4; sync")
+	spec.Containers[0].VolumeDevices = []corev1.VolumeDevice{{Name: "raw", DevicePath: "/dev/raw"}}
+	spec.Volumes = []corev1.Volume{{Name: "raw", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "raw"}}}}
+	_, err := w.Client.CoreV1().Pods("block").Create(w.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "app", Labels: map[string]string{"app": "app"}}, Spec: spec}, metav1.CreateOptions{})
+	w.ok(err)
+	w.await("the Pod", func() bool { return w.ready("block", "app=app") })
+	b := w.back("-n", "block", "--action", "snapshot-then-kopia")[0]
+	if b.Status.Phase != volumes.Done || b.Status.Content.Bytes != 16<<20 || len(b.Status.Notes) == 0 || b.Status.Base != nil {
+		t.Errorf("%+v, %+v", b.Status, b.Status.Content)
+	}
+	w.run("restore", "pvc", "-n", "block", "--at", "now", "--namespace-mappings", "block:block-copy", "--yes")
+	w.Cleanup(func() {
+		_ = w.Client.CoreV1().Namespaces().Delete(context.Background(), "block-copy", metav1.DeleteOptions{})
+	})
+	if read(t, w.path("block", "raw")) != read(t, w.path("block-copy", "raw")) {
+		t.Error("the devices differ")
+	}
+	w.nothingLeft()
+}

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,51 @@ func (w *world) annotate(namespace, pod string, annotations map[string]string) {
 	p.Annotations = annotations
 	_, err = w.Client.CoreV1().Pods(namespace).Update(w.Context(), p, metav1.UpdateOptions{})
 	w.ok(err)
+}
+
+// TestHooks runs Velero's annotations: the post hook is run after a failed backup, and by the next daemon after one that was killed; a pre hook that fails
+// fails its volumes.
+func TestHooks(t *testing.T) {
+	w := newWorld(t, slow)
+	w.big("hooks")
+	annotate := func(pre, post string) {
+		p, err := w.Client.CoreV1().Pods("hooks").Get(w.Context(), "app", metav1.GetOptions{})
+		w.ok(err)
+		p.Annotations = map[string]string{
+			"pre.hook.backup.velero.io/command": `["sh", "-c", "` + pre + `"]`, "post.hook.backup.velero.io/command": `["sh", "-c", "` + post + `"]`,
+		}
+		_, err = w.Client.CoreV1().Pods("hooks").Update(w.Context(), p, metav1.UpdateOptions{})
+		w.ok(err)
+	}
+	calls := func() string { return w.exec("hooks", "app", "cat /tmp/calls 2>/dev/null; true") }
+	annotate("echo pre >> /tmp/calls; echo spoken", "echo post >> /tmp/calls")
+	b := w.back("-n", "hooks")[0]
+	if b.Status.Consistency != volumes.Application || calls() != "pre\npost" || b.Status.Hooks[0].Output != "spoken\n" {
+		t.Errorf("%+v; calls %q", b.Status, calls())
+	}
+	w.forget(b)
+
+	annotate("echo pre >> /tmp/calls; exit 7", "echo post >> /tmp/calls")
+	if _, trouble, err := w.try("volumes", "backup", "-n", "hooks"); err == nil {
+		t.Errorf("a failed hook fails nothing: %s", trouble)
+	}
+	if out := w.run("volumes", "describe", w.newest()); !strings.Contains(out, "exit status 7") || calls() != "pre\npost\npre\npost" {
+		t.Errorf("%s; calls %q", out, calls())
+	}
+
+	annotate("echo pre >> /tmp/calls", "echo paid >> /tmp/calls")
+	end := w.begin("-n", "hooks", "--action", "kopia")
+	w.mover("hooks")
+	w.daemon.Stop(9, time.Second)
+	w.daemon = nil
+	_, _ = end()
+	if strings.HasSuffix(calls(), "paid") {
+		t.Fatal("the post hook was run by a dead daemon")
+	}
+	w.startDaemon()
+	w.await("the post hook that is owed", func() bool { return strings.HasSuffix(calls(), "pre\npaid") })
+	w.nothingLeft()
+	w.snapshotsAre()
 }
 
 // TestHookTrouble has a pre hook fail that may, and one that takes longer than it may: the first costs the backup its consistency, the second the backup. The

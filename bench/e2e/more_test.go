@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -98,6 +99,18 @@ func TestSchedule(t *testing.T) {
 	began := done()
 	if of(began, "data") == nil || of(began, "log") == nil {
 		t.Fatal(w.run("volumes", "list"))
+	}
+	var st struct {
+		Volumes []struct {
+			volumes.Figures
+			Limit time.Duration
+		}
+	}
+	w.ok(json.Unmarshal([]byte(w.run("status", "-o", "json")), &st))
+	for i, policy := range []string{"data", "snap"} {
+		if len(st.Volumes) != 2 || st.Volumes[i].Policy != policy || st.Volumes[i].Driver != localnode.Driver || st.Volumes[i].Claims != 1 || st.Volumes[i].Done == 0 || st.Volumes[i].Limit < time.Minute {
+			t.Fatalf("the status tells of volumes: %+v", st.Volumes)
+		}
 	}
 	first := of(began, "data").Metadata.Name
 	w.snapshotsAre(of(began, "log").Status.Snapshot.ID)

@@ -103,9 +103,6 @@ func startShared() error {
 		return fmt.Errorf("build the program: %w\n%s", err, out)
 	}
 	images := []localnode.Image{{Ref: moverImage, Files: map[string]string{"/usr/local/bin/tidemark": shared.bin}}}
-	if pg, err := postgresImage(); err == nil {
-		images = append(images, pg)
-	}
 	shared.node, err = localnode.Start(context.Background(), localnode.Options{Number: 91, SnapshotDelay: time.Second, Output: os.Stderr, Images: images})
 	return err
 }

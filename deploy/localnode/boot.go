@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -259,6 +260,15 @@ func (n *Node) until(ctx context.Context, what, log string, met func() bool) err
 // ctr asks containerd.
 func (n *Node) ctr(args ...string) error {
 	return command("ctr", append([]string{"--address", filepath.Join(n.dir, "containerd/containerd.sock"), "--namespace", "k8s.io"}, args...)...)
+}
+
+// Load gives the node one more image, which later boots have as well.
+func (n *Node) Load(i Image) error {
+	if slices.ContainsFunc(n.o.Images, func(o Image) bool { return o.Ref == i.Ref }) {
+		return nil
+	}
+	n.o.Images = append(n.o.Images, i)
+	return n.loadImages()
 }
 
 // loadImages gives containerd the images; those that it has are only looked at.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,9 @@ import (
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay/audit"
+	"github.com/tidemark-backup/tidemark/volumes"
 )
 
 // scrape gives what /metrics says of a status.
@@ -87,6 +90,69 @@ func TestMetricsTellOfTheAudit(t *testing.T) {
 	}
 }
 
+// volumesStatus has a policy that fails, one whose schedule is suspended, and backups that were asked for.
+func volumesStatus(st *api.Status) {
+	st.Volumes = []api.VolumesStatus{
+		{Figures: volumes.Figures{Driver: "d", Done: 1, LastDone: st.Now, LastDuration: time.Second}},
+		{Figures: volumes.Figures{
+			Policy: "nightly", Driver: "d", Running: 2, Done: 7, Failed: 3, Sent: 1000, Claims: 5, Failing: 1, Newest: st.Now.Add(-50 * time.Hour),
+			LastDone: time.UnixMilli(1700000000500), LastFailed: time.UnixMilli(1700000060000), LastDuration: 90 * time.Second,
+		}, Limit: 48 * time.Hour},
+		{Figures: volumes.Figures{Policy: "suspended", Driver: "e", Claims: 1, Newest: st.Now.Add(-time.Hour)}},
+	}
+}
+
+// The metrics of volumes tell how old a policy's backups are and may be, what fails, and nothing of claims.
+func TestMetricsTellOfVolumes(t *testing.T) {
+	body := scrape(t, volumesStatus)
+	for _, want := range []string{
+		`newest_backup_age_seconds{driver="d",policy="nightly"} 180000`, `newest_backup_limit_seconds{driver="d",policy="nightly"} 172800`,
+		`claims_count{driver="d",policy="nightly"} 5`, `failing_count{driver="d",policy="nightly"} 1`, `running_count{driver="d",policy="nightly"} 2`,
+		`backups_total{driver="d",policy="nightly",result="done"} 7`, `backups_total{driver="d",policy="nightly",result="failed"} 3`,
+		`sent_bytes_total{driver="d",policy="nightly"} 1000`, `last_success_timestamp_seconds{driver="d",policy="nightly"} 1.7000000005e+09`,
+		`last_failure_timestamp_seconds{driver="d",policy="nightly"} 1.70000006e+09`, `last_duration_seconds{driver="d",policy="nightly"} 90`,
+		`backups_total{driver="d",policy="",result="done"} 1`, `newest_backup_age_seconds{driver="e",policy="suspended"} 3600`,
+	} {
+		if !strings.Contains(body, "\ntidemark_volume_"+want+"\n") {
+			t.Errorf("no %q in:\n%s", want, body)
+		}
+	}
+	for _, not := range []string{`newest_backup_limit_seconds{driver="e"`, `failing_count{driver="d",policy=""}`, `last_failure_timestamp_seconds{driver="e"`} {
+		if strings.Contains(body, "tidemark_volume_"+not) {
+			t.Errorf("%q is in:\n%s", not, body)
+		}
+	}
+}
+
+// docs/metrics.md lists each metric that there is, and no other.
+func TestMetricsAreListed(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := scrape(t, everything)
+	metric := regexp.MustCompile(`tidemark_[a-z_]+`)
+	listed := metric.FindAllString(string(text), -1)
+	for _, n := range listed {
+		if !strings.Contains(body, "# TYPE "+n+" ") {
+			t.Errorf("there is no metric %s", n)
+		}
+	}
+	for _, line := range regexp.MustCompile(`(?m)^# TYPE (tidemark_\S+)`).FindAllStringSubmatch(body, -1) {
+		if !slices.Contains(listed, line[1]) {
+			t.Errorf("%s is not listed", line[1])
+		}
+	}
+}
+
+// everything gives a status of which each metric comes.
+func everything(st *api.Status) {
+	auditedStatus(st)
+	volumesStatus(st)
+	st.Archives = []compactor.Status{{Name: "main", ArchivedTo: journal.Position{Cut: journal.Cut{Time: st.Now}}}}
+	st.Capture.Resources = []api.ResourceStatus{{Resource: "pods", State: "watching"}}
+}
+
 // Every metric and label that an alert rule names is one that the daemon has, and every rule can be read.
 func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "..", "deploy", "alerts", "tidemark.yaml"))
@@ -107,11 +173,7 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 	if err := dec.Decode(&file); err != nil {
 		t.Fatal(err)
 	}
-	body := scrape(t, func(st *api.Status) {
-		auditedStatus(st)
-		st.Archives = []compactor.Status{{Name: "main"}}
-		st.Capture.Resources = []api.ResourceStatus{{Resource: "pods", State: "watching"}}
-	})
+	body := scrape(t, everything)
 	metric, label := regexp.MustCompile(`\btidemark_[a-z_]+`), regexp.MustCompile(`\$labels\.([a-z]+)`)
 	seen := map[string]bool{}
 	for _, g := range file.Groups {
@@ -129,14 +191,14 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 					t.Errorf("%s: the daemon has no metric %s", r.Alert, n)
 				}
 			}
-			for _, l := range label.FindAllStringSubmatch(r.Annotations["summary"], -1) {
-				if !strings.Contains(body, "\n"+names[0]+"{"+l[1]+"=") {
+			for _, l := range label.FindAllStringSubmatch(r.Annotations["summary"]+r.Annotations["description"], -1) {
+				if !regexp.MustCompile(`(?m)^` + names[0] + `\{([^}]*,)?` + l[1] + `=`).MatchString(body) {
 					t.Errorf("%s: %s has no label %s", r.Alert, names[0], l[1])
 				}
 			}
 		}
 	}
-	if len(seen) < 9 {
+	if len(seen) < 11 {
 		t.Errorf("only %d rules", len(seen))
 	}
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,12 +48,27 @@ var (
 	descAuditRequests  = prometheus.NewDesc("tidemark_audit_requests_total", "List requests of the audit since the start.", nil, nil)
 	descAuditBytes     = prometheus.NewDesc("tidemark_audit_read_bytes_total", "What the audit's lists brought since the start.", nil, nil)
 
+	// The fourth: whether what is in the volumes would come back.
+	descVolumeAge      = prometheus.NewDesc("tidemark_volume_newest_backup_age_seconds", "Age of a claim's newest backup by a policy, of the claim for which it is highest; without one, how long it has been wanted.", volumeLabels, nil)
+	descVolumeLimit    = prometheus.NewDesc("tidemark_volume_newest_backup_limit_seconds", "The age that it may have by the policy's schedule; not there while the schedule is suspended.", volumeLabels, nil)
+	descVolumeClaims   = prometheus.NewDesc("tidemark_volume_claims_count", "Claims that the newest run of a policy was for.", volumeLabels, nil)
+	descVolumeFailing  = prometheus.NewDesc("tidemark_volume_failing_count", "Claims of a policy whose newest backup failed.", volumeLabels, nil)
+	descVolumeRunning  = prometheus.NewDesc("tidemark_volume_running_count", "Backups that are being made.", volumeLabels, nil)
+	descVolumeBackups  = prometheus.NewDesc("tidemark_volume_backups_total", "Backups that ended since the start.", append(slices.Clone(volumeLabels), "result"), nil)
+	descVolumeSent     = prometheus.NewDesc("tidemark_volume_sent_bytes_total", "What the store got for backups that ended since the start.", volumeLabels, nil)
+	descVolumeDone     = prometheus.NewDesc("tidemark_volume_last_success_timestamp_seconds", "When the newest backup ended that is whole.", volumeLabels, nil)
+	descVolumeFailed   = prometheus.NewDesc("tidemark_volume_last_failure_timestamp_seconds", "When the newest backup ended that failed and is still listed.", volumeLabels, nil)
+	descVolumeDuration = prometheus.NewDesc("tidemark_volume_last_duration_seconds", "From the begin of its run to the end of the newest backup that is whole.", volumeLabels, nil)
+
 	descWatching = prometheus.NewDesc("tidemark_watching_bool", "1 while the resource is being watched.", []string{"resource"}, nil)
 )
 
+// volumeLabels are those of backups of volumes. Neither claims nor namespaces: of those there can be any number.
+var volumeLabels = []string{"policy", "driver"}
+
 // NewRegistry makes the registry that a Server serves: the daemon's own figures, read from
 // its status at each scrape, and those of the Go runtime and the process. Labels name
-// resources, never objects.
+// resources, policies and drivers, never objects.
 func NewRegistry(status func(ctx context.Context, totals bool) (*Status, error)) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(&statusCollector{status}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -71,6 +87,8 @@ func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
 		descWatermark, descGaps, descInferred, descLag, descWatching,
 		descAuditProven, descAuditEnabled, descAuditLimit, descAuditAge, descAuditObjects, descAuditDifferent, descAuditFound, descAuditExcluded,
 		descAuditRequests, descAuditBytes,
+		descVolumeAge, descVolumeLimit, descVolumeClaims, descVolumeFailing, descVolumeRunning, descVolumeBackups, descVolumeSent,
+		descVolumeDone, descVolumeFailed, descVolumeDuration,
 	} {
 		ch <- d
 	}
@@ -133,6 +151,7 @@ func (c *statusCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descWatching, bit(r.State == "watching"), r.Resource)
 	}
 	collectAudit(ch, st)
+	collectVolumes(ch, st)
 }
 
 // collectAudit tells of the audit. While it is off nothing is proven.
@@ -164,6 +183,41 @@ func collectAudit(ch chan<- prometheus.Metric, st *Status) {
 		}
 	}
 	metric(descAuditExcluded, prometheus.GaugeValue, float64(excluded))
+}
+
+// collectVolumes tells of the backups of volumes. Those that were asked for have no policy.
+func collectVolumes(ch chan<- prometheus.Metric, st *Status) {
+	for i := range st.Volumes {
+		v := &st.Volumes[i]
+		metric := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, more ...string) {
+			ch <- prometheus.MustNewConstMetric(d, kind, value, append([]string{v.Policy, v.Driver}, more...)...)
+		}
+		moment := func(d *prometheus.Desc, t time.Time) {
+			if !t.IsZero() {
+				metric(d, prometheus.GaugeValue, float64(t.UnixMilli())/1000)
+			}
+		}
+		metric(descVolumeRunning, prometheus.GaugeValue, float64(v.Running))
+		metric(descVolumeBackups, prometheus.CounterValue, float64(v.Done), "done")
+		metric(descVolumeBackups, prometheus.CounterValue, float64(v.Failed), "failed")
+		metric(descVolumeSent, prometheus.CounterValue, float64(v.Sent))
+		moment(descVolumeDone, v.LastDone)
+		moment(descVolumeFailed, v.LastFailed)
+		if !v.LastDone.IsZero() {
+			metric(descVolumeDuration, prometheus.GaugeValue, v.LastDuration.Seconds())
+		}
+		if v.Policy == "" {
+			continue // nobody promised anything
+		}
+		metric(descVolumeClaims, prometheus.GaugeValue, float64(v.Claims))
+		metric(descVolumeFailing, prometheus.GaugeValue, float64(v.Failing))
+		if !v.Newest.IsZero() {
+			metric(descVolumeAge, prometheus.GaugeValue, v.Age(st.Now).Seconds())
+		}
+		if v.Limit > 0 {
+			metric(descVolumeLimit, prometheus.GaugeValue, v.Limit.Seconds())
+		}
+	}
 }
 
 func bit(b bool) float64 {

@@ -7,6 +7,7 @@ import (
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 	"github.com/tidemark-backup/tidemark/replay/audit"
+	"github.com/tidemark-backup/tidemark/volumes"
 )
 
 // Status is what a daemon says about itself, in /v1/status and 'tidemark status -o json'.
@@ -23,9 +24,29 @@ type Status struct {
 	Archives []compactor.Status `json:"archives,omitempty"`
 	// Audit is what the comparison of history with the cluster says; nil: it is off.
 	Audit *audit.Report `json:"audit,omitempty"`
+	// Volumes tell how the backups of volumes fare, by policy and driver.
+	Volumes []VolumesStatus `json:"volumes,omitempty"`
 	// Warnings are what an operator should do something about while all goes well.
 	Warnings []string `json:"warnings,omitempty"`
 }
+
+// VolumesStatus says how the backups of volumes of one policy and driver fare.
+type VolumesStatus struct {
+	volumes.Figures
+	// Limit is how old Newest may be by the policy's schedule; zero: any age.
+	Limit time.Duration `json:"limit"`
+}
+
+// Age is the age of a claim's newest backup, of the claim for which it is highest.
+func (s *VolumesStatus) Age(now time.Time) time.Duration {
+	if s.Newest.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(s.Newest))
+}
+
+// TooOld reports whether a claim has no backup as new as its policy's schedule promises.
+func (s *VolumesStatus) TooOld(now time.Time) bool { return s.Limit > 0 && s.Age(now) > s.Limit }
 
 // CaptureStatus says how the recording goes right now.
 type CaptureStatus struct {

@@ -30,8 +30,8 @@ func newStatus() *cobra.Command {
 Troubles come first. Then, per resource: since when its history is continuous, how old the
 watermark is (the journal is complete up to there; of a resource that does not change it moves
 about once a minute), how long an event takes from the wire to the disk, and the gaps. Then, per
-archive, up to where it has everything and what waits, and whether the audit has proven that history
-equals the cluster. With --check, anything but good news is exit code 1; an audit that is switched off is none. With --archive it tells what an archive
+archive, up to where it has everything and what waits, how the backups of volumes fare, and whether the audit has
+proven that history equals the cluster. With --check, anything but good news is exit code 1; an audit that is switched off is none. With --archive it tells what an archive
 holds, without a daemon.`,
 		Example: `  tidemark status
   tidemark status --server unix:///var/lib/tidemark/tidemark.sock
@@ -101,6 +101,7 @@ func writeStatus(out io.Writer, st *api.Status) error {
 	}
 	b.WriteString("\n")
 	writeArchives(&b, st)
+	writeVolumes(&b, st)
 	writeAudit(&b, st)
 	b.WriteString(restorable(st) + "\n")
 	_, err := io.WriteString(out, b.String())
@@ -145,6 +146,7 @@ func troubles(st *api.Status) []string {
 	}
 	out = append(out, auditTroubles(st)...)
 	out = append(out, archiveTroubles(st)...)
+	out = append(out, volumeTroubles(st)...)
 	for _, p := range st.Capture.Unmatched {
 		out = append(out, fmt.Sprintf("--include %s matches nothing that can be recorded in this cluster: 'kubectl api-resources' lists what there is", p))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 	"github.com/tidemark-backup/tidemark/replay/audit"
+	"github.com/tidemark-backup/tidemark/volumes"
 )
 
 // What an operator must know stands before everything else, and only when it is so.
@@ -187,5 +188,51 @@ func TestStatusIsOnlyGoodWhenHistoryIsProven(t *testing.T) {
 	var b strings.Builder
 	if err := writeStatus(&b, &api.Status{Now: now}); err != nil || !strings.Contains(b.String(), "audit: off; nothing shows") {
 		t.Errorf("off: %s", b.String())
+	}
+}
+
+// A policy that lags or fails is trouble, whatever the others say; one that is suspended is not.
+func TestStatusTellsOfVolumes(t *testing.T) {
+	now := time.Date(2025, 1, 2, 10, 0, 0, 0, time.UTC)
+	good := api.VolumesStatus{Figures: volumes.Figures{
+		Policy: "nightly", Driver: "d", Claims: 12, Newest: now.Add(-5 * time.Hour), LastDone: now.Add(-4 * time.Hour), LastDuration: time.Hour, Done: 12,
+	}, Limit: 48 * time.Hour}
+	with := func(change func(*api.VolumesStatus)) api.VolumesStatus {
+		v := good
+		v.Policy = "weekly"
+		change(&v)
+		return v
+	}
+	for name, c := range map[string]struct {
+		all           []api.VolumesStatus
+		trouble, line string
+	}{
+		"none": {},
+		"good": {[]api.VolumesStatus{good}, "", "volumes: 12 claims of 1 policies, the newest whole backup of each at most 5h00m old\n  last success 2025-01-02T06:00:00.000Z (took 60m00s), last failure -\n"},
+		"too old": {
+			[]api.VolumesStatus{good, with(func(v *api.VolumesStatus) { v.Newest = now.Add(-49 * time.Hour) })},
+			"volumes of policy weekly (d): the newest backup of one is 2d01h old, and by the policy's schedule 2d00h is the most", "volumes: 24 claims of 2 policies, the newest whole backup of each at most 2d01h old\n",
+		},
+		"suspended": {[]api.VolumesStatus{good, with(func(v *api.VolumesStatus) { v.Newest, v.Limit = now.Add(-500*time.Hour), 0 })}, "", "at most 20d20h old\n"},
+		"failing": {
+			[]api.VolumesStatus{good, with(func(v *api.VolumesStatus) { v.Failing, v.LastFailed = 2, now.Add(-time.Hour) })},
+			"volumes of policy weekly (d): the newest backup of 2 of 12 failed", "; 2 FAILED the last time\n  last success 2025-01-02T06:00:00.000Z (took 60m00s), last failure 2025-01-02T09:00:00.000Z\n",
+		},
+		"running":      {[]api.VolumesStatus{with(func(v *api.VolumesStatus) { v.Running = 3 })}, "", "; 3 being backed up\n"},
+		"nothing yet":  {[]api.VolumesStatus{{Figures: volumes.Figures{Policy: "nightly"}}}, "", "volumes: no backup yet\n"},
+		"when wanted":  {[]api.VolumesStatus{{Figures: volumes.Figures{LastDone: now}}}, "", "volumes: no schedule backs any up\n"},
+		"a clock back": {[]api.VolumesStatus{with(func(v *api.VolumesStatus) { v.Newest = now.Add(time.Hour) })}, "", "at most 0s old\n"},
+	} {
+		st := api.Status{Now: now, Capture: api.CaptureStatus{Connected: true}, Volumes: c.all}
+		var b strings.Builder
+		if err := writeStatus(&b, &st); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), c.line) || c.trouble == "" == strings.Contains(b.String(), "TROUBLE") || !strings.Contains(b.String(), c.trouble) || c.line == "" && strings.Contains(b.String(), "volumes") {
+			t.Errorf("%s: want %q and the trouble %q in\n%s", name, c.line, c.trouble, b.String())
+		}
+		if err := check(&st); (err == nil) != (c.trouble == "") {
+			t.Errorf("%s: the check says %v", name, err)
+		}
 	}
 }

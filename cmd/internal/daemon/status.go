@@ -26,7 +26,10 @@ func (d *daemon) status(ctx context.Context, totals bool) (*api.Status, error) {
 	for _, sh := range d.shippers {
 		s.Archives = append(s.Archives, sh.Status())
 	}
-	s.Warnings = d.keyWarnings()
+	s.Warnings = append(d.keyWarnings(), d.volumeWarnings()...)
+	if s.Volumes, err = d.volumeStatus(ctx); err != nil {
+		return nil, err
+	}
 	if d.audit != nil {
 		s.Audit = d.audit.Report()
 	}

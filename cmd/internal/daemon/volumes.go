@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +17,10 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/compactor/retention"
+	"github.com/tidemark-backup/tidemark/compactor/schedule"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 	"github.com/tidemark-backup/tidemark/volumes"
@@ -128,15 +131,23 @@ func (d *daemon) setPolicies(r VolumesReload) {
 	d.volumes.SetPolicies(p)
 }
 
+// volumePolicies are those that hold now.
+func (d *daemon) volumePolicies() []VolumePolicy {
+	if p := d.policies.Load(); p != nil {
+		return *p
+	}
+	return d.o.Volumes.Policies
+}
+
 // backVolumes backs up the claims of a policy, and lets go of backups that it does not keep.
 func (d *daemon) backVolumes(ctx context.Context, policy string, at time.Time) {
 	log := d.o.Logger.Named("schedules").With(zap.String("policy", policy))
 	if d.volumes == nil {
-		log.Error("volumes are not backed up: " + "no archive can be read by the daemon, and their content is kept beside one")
+		log.Error("volumes are not backed up: " + noKeeper)
 		return
 	}
 	m, err := d.volumes.BackClaims(ctx, volumes.ClaimsRequest{
-		Policy: policy, Run: policy + "-" + at.UTC().Format("20060102150405"), Origin: "schedule/" + policy,
+		Policy: policy, Run: policy + "-" + at.UTC().Format("20060102150405"), Origin: volumes.Scheduled(policy),
 	}, nil)
 	if err != nil {
 		log.Error("a scheduled volume backup failed, as a whole or in part; the next run makes another", zap.Error(err))
@@ -180,7 +191,7 @@ func expired(all []*volumes.Backup, p VolumePolicy, now time.Time) (names []stri
 	}
 	var items []retention.Item
 	for _, b := range all {
-		if b.Spec.Origin != "schedule/"+p.Name || b.Status.Phase == volumes.Running {
+		if b.Spec.Origin != volumes.Scheduled(p.Name) || b.Status.Phase == volumes.Running {
 			continue
 		}
 		items = append(items, retention.Item{
@@ -199,6 +210,61 @@ func expired(all []*volumes.Backup, p VolumePolicy, now time.Time) (names []stri
 	}
 	return names
 }
+
+// volumeStatus tells how the backups of volumes fare: by policy and driver, and of each policy with a schedule at least that there is none.
+func (d *daemon) volumeStatus(ctx context.Context) (all []api.VolumesStatus, err error) {
+	var figures []volumes.Figures
+	if d.volumes != nil {
+		if figures, err = d.volumes.Figures(ctx); err != nil {
+			return nil, err
+		}
+	}
+	policies := d.volumePolicies()
+	for _, p := range policies {
+		if p.Spec.Cron != "" && !slices.ContainsFunc(figures, func(f volumes.Figures) bool { return f.Policy == p.Name }) {
+			figures = append(figures, volumes.Figures{Policy: p.Name})
+		}
+	}
+	for _, f := range figures {
+		s := api.VolumesStatus{Figures: f}
+		for _, p := range policies {
+			if p.Name == f.Policy {
+				s.Limit = ageLimit(p.Spec, f)
+			}
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// ageLimit is how old a claim's newest backup may be: two runs of the schedule, and as a run takes its time, and the next one may have to wait for it, twice what
+// the last one took. Zero: there is no schedule, so nothing is promised.
+func ageLimit(s schedule.Spec, f volumes.Figures) time.Duration {
+	if s.Cron == "" || s.Suspend || f.Newest.IsZero() {
+		return 0
+	}
+	parsed, err := schedule.Parse(s)
+	if err != nil { // it was refused when the configuration was read
+		return 0
+	}
+	return parsed.Next(parsed.Next(f.Newest)).Sub(f.Newest) + 2*f.LastDuration
+}
+
+// volumeWarnings tell of policies that cannot do anything.
+func (d *daemon) volumeWarnings() (warnings []string) {
+	if d.volumes != nil {
+		return nil
+	}
+	for _, p := range d.volumePolicies() {
+		if p.Spec.Cron != "" {
+			warnings = append(warnings, "policy "+p.Name+" backs no volumes up: "+noKeeper)
+		}
+	}
+	return warnings
+}
+
+// noKeeper is why there is none.
+const noKeeper = "no archive can be read by the daemon, and their content is kept beside one"
 
 // keepVolumes ends what a daemon before this one left, and lets the repository do what is due.
 func (d *daemon) keepVolumes(ctx context.Context) error {
