@@ -70,3 +70,20 @@ type CreateOptions struct {
 	// never do: it is for the few files of volume repositories that are rewritten.
 	Replace bool
 }
+
+// Stager is a Store in which Create can be parted into reading the content, and the wait until it is durable.
+type Stager interface {
+	// Stage begins to create a file: it reads body, which the caller may then use for something else, and refuses what Create
+	// refuses, except that a name is taken. The file is there, whole and durable, once publish has returned nil. Publish
+	// must be called, once; it may be from another goroutine, and cannot be made to end early. A file that was never published, because the
+	// process died, is not there; nor is one whose publish failed, and as with Create, it may be there after all.
+	Stage(ctx context.Context, name string, body io.ReaderAt, size int64, o CreateOptions) (publish func() error, err error)
+}
+
+// Stage begins to create a file in any store; see Stager. In a store that is none, it creates it, and publish is nil.
+func Stage(ctx context.Context, s Store, name string, body io.ReaderAt, size int64, o CreateOptions) (publish func() error, err error) {
+	if s, ok := s.(Stager); ok {
+		return s.Stage(ctx, name, body, size, o)
+	}
+	return nil, s.Create(ctx, name, body, size, o)
+}

@@ -34,6 +34,7 @@ type DirStore struct {
 
 var (
 	_ Store   = (*DirStore)(nil)
+	_ Stager  = (*DirStore)(nil)
 	_ Sweeper = (*DirStore)(nil)
 )
 
@@ -112,25 +113,50 @@ func checkFileName(name string) error {
 // fails when the name is taken. When it returns, with fs.ErrExist too, the file that has the name
 // is durable.
 func (s *DirStore) Create(ctx context.Context, name string, body io.ReaderAt, size int64, o CreateOptions) error {
-	if !o.Lock.IsZero() || o.Hold {
-		return fmt.Errorf("lock %s: a directory has no object lock: %w: use a bucket with object lock", name, errors.ErrUnsupported)
-	}
 	path, err := s.path(ctx, name)
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(path); err == nil && !o.Replace { // spares writing it
+	if _, err := os.Lstat(path); err == nil && !o.Replace && o.Lock.IsZero() && !o.Hold { // spares writing it
 		return fmt.Errorf("create %s: %w", name, errors.Join(fs.ErrExist, s.makeDirs(filepath.Dir(path)), syncDir(filepath.Dir(path))))
+	}
+	publish, err := s.Stage(ctx, name, body, size, o)
+	if err != nil {
+		return err
+	}
+	return publish()
+}
+
+// Stage implements Stager: the file is written beside, under no name of the archive. To publish it is to sync it, to link it to its name, and to sync its
+// directory, in this order; so a name never has content that a loss of power could take away.
+func (s *DirStore) Stage(ctx context.Context, name string, body io.ReaderAt, size int64, o CreateOptions) (publish func() error, err error) {
+	if !o.Lock.IsZero() || o.Hold {
+		return nil, fmt.Errorf("lock %s: a directory has no object lock: %w: use a bucket with object lock", name, errors.ErrUnsupported)
+	}
+	path, err := s.path(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	temp, err := s.writeTemp(ctx, body, size)
 	if err != nil {
-		return dirTrouble("write", name, err)
+		return nil, dirTrouble("write", name, err)
 	}
-	defer os.Remove(temp)
+	startWriting(temp)
+	return func() error {
+		defer os.Remove(temp.Name())
+		if err := errors.Join(temp.Sync(), temp.Close()); err != nil {
+			return dirTrouble("write", name, err)
+		}
+		return s.publish(temp.Name(), path, name, o.Replace)
+	}, nil
+}
+
+// publish gives a durable file its name, durably.
+func (s *DirStore) publish(temp, path, name string, replace bool) error {
 	if err := s.makeDirs(filepath.Dir(path)); err != nil {
 		return dirTrouble("make the directory of", name, err)
 	}
-	if o.Replace {
+	if replace {
 		if err := os.Rename(temp, path); err != nil {
 			return dirTrouble("replace", name, err)
 		}
@@ -159,24 +185,24 @@ func sameFile(temp, path string) bool {
 	return err == nil && os.SameFile(a, b)
 }
 
-// writeTemp makes a durable file without a name in the archive.
-func (s *DirStore) writeTemp(ctx context.Context, body io.ReaderAt, size int64) (path string, err error) {
+// writeTemp writes a file without a name in the archive. It is open, and not durable yet.
+func (s *DirStore) writeTemp(ctx context.Context, body io.ReaderAt, size int64) (*os.File, error) {
 	dir := filepath.Join(s.root, tempDir)
 	if err := s.makeDirs(dir); err != nil {
-		return "", err
+		return nil, err
 	}
 	f, err := os.CreateTemp(dir, "new-") // 0600
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	n, err := io.Copy(f, &contextReader{ctx, io.NewSectionReader(body, 0, size)})
 	if err == nil && n != size {
 		err = fmt.Errorf("its content ends after %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
 	}
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	return f.Name(), nil
+	return f, nil
 }
 
 // contextReader ends a copy with its context.

@@ -1,6 +1,7 @@
 package archive_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -99,5 +100,52 @@ func TestDirStoreTellsOfMissingRights(t *testing.T) {
 	s := openStore(t, "dir://"+root, archive.StoreOptions{})
 	if err := s.Create(t.Context(), "a", strings.NewReader("x"), 1, archive.CreateOptions{}); !errors.Is(err, archive.ErrDenied) {
 		t.Errorf("Create: %v, want ErrDenied", err)
+	}
+}
+
+func TestDirStoreStagesFiles(t *testing.T) {
+	root := t.TempDir()
+	s := openStore(t, "dir://"+root, archive.StoreOptions{})
+	stage := func(name, text string, o archive.CreateOptions) func() error {
+		t.Helper()
+		body := []byte(text)
+		publish, err := archive.Stage(t.Context(), s, name, bytes.NewReader(body), int64(len(body)), o)
+		if err != nil || publish == nil {
+			t.Fatalf("Stage %s: %v", name, err)
+		}
+		clear(body) // the caller may use it for something else
+		return publish
+	}
+	holds := func(name, want string) {
+		t.Helper()
+		b := make([]byte, len(want))
+		if err := s.ReadAt(t.Context(), name, b, 0); err != nil || string(b) != want {
+			t.Errorf("%s holds %q, %v; want %q", name, b, err, want)
+		}
+	}
+	first, second := stage("a/file", "first", archive.CreateOptions{}), stage("a/file", "second", archive.CreateOptions{})
+	third := stage("a/file", "third", archive.CreateOptions{Replace: true})
+	if _, err := s.Stat(t.Context(), "a/file"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file is there before it is published: %v", err)
+	}
+	for info, err := range s.List(t.Context(), "", "") {
+		t.Errorf("List gives %v, %v", info, err)
+	}
+	if err := first(); err != nil {
+		t.Error(err)
+	}
+	if err := second(); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("publish under a name that is taken: %v, want ErrExist", err)
+	}
+	holds("a/file", "first")
+	if err := third(); err != nil {
+		t.Error(err)
+	}
+	holds("a/file", "third")
+	if _, err := archive.Stage(t.Context(), s, "short", strings.NewReader("short"), 6, archive.CreateOptions{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("Stage of a short body: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(root, ".tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left in .tmp: %v, %v", left, err)
 	}
 }

@@ -52,6 +52,14 @@ func (l *limited) Create(ctx context.Context, name string, body io.ReaderAt, siz
 	return l.Store.Create(ctx, name, body, size, o)
 }
 
+// Stage implements archive.Stager. The limit is of what goes out, not of what a disk still does with it.
+func (l *limited) Stage(ctx context.Context, name string, body io.ReaderAt, size int64, o archive.CreateOptions) (func() error, error) {
+	if err := pace(ctx, l.up, size); err != nil {
+		return nil, err
+	}
+	return archive.Stage(ctx, l.Store, name, body, size, o)
+}
+
 // ReadAt implements archive.Store.
 func (l *limited) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
 	if err := pace(ctx, l.down, int64(len(p))); err != nil {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/kopia/kopia/repo/blob"
+	"github.com/kopia/kopia/repo/content"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
@@ -49,6 +51,7 @@ type storage struct {
 	readOnly     bool
 	sent, loaded atomic.Int64
 	ahead        blocks
+	behind       behind
 }
 
 var _ blob.Storage = (*storage)(nil)
@@ -86,8 +89,14 @@ func (s *storage) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, o bl
 	if o.RetentionPeriod > 0 {
 		create.Lock, create.Compliance = time.Now().Add(o.RetentionPeriod), o.RetentionMode == blob.Compliance
 	}
-	name := s.dir + string(id)
-	if err := s.store.Create(ctx, name, &seekingReader{r: r}, size, create); err != nil {
+	name, body := s.dir+string(id), &seekingReader{r: r}
+	if isPack(id) && o.GetModTime == nil {
+		return s.putPack(ctx, id, name, body, size, create)
+	}
+	if err := s.behind.settle(); err != nil {
+		return err
+	}
+	if err := s.store.Create(ctx, name, body, size, create); err != nil {
 		return blobError(err)
 	}
 	s.sent.Add(size)
@@ -98,6 +107,27 @@ func (s *storage) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, o bl
 		}
 		*o.GetModTime = info.Time
 	}
+	return nil
+}
+
+// isPack reports whether a file holds content, so that nothing needs it before an index names it.
+func isPack(id blob.ID) bool {
+	return strings.HasPrefix(string(id), string(content.PackBlobIDPrefixRegular)) || strings.HasPrefix(string(id), string(content.PackBlobIDPrefixSpecial))
+}
+
+// putPack writes a pack, which becomes durable in the background; see behind.
+func (s *storage) putPack(ctx context.Context, id blob.ID, name string, body io.ReaderAt, size int64, o archive.CreateOptions) error {
+	if err := s.behind.room(); err != nil {
+		return err
+	}
+	publish, err := archive.Stage(ctx, s.store, name, body, size, o)
+	if err != nil {
+		return blobError(err)
+	}
+	if publish != nil {
+		s.behind.add(id, publish)
+	}
+	s.sent.Add(size)
 	return nil
 }
 
@@ -123,6 +153,9 @@ func (s *seekingReader) ReadAt(p []byte, off int64) (int, error) {
 // GetBlob implements blob.Storage.
 func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64, out blob.OutputBuffer) error {
 	out.Reset()
+	if err := s.behind.wait(id); err != nil {
+		return blobError(err)
+	}
 	name := s.dir + string(id)
 	if length < 0 {
 		info, err := s.store.Stat(ctx, name)
@@ -159,6 +192,9 @@ func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64,
 
 // GetMetadata implements blob.Storage.
 func (s *storage) GetMetadata(ctx context.Context, id blob.ID) (blob.Metadata, error) {
+	if err := s.behind.wait(id); err != nil {
+		return blob.Metadata{}, blobError(err)
+	}
 	info, err := s.store.Stat(ctx, s.dir+string(id))
 	if err != nil {
 		return blob.Metadata{}, blobError(err)
@@ -168,6 +204,9 @@ func (s *storage) GetMetadata(ctx context.Context, id blob.ID) (blob.Metadata, e
 
 // ListBlobs implements blob.Storage.
 func (s *storage) ListBlobs(ctx context.Context, prefix blob.ID, f func(blob.Metadata) error) error {
+	if err := s.behind.settle(); err != nil {
+		return err
+	}
 	for info, err := range s.store.List(ctx, s.dir+string(prefix), "") {
 		if err != nil {
 			return err
@@ -181,11 +220,20 @@ func (s *storage) ListBlobs(ctx context.Context, prefix blob.ID, f func(blob.Met
 
 // DeleteBlob implements blob.Storage. What a lock keeps is tried again by a later maintenance.
 func (s *storage) DeleteBlob(ctx context.Context, id blob.ID) error {
+	if err := s.behind.settle(); err != nil { // it may be removed because others hold the same content
+		return err
+	}
 	if err := s.store.Remove(ctx, s.dir+string(id)); err != nil && !errors.Is(err, archive.ErrHeld) {
 		return blobError(err)
 	}
 	return nil
 }
+
+// FlushCaches implements blob.Storage.
+func (s *storage) FlushCaches(context.Context) error { return s.behind.settle() }
+
+// Close implements blob.Storage.
+func (s *storage) Close(context.Context) error { return s.behind.settle() }
 
 // ConnectionInfo implements blob.Storage.
 func (s *storage) ConnectionInfo() blob.ConnectionInfo {
