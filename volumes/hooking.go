@@ -53,7 +53,7 @@ func (k *Keeper) runHooks(ctx context.Context, u *unit, when string, report *rep
 	}
 	for _, t := range u.tasks {
 		t.backup.Status.Hooks = all
-		if when == "post" && failed != nil { // what was backed up is none the worse for it
+		if when == "post" && failed != nil {
 			t.backup.Status.Notes = append(t.backup.Status.Notes, failed.Error()+": see to it that the application is not held")
 		}
 	}

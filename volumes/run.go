@@ -150,8 +150,15 @@ func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 	}
 	defer func() { // always, also when we are to end: the application may be frozen
 		_ = k.runHooks(context.WithoutCancel(ctx), u, "post", report) // it is in the notes of the backups
+		all := u.tasks[0].backup.Status.Hooks
+		failed := slices.ContainsFunc(all, func(h Hook) bool { return h.When == "post" && h.State == HookFailed })
 		for _, t := range u.tasks {
-			t.backup.Status.Hooks = u.tasks[0].backup.Status.Hooks
+			s := &t.backup.Status
+			s.Hooks = all
+			if failed && s.Consistency == Application { // it may tell that what the pre hook took was lost meanwhile, as a lock can be
+				s.Consistency = t.unhooked
+				s.Notes = append(s.Notes, "counts as "+string(t.unhooked)+": a post hook failed, so the application may not have been held all the time")
+			}
 		}
 	}()
 	if err := k.runHooks(ctx, u, "pre", report); err != nil {
@@ -202,7 +209,7 @@ func (k *Keeper) takeAll(ctx context.Context, u *unit, report *report) {
 	wg.Wait()
 	for _, t := range u.tasks {
 		if t.err == nil && t.taken != nil && hooked {
-			t.backup.Status.Consistency = Application
+			t.unhooked, t.backup.Status.Consistency = t.backup.Status.Consistency, Application
 		}
 	}
 }
@@ -326,7 +333,7 @@ func (k *Keeper) backLive(ctx context.Context, t *task, hooked bool, report *rep
 	if len(t.Pods) == 0 {
 		t.backup.Status.Consistency = Crash // nobody writes to it
 	} else if hooked && k.hasPost(t) {
-		t.backup.Status.Consistency = Application // it is held until it is read
+		t.unhooked, t.backup.Status.Consistency = Live, Application // it is held until it is read
 	}
 	report.step(t, "reading the volume")
 	return k.read(ctx, t, mover.Place{Namespace: t.Claim.Namespace, Claim: t.Claim.Name, Block: t.block(), Node: t.node()}, report)

@@ -73,8 +73,9 @@ type task struct {
 	group  string // "label=value"; empty: it is alone
 	backup *Backup
 
-	taken *csi.Taken
-	err   error
+	taken    *csi.Taken
+	err      error
+	unhooked Consistency // what it would be without hooks
 
 	readAll bool // of a device
 	listed  int  // backups before it that rely on lists of changed blocks

@@ -69,7 +69,7 @@ func TestHooks(t *testing.T) {
 }
 
 // TestHookTrouble has a pre hook fail that may, and one that takes longer than it may: the first costs the backup its consistency, the second the backup. The
-// post hook is run after both, and the program that took too long is not waited for.
+// post hook is run after both, and the program that took too long is not waited for. A post hook that fails costs the consistency as well.
 func TestHookTrouble(t *testing.T) {
 	w := newWorld(t, "")
 	w.namespace("unruly")
@@ -97,6 +97,15 @@ func TestHookTrouble(t *testing.T) {
 	if calls := w.exec("unruly", "app", "cat /tmp/calls"); calls != "post\npost" {
 		t.Errorf("post hooks: %q", calls)
 	}
+
+	w.annotate("unruly", "app", map[string]string{
+		"pre.hook.backup.velero.io/command": `["true"]`, "pre.hook.backup.velero.io/timeout": "20s", "post.hook.backup.velero.io/command": `["false"]`,
+	})
+	b = w.back("-n", "unruly")[0]
+	if s := b.Status; s.Phase != volumes.Done || s.Consistency != volumes.Crash || s.Hooks[1].State != volumes.HookFailed || len(s.Notes) != 2 {
+		t.Errorf("after a post hook that failed: %+v", s)
+	}
+	w.forget(b)
 	w.nothingLeft()
 	w.snapshotsAre()
 }
