@@ -97,7 +97,7 @@ func (s *Shipper) merge(ctx context.Context, level int, inputs []archive.Segment
 	if level > copyLevel {
 		keep = nil
 	}
-	w, err := s.a.WriteSegment(ctx, level, out.To, keep, func(put func(k, v []byte) error) (err error) {
+	w, err := s.a.WriteSegment(ctx, level, out.To, keep, false, func(put func(k, v []byte) error) (err error) {
 		out.Entries, err = s.reread(ctx, inputs, put)
 		return err
 	})

@@ -111,7 +111,9 @@ func (s *Shipper) remake(ctx context.Context, a *archive.Archive, state *archive
 		w, err := made(dryRun, func(put func(k, v []byte) error) (err error) {
 			span, err = s.o.Journal.Export(ctx, g.From, g.To, g.Entries+1, put)
 			return err
-		}, func(fill filler) (archive.Written, error) { return a.WriteSegment(ctx, g.Level, g.To, nil, fill) })
+		}, func(fill filler) (archive.Written, error) {
+			return a.WriteSegment(ctx, g.Level, g.To, nil, false, fill)
+		})
 		if err != nil {
 			return err
 		}

@@ -43,7 +43,8 @@ func (s *Shipper) seal(ctx context.Context) (more bool, err error) {
 		return false, s.sealIdle(ctx, state, now)
 	}
 	var span journal.Span
-	w, err := s.a.WriteSegment(ctx, 0, now.Position, s.copies, func(put func(k, v []byte) error) (err error) {
+	_, bytes := s.backlog()
+	w, err := s.a.WriteSegment(ctx, 0, now.Position, s.copies, bytes <= 2*s.o.SealBytes, func(put func(k, v []byte) error) (err error) {
 		span, err = s.o.Journal.Export(ctx, from, now.Position, sealEntries, put)
 		return err
 	})

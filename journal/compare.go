@@ -19,6 +19,7 @@ type Comparison struct {
 	gr       schema.GroupResource
 	epoch    uint32
 	first    bool // the resource's first list: its objects are Initial, not Inferred
+	blank    bool // the journal holds no object of the resource, so there is nothing to look up
 	listed   int
 	inferred int
 }
@@ -70,7 +71,20 @@ func (j *Journal) Compare(ctx context.Context, q Recording, floor uint64, cause 
 		w.round.changed[gr] = true
 		return w.clearSeen(gr)
 	}})
+	if err == nil {
+		c.blank, err = j.holdsNone(gr)
+	}
 	return c, err
+}
+
+// holdsNone reports whether no version of any object of the resource is recorded.
+func (j *Journal) holdsNone(gr schema.GroupResource) (bool, error) {
+	heads, err := j.iterate(append(resourceKey(prefixHead, gr), 0))
+	if err != nil {
+		return false, err
+	}
+	defer heads.Close()
+	return !heads.First(), heads.Error()
 }
 
 func (w *writer) clearSeen(gr schema.GroupResource) error {
@@ -122,6 +136,9 @@ func (c *Comparison) infer(ctx context.Context, e Event) error {
 }
 
 func (c *Comparison) head(o object) (*head, error) {
+	if c.blank { // each look would unpack a block of 128 KiB, in vain
+		return nil, nil
+	}
 	v, err := c.j.get(appendHead(nil, prefixHead, o))
 	if v == nil || err != nil {
 		return nil, err

@@ -60,7 +60,7 @@ func (j *Journal) enqueue(ctx context.Context, n entry) error {
 	}
 	select {
 	case j.queue <- n:
-		if n.done != nil {
+		if n.done != nil || len(j.queue) >= j.opts.BatchEvents { // a full batch need not wait for more
 			select {
 			case j.urgent <- struct{}{}:
 			default:

@@ -125,8 +125,9 @@ func (w *writer) next() (n entry, ok bool) {
 }
 
 // lingering is how long a batch waits for more events when nobody waits for it: events that
-// come one by one would each cost a sync of the disk.
-const lingering = 5 * time.Millisecond
+// come one by one would each cost a sync of the disk, and wake half a dozen goroutines. What waits is not lost with the
+// process: the watermark is not moved yet, and the watch resumes there.
+const lingering = 20 * time.Millisecond
 
 func (w *writer) mayLinger() bool {
 	return len(w.round.done) == 0 && time.Since(w.began) < lingering

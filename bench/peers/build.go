@@ -25,7 +25,7 @@ type built struct {
 }
 
 // buildPrograms builds Tidemark and the recorder from this checkout, and the peers from their modules.
-func buildPrograms(ctx context.Context, progress io.Writer) (*built, error) {
+func buildPrograms(ctx context.Context, profiled bool, progress io.Writer) (*built, error) {
 	_, source, _, _ := runtime.Caller(0)
 	b := &built{versions: map[string]string{}}
 	velero := localserver.Build{
@@ -70,7 +70,11 @@ func buildPrograms(ctx context.Context, progress io.Writer) (*built, error) {
 	}
 	bin := filepath.Join(cache, "tidemark", "peers")
 	b.tidemark, b.recorder = filepath.Join(bin, "tidemark"), filepath.Join(bin, "recorder")
-	for path, pkg := range map[string]string{b.tidemark: modulePath + "/cmd/tidemark", b.recorder: modulePath + "/bench/peers/recorder"} {
+	ours := "/cmd/tidemark"
+	if profiled {
+		ours = "/cmd/internal/profiled"
+	}
+	for path, pkg := range map[string]string{b.tidemark: modulePath + ours, b.recorder: modulePath + "/bench/peers/recorder"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, pkg) // as make build does
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

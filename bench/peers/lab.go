@@ -239,6 +239,10 @@ func (l *lab) awaitQuiet(ctx context.Context) error {
 const awaitLimit = 15 * time.Minute
 
 func (l *lab) await(ctx context.Context, what string, ready func() (bool, error)) error {
+	return l.awaitEvery(ctx, pollEvery, what, ready)
+}
+
+func (l *lab) awaitEvery(ctx context.Context, every time.Duration, what string, ready func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, awaitLimit, fmt.Errorf("not within %s: %s", awaitLimit, what))
 	defer cancel()
 	for {
@@ -252,7 +256,7 @@ func (l *lab) await(ctx context.Context, what string, ready func() (bool, error)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(pollEvery):
+		case <-time.After(every):
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,8 @@ func start(ctx context.Context, args []string) error {
 	render := flags.String("render", "", "measure nothing: write the report of these results")
 	compare := flags.String("check", "", "measure nothing: compare the ratios of two results, OLD.json,NEW.json")
 	allowed := flags.Float64("allowed", 1.5, "with --check: by how much a ratio may be smaller")
+	only := flags.String("only", "", "turns to take, such as recording,recorder,informer,reader (recording: the daemon, without snapshots and restores; informer, reader: parts of the recorder); empty: those of the report")
+	profiles := flags.String("profiles", "", "directory for CPU and heap profiles of the daemon; they cost a little CPU; empty: none")
 	keep := flags.Bool("keep", false, "leave logs and data where they are")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -76,7 +79,7 @@ func start(ctx context.Context, args []string) error {
 		return err
 	}
 	began := time.Now()
-	p, err := buildPrograms(ctx, os.Stderr)
+	p, err := buildPrograms(ctx, *profiles != "", os.Stderr)
 	if err != nil {
 		return err
 	}
@@ -88,7 +91,10 @@ func start(ctx context.Context, args []string) error {
 		Runs: *runs, Rate: *rate, Churn: churn.Seconds(),
 	}
 	file := filepath.Join(*raw, r.Date+"-peers.json")
-	b := &bench{rate: *rate, churn: *churn}
+	b := &bench{rate: *rate, churn: *churn, profiles: *profiles}
+	if b.turns = reported; *only != "" {
+		b.turns = strings.Split(*only, ",")
+	}
 	for _, n := range sizes {
 		if err := b.size(ctx, p.programs, n, r, file, *keep); err != nil {
 			return err
@@ -130,23 +136,18 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 			err = fmt.Errorf("%w (logs: %s)", err, dir)
 		}
 	}()
-	if err := l.installVelero(ctx); err != nil {
-		return err
-	}
-	turns := []func() ([]sample, error){
-		func() ([]sample, error) { return b.veleroTurn(ctx, l, veleroTool, nil) },
-		func() ([]sample, error) { return b.tidemarkTurn(ctx, l) },
-		func() ([]sample, error) { return b.veleroTurn(ctx, l, veleroTunedTool, veleroTuned) },
-		func() ([]sample, error) { return b.informerTurn(ctx, l) },
-		func() ([]sample, error) { return l.etcdTurn(ctx) },
+	if slices.ContainsFunc(b.turns, func(turn string) bool { return turn == veleroTool || turn == veleroTunedTool }) {
+		if err := l.installVelero(ctx); err != nil {
+			return err
+		}
 	}
 	for run := range r.Runs {
 		l.say("%d objects, run %d of %d", n, run+1, r.Runs)
-		for _, turn := range turns {
+		for _, turn := range b.turns {
 			if err := l.awaitQuiet(ctx); err != nil {
 				return err
 			}
-			samples, err := turn()
+			samples, err := b.turn(ctx, l, turn)
 			for _, s := range samples {
 				s.Objects, s.Run = n, run+1
 				r.Samples = append(r.Samples, s)
@@ -158,4 +159,25 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 		}
 	}
 	return nil
+}
+
+// reported are the turns of which the report tells.
+var reported = []string{veleroTool, "tidemark", veleroTunedTool, "recorder", "etcd"}
+
+func (b *bench) turn(ctx context.Context, l *lab, name string) ([]sample, error) {
+	switch name {
+	case veleroTool:
+		return b.veleroTurn(ctx, l, veleroTool, nil)
+	case veleroTunedTool:
+		return b.veleroTurn(ctx, l, veleroTunedTool, veleroTuned)
+	case "tidemark":
+		return b.tidemarkTurn(ctx, l, true)
+	case "recording":
+		return b.tidemarkTurn(ctx, l, false)
+	case "recorder", "informer", "reader":
+		return b.informerTurn(ctx, l, name)
+	case "etcd":
+		return l.etcdTurn(ctx)
+	}
+	return nil, fmt.Errorf("--only %s: want some of %s, recording, informer, reader", name, strings.Join(reported, ", "))
 }

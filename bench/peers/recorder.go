@@ -14,20 +14,24 @@ import (
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
-// informer is the turn of the naive alternative, bench/peers/recorder.
+// informer is the turn of the naive alternative, bench/peers/recorder, or of a part of it.
 type informer struct {
 	*lab
+	tool, mode string
 	dir        string
 	kubeconfig string
 	process    *localserver.Process
 }
 
-func (l *lab) newInformer(ctx context.Context) (r *informer, err error) {
-	r = &informer{lab: l}
-	if r.dir, _, err = l.turn(ctx, "recorder"); err != nil {
+// informerModes are what bench/peers/recorder can do, by the tool's name in the results.
+var informerModes = map[string]string{"recorder": "record", "informer": "inform", "reader": "read"}
+
+func (l *lab) newInformer(ctx context.Context, tool string) (r *informer, err error) {
+	r = &informer{lab: l, tool: tool, mode: informerModes[tool]}
+	if r.dir, _, err = l.turn(ctx, tool); err != nil {
 		return nil, err
 	}
-	r.kubeconfig, err = l.kubeconfig("recorder")
+	r.kubeconfig, err = l.kubeconfig(tool)
 	return r, err
 }
 
@@ -35,7 +39,7 @@ func (r *informer) file() string { return filepath.Join(r.dir, "objects.jsonl") 
 func (r *informer) log() string  { return filepath.Join(r.dir, "recorder.log") }
 
 func (r *informer) start() (err error) {
-	r.process, err = localserver.Start(r.recorder, []string{"--kubeconfig", r.kubeconfig, "--file", r.file()}, nil, r.log())
+	r.process, err = localserver.Start(r.recorder, []string{"--kubeconfig", r.kubeconfig, "--file", r.file(), "--mode", r.mode}, nil, r.log())
 	return err
 }
 
@@ -45,7 +49,7 @@ func (r *informer) stop() {
 }
 
 func (r *informer) subject() subject {
-	return subject{tool: "recorder", user: "recorder", pid: r.process.Pid()}
+	return subject{tool: r.tool, user: r.tool, pid: r.process.Pid()}
 }
 
 // synced is what the recorder says after each fsync.
@@ -98,12 +102,15 @@ func (r *informer) written() (objects int, bytes int64, err error) {
 	if err != nil || len(all) == 0 {
 		return 0, 0, err
 	}
+	for _, s := range all {
+		objects = max(objects, s.objects)
+	}
+	if r.mode != "record" {
+		return objects, 0, nil
+	}
 	info, err := os.Stat(r.file())
 	if err != nil {
 		return 0, 0, err
-	}
-	for _, s := range all {
-		objects = max(objects, s.objects)
 	}
 	return objects, info.Size(), nil
 }

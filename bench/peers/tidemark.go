@@ -20,9 +20,10 @@ type tidemark struct {
 	kubeconfig  string
 	process     *localserver.Process
 	api         *http.Client
+	profiles    profiles
 }
 
-func (l *lab) newTidemark(ctx context.Context) (t *tidemark, err error) {
+func (l *lab) newTidemark(ctx context.Context, profileDir string) (t *tidemark, err error) {
 	t = &tidemark{lab: l}
 	if t.dir, t.bucket, err = l.turn(ctx, "tidemark"); err != nil {
 		return nil, err
@@ -30,6 +31,7 @@ func (l *lab) newTidemark(ctx context.Context) (t *tidemark, err error) {
 	if t.kubeconfig, err = l.kubeconfig("tidemark"); err != nil {
 		return nil, err
 	}
+	t.profiles = newProfiles(profileDir, fmt.Sprintf("%d-%d", len(l.objects), l.turns), filepath.Join(t.dir, "profile.sock"))
 	socket := t.socket()
 	t.api = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -45,7 +47,7 @@ func (t *tidemark) start() (err error) {
 		"run", "--kubeconfig", t.kubeconfig, "--data-dir", t.dir,
 		"--archive", t.s3.URL(t.bucket, "bench"), "--archive-credentials", t.s3.CredentialsFile(),
 	}
-	t.process, err = localserver.Start(t.lab.tidemark, args, nil, filepath.Join(t.dir, "tidemark.log"))
+	t.process, err = localserver.Start(t.lab.tidemark, args, t.profiles.env(), filepath.Join(t.dir, "tidemark.log"))
 	return err
 }
 
@@ -89,9 +91,10 @@ func (t *tidemark) status(ctx context.Context) (s tidemarkStatus, err error) {
 	return s, json.Unmarshal(text, &s)
 }
 
-// awaitArchived waits until all that the cluster has is in the archive.
+// awaitArchived waits until all that the cluster has is in the archive. It asks seldom: the answers are work for
+// the daemon that it has of nobody else.
 func (t *tidemark) awaitArchived(ctx context.Context) error {
-	return t.await(ctx, "the archive to have everything", func() (bool, error) {
+	return t.awaitEvery(ctx, 500*time.Millisecond, "the archive to have everything", func() (bool, error) {
 		if _, err := tree(t.process.Pid()); err != nil {
 			return false, fmt.Errorf("%w; see %s", err, filepath.Join(t.dir, "tidemark.log"))
 		}

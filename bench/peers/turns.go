@@ -12,8 +12,10 @@ import (
 
 // bench is what the flags ask for.
 type bench struct {
-	rate  int
-	churn time.Duration
+	rate     int
+	churn    time.Duration
+	turns    []string
+	profiles string // directory for profiles of the daemon; empty: none
 }
 
 // veleroTurn takes three backups and restores one namespace twice, each restore by a server of its own: a server keeps
@@ -107,9 +109,10 @@ func (b *bench) restores(ctx context.Context, l *lab, restore func(scenario, fro
 	return l.awaitQuiet(ctx)
 }
 
-// tidemarkTurn starts a daemon with an empty archive, records a churn, takes three snapshots, and restores.
-func (b *bench) tidemarkTurn(ctx context.Context, l *lab) (all []sample, err error) {
-	t, err := l.newTidemark(ctx)
+// tidemarkTurn starts a daemon with an empty archive, records a churn, and, if it is to do all, takes three
+// snapshots, and restores.
+func (b *bench) tidemarkTurn(ctx context.Context, l *lab, whole bool) (all []sample, err error) {
+	t, err := l.newTidemark(ctx, b.profiles)
 	if err != nil {
 		return nil, err
 	}
@@ -142,6 +145,9 @@ func (b *bench) tidemarkTurn(ctx context.Context, l *lab) (all []sample, err err
 	if err := b.tidemarkChurn(ctx, l, t, keep); err != nil {
 		return all, err
 	}
+	if !whole {
+		return all, nil
+	}
 	for _, scenario := range []string{"backup-first", "backup-unchanged", "backup-changed"} {
 		before, err := t.retained(ctx)
 		if err != nil {
@@ -171,36 +177,47 @@ func (b *bench) tidemarkTurn(ctx context.Context, l *lab) (all []sample, err err
 }
 
 func (b *bench) tidemarkChurn(ctx context.Context, l *lab, t *tidemark, keep func(subject, string, func() (map[string]float64, error)) error) error {
-	counted := func(f func() error) (map[string]float64, error) {
-		if err := t.awaitArchived(ctx); err != nil {
-			return nil, err
+	if err := t.profiles.heap(ctx, "listed"); err != nil {
+		return err
+	}
+	counted := func(scenario string, f func() error) error {
+		if err := t.awaitArchived(ctx); err != nil { // not a part of what is measured
+			return err
 		}
 		before, err := t.status(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := f(); err != nil {
-			return nil, err
-		}
-		if err := t.awaitArchived(ctx); err != nil {
-			return nil, err
-		}
-		after, err := t.status(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return map[string]float64{
-			"events": after.Totals.Events - before.Totals.Events, "stored_bytes": after.Archives[0].Bytes - before.Archives[0].Bytes,
-		}, nil
+		return keep(t.subject(), scenario, func() (map[string]float64, error) {
+			err := t.profiles.begin(ctx)
+			if err == nil {
+				err = f()
+			}
+			if err == nil {
+				err = t.awaitArchived(ctx)
+			}
+			if err == nil {
+				err = t.profiles.end(ctx, scenario)
+			}
+			if err != nil {
+				return nil, err
+			}
+			after, err := t.status(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return map[string]float64{
+				"events": after.Totals.Events - before.Totals.Events, "stored_bytes": after.Archives[0].Bytes - before.Archives[0].Bytes,
+			}, nil
+		})
 	}
-	err := keep(t.subject(), "churn", func() (map[string]float64, error) {
-		return counted(func() error { return l.churn(ctx, b.rate, b.churn, nil) })
-	})
-	if err != nil {
+	if err := counted("churn", func() error { return l.churn(ctx, b.rate, b.churn, nil) }); err != nil {
 		return err
 	}
-	err = keep(t.subject(), "flood", func() (map[string]float64, error) { return counted(func() error { return l.floodNow(ctx) }) })
-	if err != nil {
+	if err := counted("flood", func() error { return l.floodNow(ctx) }); err != nil {
+		return err
+	}
+	if err := t.profiles.heap(ctx, "flooded"); err != nil {
 		return err
 	}
 	return keep(t.subject(), "lag", func() (map[string]float64, error) { return b.tidemarkLag(ctx, l, t) })
@@ -253,8 +270,8 @@ func (b *bench) tidemarkLag(ctx context.Context, l *lab, t *tidemark) (map[strin
 }
 
 // informerTurn does with the recorder what it can do: list, and record the same churn.
-func (b *bench) informerTurn(ctx context.Context, l *lab) (all []sample, err error) {
-	r, err := l.newInformer(ctx)
+func (b *bench) informerTurn(ctx context.Context, l *lab, tool string) (all []sample, err error) {
+	r, err := l.newInformer(ctx, tool)
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +302,7 @@ func (b *bench) informerTurn(ctx context.Context, l *lab) (all []sample, err err
 			return map[string]float64{"seconds": took.Seconds(), "events": float64(nowObjects - objects), "written_bytes": float64(nowBytes - bytes), "stored_bytes": float64(nowBytes - bytes)}, err
 		}
 	}
-	first := subject{tool: "recorder", user: "recorder", start: func() (int, error) {
+	first := subject{tool: tool, user: tool, start: func() (int, error) {
 		err := r.start()
 		return r.process.Pid(), err
 	}}
@@ -297,6 +314,9 @@ func (b *bench) informerTurn(ctx context.Context, l *lab) (all []sample, err err
 	}
 	if err := keep(r.subject(), "flood", counted(func() error { return l.floodNow(ctx) })); err != nil {
 		return all, err
+	}
+	if r.mode != "record" {
+		return all, nil
 	}
 	err = keep(r.subject(), "lag", func() (map[string]float64, error) {
 		var sent writes

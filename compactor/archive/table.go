@@ -23,6 +23,9 @@ const (
 	// blockSize is large because versions of one object lie side by side; see docs/design.md.
 	blockSize      = 256 << 10
 	indexBlockSize = 64 << 10
+	// freshBlockSize is for small segments, which are merged into others within a minute. Above 128 KiB the encoder of zstd
+	// keeps a history, and makes 16 MiB for it anew for each table: as much as all else that the daemon has in memory.
+	freshBlockSize = 120 << 10
 	// spoolMemory is how much of a new file is held in memory before it goes to the disk.
 	spoolMemory = 4 << 20
 )
@@ -54,7 +57,7 @@ type tableWriter struct {
 	keys    int
 }
 
-func newTableWriter(dir string, recipients []age.Recipient, c *copyWriter) (*tableWriter, error) {
+func newTableWriter(dir string, recipients []age.Recipient, c *copyWriter, fresh bool) (*tableWriter, error) {
 	t := &tableWriter{spool: spool{dir: dir, sum: sha256.New()}, content: NewContentHash(), copy: c}
 	var err error
 	if t.sealed, err = age.Encrypt(&t.spool, recipients...); err != nil {
@@ -62,9 +65,15 @@ func newTableWriter(dir string, recipients []age.Recipient, c *copyWriter) (*tab
 	}
 	o := tableOptions()
 	compression := *sstable.GoodCompression
-	compression.OtherBlocks, compression.AdaptiveReductionCutoffPercent = compression.DataBlocks, 0
+	compression.AdaptiveReductionCutoffPercent = 0
 	w := o.MakeWriterOptions(0, sstable.TableFormatPebblev5)
 	w.BlockSize, w.IndexBlockSize, w.Compression, w.DisableValueBlocks = blockSize, indexBlockSize, &compression, true
+	if fresh {
+		w.BlockSize = freshBlockSize
+		compression.OtherBlocks = sstable.NoCompression.OtherBlocks // an index of some lines, and an encoder of 2.6 MiB
+	} else {
+		compression.OtherBlocks = compression.DataBlocks
+	}
 	out := io.Writer(t.sealed)
 	if c != nil {
 		out = io.MultiWriter(t.sealed, c)
@@ -155,12 +164,12 @@ type Written struct {
 }
 
 // write makes a file of what fill gives, in the order of the keys, and uploads it under the name.
-func (a *Archive) write(ctx context.Context, name string, keep *Copies, fill func(put func(k, v []byte) error) error) (w Written, err error) {
+func (a *Archive) write(ctx context.Context, name string, keep *Copies, fresh bool, fill func(put func(k, v []byte) error) error) (w Written, err error) {
 	c, err := keep.create(name)
 	if err != nil {
 		a.log.Warn("no local copy of a segment is kept; merging reads it from the archive", zap.Error(err))
 	}
-	t, err := newTableWriter(a.o.SpoolDir, a.o.Recipients, c)
+	t, err := newTableWriter(a.o.SpoolDir, a.o.Recipients, c, fresh)
 	if err != nil {
 		return w, errors.Join(err, c.abort())
 	}
@@ -180,12 +189,12 @@ func (a *Archive) write(ctx context.Context, name string, keep *Copies, fill fun
 }
 
 // WriteSegment uploads a new segment of that level; the caller commits it. keep, when not nil,
-// gets a copy.
-func (a *Archive) WriteSegment(ctx context.Context, level int, to journal.Position, keep *Copies, fill func(put func(k, v []byte) error) error) (Written, error) {
-	return a.write(ctx, segmentName(level, to), keep, fill)
+// gets a copy. fresh says that it is small and will soon be merged: that counts more than how small its file is.
+func (a *Archive) WriteSegment(ctx context.Context, level int, to journal.Position, keep *Copies, fresh bool, fill func(put func(k, v []byte) error) error) (Written, error) {
+	return a.write(ctx, segmentName(level, to), keep, fresh, fill)
 }
 
 // WriteSnapshot uploads a new snapshot; the caller commits it.
 func (a *Archive) WriteSnapshot(ctx context.Context, at journal.Position, fill func(put func(k, v []byte) error) error) (Written, error) {
-	return a.write(ctx, snapshotName(at), nil, fill)
+	return a.write(ctx, snapshotName(at), nil, false, fill)
 }

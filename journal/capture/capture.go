@@ -63,6 +63,10 @@ type Capture struct {
 	checking  sync.Mutex // guards checkedAt, and lets one check serve all who wait
 	checkedAt time.Time
 
+	readingMain sync.Mutex // guards read, the newest reading of the main counter, and when it was begun
+	read        uint64
+	readAt      time.Time
+
 	mu        sync.Mutex // guards what follows
 	bound     bool       // the journal is this cluster's
 	connected bool
@@ -359,42 +363,80 @@ func (c *Capture) listed(by *resource, epoch uint32) {
 	c.poke()
 }
 
-// counter asks where the counter behind a collection stands, and whether it is one of its own:
-// a consistent read of the main counter before and one after must enclose it.
-func (c *Capture) counter(ctx context.Context, path string) (rv uint64, own bool, err error) {
-	const main = "/api/v1/namespaces"
-	before, err := c.probe(ctx, main)
+const mainPath = "/api/v1/namespaces"
+
+// freshReading is how old a reading of the main counter may be that others look at, too: at a start all resources are listed,
+// and each with readings of its own would be two requests more.
+const freshReading = time.Second
+
+// counter asks where the counter behind a collection stands, and whether it is one of its own: a consistent read of the
+// main counter before and one after must enclose it. The answer also says whether there is any object.
+func (c *Capture) counter(ctx context.Context, path string) (p reading, own bool, err error) {
+	before, shared, err := c.readMain(ctx, freshReading)
 	told := !apierrors.IsForbidden(err) // if not, it is nearly always the main one
 	if told && err != nil {
-		return 0, false, err
+		return p, false, err
 	}
-	if rv, err = c.probe(ctx, path); err != nil || !told {
-		return rv, false, err
+	if p, err = c.probe(ctx, path); err != nil || !told {
+		return p, false, err
 	}
-	after, err := c.probe(ctx, main)
+	if shared && p.rv < before { // perhaps the main counter itself went back since the reading
+		if before, _, err = c.readMain(ctx, 0); err != nil {
+			return p, false, err
+		}
+		if p, err = c.probe(ctx, path); err != nil {
+			return p, false, err
+		}
+	}
+	if p.rv == before { // and so not above a later reading
+		return p, false, nil
+	}
+	after, _, err := c.readMain(ctx, 0)
 	if err != nil {
-		return 0, false, err
+		return p, false, err
 	}
 	if after < before { // the main counter itself went back meanwhile
-		return rv, false, nil
+		return p, false, nil
 	}
-	return rv, rv < before || rv > after, nil
+	return p, p.rv < before || p.rv > after, nil
+}
+
+// readMain reads the main counter, or gives a reading that is not older than that; shared says so.
+func (c *Capture) readMain(ctx context.Context, old time.Duration) (rv uint64, shared bool, err error) {
+	c.readingMain.Lock()
+	defer c.readingMain.Unlock()
+	if !c.readAt.IsZero() && time.Since(c.readAt) < old {
+		return c.read, true, nil
+	}
+	began := time.Now()
+	p, err := c.probe(ctx, mainPath)
+	if err == nil {
+		c.read, c.readAt = p.rv, began
+	}
+	return p.rv, false, err
 }
 
 // Fence is the exact place in history of the moment between the call and its return: what was written before the call is at or
 // before it. The journal may not have got that far yet.
 func (c *Capture) Fence(ctx context.Context) (journal.Cut, error) {
-	rv, err := c.probe(ctx, "/api/v1/namespaces")
+	p, err := c.probe(ctx, mainPath)
 	if err != nil {
 		return journal.Cut{}, err
 	}
-	return journal.Cut{Revision: journal.Revision{Epoch: max(c.opts.Journal.Newest().Epoch, 1), RV: rv}, Time: time.Now().UTC()}, nil
+	return journal.Cut{Revision: journal.Revision{Epoch: max(c.opts.Journal.Newest().Epoch, 1), RV: p.rv}, Time: time.Now().UTC()}, nil
 }
 
-func (c *Capture) probe(ctx context.Context, path string) (uint64, error) {
-	p, err := getPage(ctx, c.client, path, partialMetadata, metav1.ListOptions{Limit: 1}, typeName{}, func([]byte) error { return nil })
+// reading is the answer to a small list.
+type reading struct {
+	rv    uint64
+	empty bool // there is no object, so that this was all of the list
+}
+
+func (c *Capture) probe(ctx context.Context, path string) (reading, error) {
+	objects := 0
+	p, err := getPage(ctx, c.client, path, partialMetadata, metav1.ListOptions{Limit: 1}, typeName{}, func([]byte) error { objects++; return nil })
 	if err == nil && p.rv == 0 {
-		return 0, errNotNumeric
+		return reading{}, errNotNumeric
 	}
-	return p.rv, err
+	return reading{rv: p.rv, empty: objects == 0 && p.next == ""}, err
 }

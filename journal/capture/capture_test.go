@@ -55,26 +55,27 @@ func TestListedObjectsLookAsIfTheyWereWatched(t *testing.T) {
 func TestARestartGoesOnWithoutAList(t *testing.T) {
 	s := newFakeServer(t)
 	cms := s.add("", "v1", "configmaps", "ConfigMap", "")
+	s.change(cms, "ADDED", "ns", "other", "1") // or there would be nothing to list
 	fs := vfs.NewMem()
 	r := start(t, s, fs)
-	r.await(configMaps, 100)
-	s.change(cms, "ADDED", "ns", "x", "1")
 	r.await(configMaps, 101)
+	s.change(cms, "ADDED", "ns", "x", "1")
+	r.await(configMaps, 102)
 	r.stop()
 	before := s.lists(configMapsPath)
 	s.change(cms, "MODIFIED", "ns", "x", "2")
 	s.change(cms, "DELETED", "ns", "x", "2")
 	r = start(t, s, fs)
-	if l := r.await(configMaps, 103); len(l.Gaps) != 0 {
+	if l := r.await(configMaps, 104); len(l.Gaps) != 0 {
 		t.Errorf("gaps %+v", l.Gaps)
 	}
 	if n := s.lists(configMapsPath); n != before || before != 1 {
 		t.Errorf("%d lists before the restart, %d after", before, n-before)
 	}
-	if s.asked("watch=true", "resourceVersion=101", configMapsPath) == 0 {
-		t.Error("the watch did not go on at 101")
+	if s.asked("watch=true", "resourceVersion=102", configMapsPath) == 0 {
+		t.Error("the watch did not go on at 102")
 	}
-	if all := r.history(configMaps); len(all) != 3 || all[2].Op != journal.Deleted || all[1].Inferred() {
+	if all := r.history(configMaps); len(all) != 4 || all[3].Op != journal.Deleted || all[2].Inferred() {
 		t.Errorf("history %+v", all)
 	}
 }

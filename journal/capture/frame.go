@@ -208,7 +208,13 @@ type lineReader struct {
 	big []byte
 }
 
-func newLineReader(r io.Reader) *lineReader { return &lineReader{r: bufio.NewReaderSize(r, 64<<10)} }
+// lineBuffer is what each watch reads through: most watches are idle, and there is one of each resource. Longer lines are
+// put together beside it.
+const lineBuffer = 8 << 10
+
+func newLineReader(r io.Reader) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, lineBuffer)}
+}
 
 // next returns the next line, valid until the next call. A line that the end of the stream
 // cuts off is not returned: half an event is none.

@@ -165,8 +165,8 @@ func plainObject(raw []byte) (map[string]json.RawMessage, error) {
 
 func TestLinesSurviveOddChunks(t *testing.T) {
 	long := strings.Repeat("long", 1<<19)
-	text := "one\r\n\n" + long + "\nthree\n" + strings.Repeat("x", 64<<10) + "\nlast\ncut off"
-	want := []string{"one", "", long, "three", strings.Repeat("x", 64<<10), "last"}
+	text := "one\r\n\n" + long + "\nthree\n" + strings.Repeat("x", lineBuffer) + "\nlast\ncut off"
+	want := []string{"one", "", long, "three", strings.Repeat("x", lineBuffer), "last"}
 	for name, r := range map[string]io.Reader{
 		"whole": strings.NewReader(text), "bytewise": iotest.OneByteReader(bufio.NewReader(strings.NewReader(text))),
 		"halves": iotest.HalfReader(strings.NewReader(text)), "data with EOF": iotest.DataErrReader(strings.NewReader(text)),

@@ -27,12 +27,12 @@ func (c *Capture) recheckHistory(ctx context.Context, ended time.Time) error {
 	}
 	began := time.Now()
 	newest := c.opts.Journal.Newest() // before the probe: what comes in meanwhile is newer than its answer
-	rv, err := c.probe(ctx, "/api/v1/namespaces")
+	now, err := c.probe(ctx, mainPath)
 	if err != nil && !apierrors.IsForbidden(err) {
 		return err
 	}
-	if err == nil && rv < newest.RV {
-		c.log.Warn(backwards, zap.Stringer("recorded", newest.Revision), zap.Uint64("server", rv))
+	if err == nil && now.rv < newest.RV {
+		c.log.Warn(backwards, zap.Stringer("recorded", newest.Revision), zap.Uint64("server", now.rv))
 		err = c.opts.Journal.NewEpoch(ctx)
 	} else {
 		err = c.checkWitnesses(ctx)

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/journal"
 )
@@ -210,4 +212,32 @@ func TestEveryRefusedWatchIsFollowedByAnotherCheck(t *testing.T) {
 	s.update(func() { cms.breaks++ }) // the check after this one finds the same history, and then it is another
 	r.eventually("a new epoch", func() bool { return r.journal.Newest().Epoch == 2 })
 	r.eventually("the new state", func() bool { l := r.journal.Ledger(configMaps); return l.Watermark.Epoch == 2 && l.Watermark.RV == 90 })
+}
+
+// The main counter used to be read twice for each resource, and empty resources were listed after a probe that had told all.
+func TestAStartAsksNothingTwice(t *testing.T) {
+	s := newFakeServer(t)
+	const resources = 20
+	for i := range resources {
+		c := s.add("", "v1", fmt.Sprintf("things%d", i), "Thing", "")
+		if i%2 == 0 {
+			s.change(c, "ADDED", "ns", "x", "1")
+		}
+	}
+	r := start(t, s, vfs.NewMem())
+	r.eventually("began", func() bool { return !r.journal.Began().Time.IsZero() })
+	for i := range resources {
+		gr := schema.GroupResource{Resource: fmt.Sprintf("things%d", i)}
+		path := "/api/v1/" + gr.Resource
+		l := r.journal.Ledger(gr)
+		if l.OwnCounter || l.Watermark.RV != 100+resources/2 || l.Initial != 1-i%2 {
+			t.Errorf("%s: %+v", gr, l)
+		}
+		if probes, lists := s.asked(path+"?limit=1"), s.lists(path); probes != 1 || lists != 1-i%2 {
+			t.Errorf("%s: %d probes, %d lists", gr, probes, lists)
+		}
+	}
+	if n := s.asked("/api/v1/namespaces?limit=1"); n > resources/4 {
+		t.Errorf("the main counter was read %d times for %d resources", n, resources)
+	}
 }

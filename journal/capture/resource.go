@@ -134,11 +134,14 @@ func (r *resource) compare(ctx context.Context, cause string) (uint64, error) {
 	}
 	q.OwnCounter = own
 	for attempt := 1; ; attempt++ {
-		c, err := r.c.opts.Journal.Compare(ctx, q, floor, cause)
+		c, err := r.c.opts.Journal.Compare(ctx, q, floor.rv, cause)
 		if err != nil {
 			return 0, err
 		}
-		rv, err := r.listInto(ctx, c)
+		rv := floor.rv
+		if !floor.empty { // else there is nothing to list that it did not tell
+			rv, err = r.listInto(ctx, c)
+		}
 		if apierrors.IsResourceExpired(err) && attempt < 3 {
 			continue // the pages' revision was compacted away below us: from the start
 		}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -31,7 +32,14 @@ type line struct {
 
 func main() {
 	kubeconfig, file := flag.String("kubeconfig", "", "kubeconfig file"), flag.String("file", "objects.jsonl", "file to append to")
+	mode := flag.String("mode", "record", "record; inform: the same informers, and nothing is done with what they show; read: the bytes of the watches are read, and no more")
 	flag.Parse()
+	switch *mode {
+	case "inform":
+		log.Fatal(inform(context.Background(), *kubeconfig))
+	case "read":
+		log.Fatal(read(context.Background(), *kubeconfig))
+	}
 	log.Fatal(record(context.Background(), *kubeconfig, *file))
 }
 
@@ -45,7 +53,7 @@ func record(ctx context.Context, kubeconfig, file string) error {
 	if err != nil {
 		return err
 	}
-	lists, err := discovery.NewDiscoveryClientForConfigOrDie(config).ServerPreferredResources()
+	recorded, err := resources(config)
 	if err != nil {
 		return err
 	}
@@ -59,22 +67,12 @@ func record(ctx context.Context, kubeconfig, file string) error {
 			lines <- line{op, o.(*unstructured.Unstructured)}
 		}
 	}
-	for _, list := range lists {
-		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+	for _, r := range recorded {
+		_, err := factory.ForResource(r).Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: see("add"), UpdateFunc: func(_, o any) { see("update")(o) }, DeleteFunc: see("delete"),
+		})
 		if err != nil {
 			return err
-		}
-		for _, r := range list.APIResources {
-			// What Tidemark leaves out by default is left out here, too.
-			if !slices.Contains(r.Verbs, "list") || !slices.Contains(r.Verbs, "watch") || slices.Contains([]string{"events", "leases"}, r.Name) {
-				continue
-			}
-			_, err := factory.ForResource(gv.WithResource(r.Name)).Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-				AddFunc: see("add"), UpdateFunc: func(_, o any) { see("update")(o) }, DeleteFunc: see("delete"),
-			})
-			if err != nil {
-				return err
-			}
 		}
 	}
 	factory.Start(ctx.Done())
@@ -83,6 +81,26 @@ func record(ctx context.Context, kubeconfig, file string) error {
 		fmt.Println("listed")
 	}()
 	return write(f, lines)
+}
+
+// resources are those that can be listed and watched. What Tidemark leaves out by default is left out here, too.
+func resources(config *rest.Config) (all []schema.GroupVersionResource, err error) {
+	lists, err := discovery.NewDiscoveryClientForConfigOrDie(config).ServerPreferredResources()
+	if err != nil {
+		return nil, err
+	}
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range list.APIResources {
+			if slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "watch") && !slices.Contains([]string{"events", "leases"}, r.Name) {
+				all = append(all, gv.WithResource(r.Name))
+			}
+		}
+	}
+	return all, nil
 }
 
 // write appends what comes, and syncs when nothing more waits. It says on stdout what is on disk now.
