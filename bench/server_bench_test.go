@@ -130,8 +130,6 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound)
 		case q.Get("sendInitialEvents") == "true": // as servers without it say; clients list then
 			refuse(w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)
-		case q.Get("labelSelector") != "": // of what the daemon itself makes: there is nothing
-			s.list(w, r, &served{info: res.info})
 		case q.Get("watch") != "":
 			s.watch(w, r, res)
 		default:
