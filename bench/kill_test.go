@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -28,6 +29,7 @@ var buildTidemark = sync.OnceValues(func() (string, error) {
 	}
 	bin := filepath.Join(dir, "tidemark")
 	cmd := exec.Command("go", "build", "-o", bin, "../cmd/tidemark")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as what is shipped
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", &exec.Error{Name: "go build: " + string(out), Err: err}

@@ -20,6 +20,8 @@ type Comparison struct {
 	epoch    uint32
 	first    bool // the resource's first list: its objects are Initial, not Inferred
 	blank    bool // the journal holds no object of the resource, so there is nothing to look up
+	heads    *pebble.Iterator
+	looked   int // with heads
 	listed   int
 	inferred int
 }
@@ -36,7 +38,7 @@ type Recording struct {
 // (any fresh list tells one): when it lies below the watermark, the server's history went
 // backwards and a new epoch begins.
 //
-// No events of the resource may be appended between Compare and Commit.
+// No events of the resource may be appended between Compare and Commit. Close it, whatever becomes of it.
 func (j *Journal) Compare(ctx context.Context, q Recording, floor uint64, cause string) (*Comparison, error) {
 	gr := q.GroupResource()
 	if err := checkName(&Event{Resource: gr, Name: "x"}); err != nil {
@@ -139,12 +141,43 @@ func (c *Comparison) head(o object) (*head, error) {
 	if c.blank { // each look would unpack a block of 128 KiB, in vain
 		return nil, nil
 	}
-	v, err := c.j.get(appendHead(nil, prefixHead, o))
-	if v == nil || err != nil {
+	// A server lists in the order of the keys, as the heads are stored: an iterator that goes with it unpacks each block once.
+	// It is made anew now and then, because it keeps what it looks at from being dropped.
+	if c.looked++; c.looked%headLooks == 0 {
+		if err := c.Close(); err != nil {
+			return nil, err
+		}
+	}
+	if c.heads == nil {
+		var err error
+		if c.heads, err = c.j.iterate(append(resourceKey(prefixHead, c.gr), 0)); err != nil {
+			return nil, err
+		}
+	}
+	key := appendHead(nil, prefixHead, o)
+	if !c.heads.SeekGE(key) || !bytes.Equal(c.heads.Key(), key) {
+		return nil, c.heads.Error()
+	}
+	v, err := c.heads.ValueAndErr()
+	if err != nil {
 		return nil, err
 	}
 	h, err := decodeHeadValue(v)
 	return &h, err
+}
+
+// headLooks is how many objects are looked up with one iterator.
+const headLooks = 5000
+
+// Close gives up what the comparison holds of the journal. It may be called more than once; what was not committed by then is
+// made again by the next comparison.
+func (c *Comparison) Close() error {
+	if c.heads == nil {
+		return nil
+	}
+	err := c.heads.Close()
+	c.heads = nil
+	return err
 }
 
 // holds reports whether the journal has exactly this body at that revision of the object.
@@ -170,7 +203,7 @@ func (j *Journal) version(o object, r Revision) (Event, error) {
 // this was the first list) and the watermark are written, and the resource is continuous from
 // rv, the list's revision, on. It returns the number of inferred events.
 func (c *Comparison) Commit(ctx context.Context, rv uint64) (int, error) {
-	if err := c.j.Flush(ctx); err != nil {
+	if err := errors.Join(c.Close(), c.j.Flush(ctx)); err != nil {
 		return 0, err
 	}
 	end := Revision{Epoch: c.epoch, RV: rv}

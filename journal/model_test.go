@@ -246,7 +246,10 @@ func (m *model) cutOff(t *rapid.T) {
 	for range rapid.IntRange(0, 3).Draw(t, "missed") {
 		m.change(t, r)
 	}
-	m.list(t, r, rapid.IntRange(0, 4).Draw(t, "added"))
+	c, _ := m.list(t, r, rapid.IntRange(0, 4).Draw(t, "added"))
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
 	r.comparing = true
 }
 

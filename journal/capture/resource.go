@@ -142,6 +142,9 @@ func (r *resource) compare(ctx context.Context, cause string) (uint64, error) {
 		if !floor.empty { // else there is nothing to list that it did not tell
 			rv, err = r.listInto(ctx, c)
 		}
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
 		if apierrors.IsResourceExpired(err) && attempt < 3 {
 			continue // the pages' revision was compacted away below us: from the start
 		}
