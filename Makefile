@@ -14,6 +14,7 @@ BENCH    ?= .
 SOAK     ?= 10m
 OBJECTS  ?= 1000,10000,50000
 RUNS     ?= 3
+PROFILES ?= /tmp/tidemark-profiles
 
 # The binaries need no C library, and building them no C compiler.
 export CGO_ENABLED ?= 0
@@ -23,7 +24,7 @@ LINT_VERSION := v2.15.0
 LINT = $(CACHE)/tools/golangci-lint-$(LINT_VERSION)-$(shell go env GOVERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench bench-peers soak demo controlplane
+.PHONY: help build test e2e race lint fuzz bench bench-peers profile soak demo controlplane
 
 help: ## list the targets
 	@echo "Tidemark $(VERSION). Targets:"
@@ -74,6 +75,9 @@ soak: controlplane ## SOAK=10m of churn and faults under an independent checker;
 
 bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md (OBJECTS=1000 RUNS=1 for less)
 	go run ./bench/peers --objects $(OBJECTS) --runs $(RUNS)
+
+profile: controlplane ## CPU and heap profiles of the daemon in a churn, beside an informer, into PROFILES=/tmp/tidemark-profiles
+	go run ./bench/peers --objects 1000 --runs 1 --churn 20s --only reader,informer,recorder,recording --profiles $(PROFILES) --out '' --results $(PROFILES)
 
 demo: build ## record a real control plane, lose a namespace, rewind it (KEEP=1 leaves it running)
 	go run ./cmd/demo $(if $(KEEP),--keep) $(ARGS)
