@@ -146,6 +146,11 @@ func (x *exporter) versions(ctx context.Context, s *pebble.Snapshot) error {
 	slices.SortFunc(x.all, func(a, b exported) int {
 		return cmp.Or(cmp.Compare(byKey[a.name], byKey[b.name]), cmp.Compare(b.epoch, a.epoch), cmp.Compare(b.rv, a.rv))
 	})
+	f, err := newFinder(s)
+	if err != nil {
+		return err
+	}
+	defer f.close()
 	var key, plain []byte
 	for i, e := range x.all {
 		if i > 0 && e == x.all[i-1] { // written twice
@@ -155,17 +160,11 @@ func (x *exporter) versions(ctx context.Context, s *pebble.Snapshot) error {
 			return err
 		}
 		key = appendRevision(append(key[:0], x.names[e.name]...), Revision{Epoch: e.epoch, RV: e.rv})
-		// Not by an iterator, which would read a block of every level: what is new is found in
-		// the memtable.
-		v, closer, err := s.Get(key)
-		if errors.Is(err, pebble.ErrNotFound) {
-			return fmt.Errorf("%w: version %q is gone", ErrTrimmed, key)
-		}
-		if err != nil {
+		err := f.find(key, func(v []byte) (err error) {
+			plain, err = x.j.cipher.unseal(plain[:0], key, v)
 			return err
-		}
-		plain, err = x.j.cipher.unseal(plain[:0], key, v)
-		if err = errors.Join(err, closer.Close()); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 		if err := x.give(key, plain); err != nil {
@@ -173,6 +172,67 @@ func (x *exporter) versions(ctx context.Context, s *pebble.Snapshot) error {
 		}
 	}
 	return nil
+}
+
+// finder looks up versions whose keys only go up. Those that lie side by side, as after a first list, it reads with an iterator, which unpacks
+// each block once. For those that lie far apart an iterator would read a block of every level; what is new is found in the memtable.
+type finder struct {
+	s    *pebble.Snapshot
+	it   *pebble.Iterator
+	near bool // the iterator stands on the last one that was found
+	far  int  // how many in a row were not near the one before
+}
+
+const (
+	finderSteps = 4  // how far away is still near
+	finderTries = 16 // seeks in vain before the iterator is left alone
+	finderRests = 64 // how many lookups then
+)
+
+func newFinder(s *pebble.Snapshot) (*finder, error) {
+	it, err := s.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixVersion}, UpperBound: []byte{prefixVersion + 1}})
+	return &finder{s: s, it: it}, err
+}
+
+func (f *finder) close() { _ = f.it.Close() } // its errors were told when they came
+
+// find calls found with the value of a version, which must not be kept.
+func (f *finder) find(key []byte, found func(v []byte) error) error {
+	for step := 0; f.near && step < finderSteps; step++ {
+		if f.near = f.it.Next() && bytes.Compare(f.it.Key(), key) <= 0; f.near && bytes.Equal(f.it.Key(), key) {
+			f.far = 0
+			return f.here(found)
+		}
+	}
+	f.near = false
+	if f.far++; f.far > finderTries+finderRests {
+		f.far = 1
+	}
+	if f.far > finderTries {
+		v, closer, err := f.s.Get(key)
+		if errors.Is(err, pebble.ErrNotFound) {
+			return fmt.Errorf("%w: version %q is gone", ErrTrimmed, key)
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(found(v), closer.Close())
+	}
+	if f.near = f.it.SeekGE(key) && bytes.Equal(f.it.Key(), key); !f.near {
+		if err := f.it.Error(); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: version %q is gone", ErrTrimmed, key)
+	}
+	return f.here(found)
+}
+
+func (f *finder) here(found func(v []byte) error) error {
+	v, err := f.it.ValueAndErr()
+	if err != nil {
+		return err
+	}
+	return found(v)
 }
 
 // ExportState gives the version of each object that was the newest one at the position and not a
