@@ -228,7 +228,6 @@ func (in *intent) owns(o object) bool {
 
 // shape is what is known about objects whose unowned fields are alike.
 type shape struct {
-	seen bool
 	ask  sync.Once
 	good bool // the API server makes the same of what is owned
 }
