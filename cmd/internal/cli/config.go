@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
@@ -316,7 +317,7 @@ func newConfigCheck(env Env) *cobra.Command {
 					}
 				}
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: good; %d archives, %d schedules\n", filepath.Base(args[0]), len(f.Archives), len(f.Schedules))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: good; %s, %s\n", filepath.Base(args[0]), english.Plural(len(f.Archives), "archive", ""), english.Plural(len(f.Schedules), "schedule", ""))
 			return err
 		},
 	}

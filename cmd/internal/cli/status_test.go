@@ -208,7 +208,7 @@ func TestStatusTellsOfVolumes(t *testing.T) {
 		trouble, line string
 	}{
 		"none": {},
-		"good": {[]api.VolumesStatus{good}, "", "volumes: 12 claims of 1 policies, the newest whole backup of each at most 5h00m old\n  last success 2025-01-02T06:00:00.000Z (took 60m00s), last failure -\n"},
+		"good": {[]api.VolumesStatus{good}, "", "volumes: 12 claims of 1 policy, the newest whole backup of each at most 5h00m old\n  last success 2025-01-02T06:00:00.000Z (took 60m00s), last failure -\n"},
 		"too old": {
 			[]api.VolumesStatus{good, with(func(v *api.VolumesStatus) { v.Newest = now.Add(-49 * time.Hour) })},
 			"volumes of policy weekly (d): the newest backup of one is 2d01h old, and by the policy's schedule 2d00h is the most", "volumes: 24 claims of 2 policies, the newest whole backup of each at most 2d01h old\n",

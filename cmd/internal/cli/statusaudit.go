@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/replay/audit"
@@ -108,7 +109,7 @@ func writeAudit(b *strings.Builder, st *api.Status) {
 // check is an error unless all is well: no trouble, and every proof there.
 func check(st *api.Status) error {
 	if n := len(troubles(st)); n > 0 {
-		return fmt.Errorf("%d troubles: they are told above", n)
+		return fmt.Errorf("%s: see above", english.Plural(n, "trouble", ""))
 	}
 	if st.Audit != nil && st.Audit.Judge(st.Now) != audit.Equal {
 		return fmt.Errorf("history is not proven to equal the cluster yet")

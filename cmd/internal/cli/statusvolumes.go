@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 )
 
@@ -52,7 +53,7 @@ func writeVolumes(b *strings.Builder, st *api.Status) {
 	}
 	switch {
 	case claims > 0:
-		fmt.Fprintf(b, "volumes: %d claims of %d policies, the newest whole backup of each at most %s old", claims, len(policies), ago(age))
+		fmt.Fprintf(b, "volumes: %s of %s, the newest whole backup of each at most %s old", english.Plural(claims, "claim", ""), english.Plural(len(policies), "policy", "policies"), ago(age))
 	case done.IsZero() && failed.IsZero():
 		b.WriteString("volumes: no backup yet")
 	default:
