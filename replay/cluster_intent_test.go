@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -111,14 +112,21 @@ func testIntents(t *testing.T, c *localcluster.Cluster) {
 	request := RestoreRequest{Scope: InNamespace("intents"), Cut: h.now()}
 	lose()
 
-	// Three ConfigMaps: one request each. Three Services, and three Deployments: 2 in the plain way, a dry run, and 2.
-	// What is scaled by another: 2 each, and a dry run that says no. One by one, so that they come in turn.
-	var writes, patches atomic.Int64
+	// Three ConfigMaps are applied. Of three Services, and of three Deployments, one is created and patched, and after a dry run two
+	// are applied. What is scaled by another is created and patched, after a dry run that says no. One by one, so that they come in turn.
+	var patches atomic.Int64
+	var mu sync.Mutex
+	writes := map[string]int{}
 	counted := c.Config()
 	counted.Wrap(func(rt http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			if r.Method != http.MethodGet {
-				writes.Add(1)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case r.Method == http.MethodPatch && r.Header.Get("Content-Type") == "application/apply-patch+yaml":
+				writes["apply "+r.URL.Query().Get("dryRun")]++
+			case r.Method != http.MethodGet && r.Method != http.MethodPatch: // the other patches are made again where a controller was faster
+				writes[r.Method]++
 			}
 			return rt.RoundTrip(r)
 		})
@@ -129,8 +137,8 @@ func testIntents(t *testing.T, c *localcluster.Cluster) {
 	if diff := cmp.Diff(want, state()); diff != "" {
 		t.Error(diff)
 	}
-	if got := writes.Load(); got != 3+5+5+7 {
-		t.Errorf("%d writes, want 20", got)
+	if diff := cmp.Diff(map[string]int{"apply ": 3 + 2 + 2, "apply All": 3, http.MethodPost: 1 + 1 + 3}, writes); diff != "" {
+		t.Error(diff)
 	}
 	for _, o := range w.list("deployments.apps", "intents") {
 		if o.at("metadata", "generation") != int64(1) {

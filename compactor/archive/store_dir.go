@@ -195,7 +195,10 @@ func (s *DirStore) writeTemp(ctx context.Context, body io.ReaderAt, size int64) 
 	if err != nil {
 		return nil, err
 	}
-	n, err := io.Copy(f, &contextReader{ctx, io.NewSectionReader(body, 0, size)})
+	buf := copyBuffers.Get().(*[256 << 10]byte)
+	defer copyBuffers.Put(buf)
+	// Not with the file's ReadFrom, which copies in pieces of 32 KiB.
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, &contextReader{ctx, io.NewSectionReader(body, 0, size)}, buf[:])
 	if err == nil && n != size {
 		err = fmt.Errorf("its content ends after %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
 	}
@@ -204,6 +207,8 @@ func (s *DirStore) writeTemp(ctx context.Context, body io.ReaderAt, size int64) 
 	}
 	return f, nil
 }
+
+var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 // contextReader ends a copy with its context.
 type contextReader struct {
