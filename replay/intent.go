@@ -317,9 +317,15 @@ func (a *applier) isNoWay(it *Item, err error) bool {
 		a.shapes.isNowDeaf(it.Resource, it.Namespace)
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
 	default:
-		return false
+		return isUntyped(status.Status())
 	}
 	return true
+}
+
+// isUntyped reports that the API server does not take an apply because the object has a field that it does not know, as an older one. A
+// creation leaves it out. It tells so as an internal error (sigs.k8s.io/structured-merge-diff).
+func isUntyped(s metav1.Status) bool {
+	return s.Code == http.StatusInternalServerError && strings.Contains(s.Message, "failed to create typed patch object")
 }
 
 // complete gives an object that was just made the values that the API server did not come to by itself.

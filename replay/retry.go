@@ -69,6 +69,9 @@ func passing(err error) bool {
 		if strings.Contains(s.Message, "failed calling webhook") {
 			return false // its backend is down, and often waits for what is restored after it
 		}
+		if isUntyped(s) {
+			return false
+		}
 		switch s.Code {
 		case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			return true
