@@ -84,12 +84,14 @@ func (m *Model) follow(ctx context.Context, found []Resource) {
 		if Unrecorded[r.Name] || m.watch[r.Name] != nil {
 			continue
 		}
-		if m.all[r.Name] == nil {
-			m.all[r.Name] = &stream{Resource: r, objects: map[string][]version{}}
+		s := m.all[r.Name]
+		if s == nil {
+			s = &stream{Resource: r, objects: map[string][]version{}}
+			m.all[r.Name] = s
 		}
 		one, cancel := context.WithCancel(ctx)
 		m.watch[r.Name] = cancel
-		m.done.Go(func() { m.track(one, m.all[r.Name]) })
+		m.done.Go(func() { m.track(one, s) })
 	}
 	for name, cancel := range m.watch {
 		if !there[name] {
