@@ -67,8 +67,11 @@ fuzz: ## every fuzz target for FUZZTIME=10s
 		go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null || exit 1; \
 	done
 
-bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures are explained in bench
-	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./bench/...
+# The head of OUT is for benchstat and for bench/peers --check: when, on what, and which units are ratios.
+bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures are explained in bench; OUT=FILE keeps them
+	@$(if $(OUT),{ echo "date: $$(date -u +%FT%TZ)"; echo "commit: $$(git describe --always --dirty)"; echo "kernel: $$(uname -r)"; \
+		echo "processors: $$(nproc)"; echo "load: $$(cut -d' ' -f1-3 /proc/loadavg)"; cat bench/ratios.txt; } >'$(OUT)')
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./bench $(if $(OUT),>>'$(OUT)' && cat '$(OUT)')
 
 soak: controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks)
 	go run ./bench/soak $(if $(TIDEMARK),--tidemark $(TIDEMARK)) --for $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(DIR),--dir $(DIR))

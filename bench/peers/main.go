@@ -43,7 +43,7 @@ func start(ctx context.Context, args []string) error {
 	out := flags.String("out", "docs/benchmarks.md", "report to write; empty: none")
 	raw := flags.String("results", "bench/results", "directory for the raw results")
 	render := flags.String("render", "", "measure nothing: write the report of these results")
-	compare := flags.String("check", "", "measure nothing: compare the ratios of two results, OLD.json,NEW.json")
+	compare := flags.String("check", "", "measure nothing: compare the ratios of two results, OLD.json,NEW.json, or of 'make bench', OLD.txt,NEW.txt")
 	allowed := flags.Float64("allowed", 1.5, "with --check: by how much a ratio may be smaller")
 	only := flags.String("only", "", "turns to take, such as recording,recorder,informer,reader (recording: the daemon, without snapshots and restores; informer, reader: parts of the recorder); empty: those of the report")
 	profiles := flags.String("profiles", "", "directory for CPU and heap profiles of the daemon; they cost a little CPU; empty: none")

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -114,6 +115,38 @@ func TestCheckComparesRatiosAndNotTimes(t *testing.T) {
 func TestCheckRefusesResultsWithNothingInCommon(t *testing.T) {
 	if err := check(made(30, 1), &results{}, 1.5, io.Discard); err == nil || errors.Is(err, errWorse) {
 		t.Errorf("nothing to compare: %v, want an error that says so", err)
+	}
+}
+
+func TestCheckComparesBenchmarksToo(t *testing.T) {
+	write := func(lines ...string) *results {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "bench.txt")
+		text := "date: 2026-11-27T00:00:00Z\nUnit of-raw better=higher\nUnit of-kopia better=lower\n" + strings.Join(lines, "\n") + "\nPASS\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	before := write("BenchmarkIngest/512-2 \t 7 \t 100 ns/op \t 0.9 of-raw", "BenchmarkIngest/512-2 7 100 ns/op 0.5 of-raw", "BenchmarkIngest/512-2 7 100 ns/op 0.8 of-raw",
+		"    bench_test.go:1: of-raw 0.1", "BenchmarkVolumes-2 1 5 ns/op 1.0 of-kopia")
+	for _, c := range []struct {
+		name string
+		now  *results
+		want error
+	}{
+		{"slower, with the same ratios, on a larger machine", write("BenchmarkIngest/512-8 7 900 ns/op 0.8 of-raw", "BenchmarkVolumes-8 1 50 ns/op 1.0 of-kopia"), nil},
+		{"a smaller share", write("BenchmarkIngest/512-2 7 100 ns/op 0.5 of-raw", "BenchmarkVolumes-2 1 5 ns/op 1.0 of-kopia"), errWorse},
+		{"more of theirs", write("BenchmarkIngest/512-2 7 100 ns/op 0.8 of-raw", "BenchmarkVolumes-2 1 5 ns/op 1.6 of-kopia"), errWorse},
+		{"less of theirs", write("BenchmarkIngest/512-2 7 100 ns/op 0.8 of-raw", "BenchmarkVolumes-2 1 5 ns/op 0.1 of-kopia"), nil},
+	} {
+		if err := check(before, c.now, 1.5, io.Discard); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
 	}
 }
 

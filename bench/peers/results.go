@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 )
 
 // results are what one run of the program measured, as kept in bench/results.
@@ -59,6 +60,9 @@ func (r *results) save(path string) error {
 }
 
 func load(path string) (*results, error) {
+	if strings.HasSuffix(path, ".txt") {
+		return loadBenchmarks(path)
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err

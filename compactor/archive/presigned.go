@@ -41,10 +41,7 @@ func (Presigned) String() string { return "a presigned request" }
 // Checksum is what PresignCreate wants to know of content.
 func Checksum(ctx context.Context, body io.ReaderAt, size int64) (string, error) {
 	crc := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	n, err := io.Copy(crc, &contextReader{ctx, io.NewSectionReader(body, 0, size)})
-	if err == nil && n != size {
-		err = io.ErrUnexpectedEOF
-	}
+	err := copyBody(ctx, crc, body, size)
 	return base64.StdEncoding.EncodeToString(crc.Sum(nil)), err
 }
 

@@ -195,32 +195,10 @@ func (s *DirStore) writeTemp(ctx context.Context, body io.ReaderAt, size int64) 
 	if err != nil {
 		return nil, err
 	}
-	buf := copyBuffers.Get().(*[256 << 10]byte)
-	defer copyBuffers.Put(buf)
-	// Not with the file's ReadFrom, which copies in pieces of 32 KiB.
-	n, err := io.CopyBuffer(struct{ io.Writer }{f}, &contextReader{ctx, io.NewSectionReader(body, 0, size)}, buf[:])
-	if err == nil && n != size {
-		err = fmt.Errorf("its content ends after %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
-	}
-	if err != nil {
+	if err := copyBody(ctx, f, body, size); err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
 	return f, nil
-}
-
-var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
-
-// contextReader ends a copy with its context.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(r.ctx); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 // makeDirs makes a directory and those above it, durably. What another process made a moment ago

@@ -203,7 +203,7 @@ func (s *S3Store) Create(ctx context.Context, name string, body io.ReaderAt, siz
 	if size > s.partAt && !o.Replace { // what is replaced is small
 		return s.createInParts(ctx, name, body, size, nonce, opts)
 	}
-	sum, err := sumOf(ctx, body, 0, size)
+	sum, err := sumOf(ctx, body, size)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", name, err)
 	}
@@ -298,7 +298,7 @@ func (s *S3Store) upload(ctx context.Context, name string, body io.ReaderAt, siz
 	var parts []minio.CompletePart
 	for off := int64(0); off < size; off += length {
 		n := min(length, size-off)
-		sum, err := sumOf(ctx, body, off, n)
+		sum, err := sumOf(ctx, io.NewSectionReader(body, off, n), n)
 		if err != nil {
 			return fmt.Errorf("create %s: %w", name, err)
 		}

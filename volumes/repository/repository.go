@@ -40,8 +40,8 @@ type Options struct {
 	Identities []age.Identity
 	Recipients []age.Recipient
 	Password   string
-	// CacheDir keeps indexes and content that was read, up to CacheBytes (default: 512 MiB) each. Default: a new directory,
-	// which Close removes.
+	// CacheDir keeps indexes and directories that were read, up to CacheBytes (default: 512 MiB), and a little of the content. Default:
+	// a new directory, which Close removes.
 	CacheDir   string
 	CacheBytes int64
 	// ReadOnly refuses everything that writes.
@@ -119,6 +119,11 @@ func open(ctx context.Context, o Options, create bool) (_ *Repository, err error
 	return r, nil
 }
 
+// contentCacheBytes bounds the content that was read and is kept on disk. Kopia keeps all of it, however little is read twice; the less there is,
+// the sooner its pages are used again. The limits besides the sizes matter: without them, what was read in the last ten minutes stays,
+// which is as much as a volume has.
+const contentCacheBytes = 16 << 20
+
 // connect opens it. Kopia wants a file to keep its settings in.
 func (r *Repository) connect(ctx context.Context, dir string) error {
 	config := filepath.Join(dir, fmt.Sprintf("repository-%d-%d.config", os.Getpid(), r.storage.number))
@@ -127,7 +132,8 @@ func (r *Repository) connect(ctx context.Context, dir string) error {
 	settings := repo.LocalConfig{
 		Storage: new(r.storage.ConnectionInfo()),
 		Caching: &content.CachingOptions{
-			CacheDirectory: filepath.Join(dir, "cache"), ContentCacheSizeBytes: r.o.CacheBytes, MetadataCacheSizeBytes: r.o.CacheBytes,
+			CacheDirectory: filepath.Join(dir, "cache"), MetadataCacheSizeBytes: r.o.CacheBytes, MetadataCacheSizeLimitBytes: r.o.CacheBytes,
+			ContentCacheSizeBytes: contentCacheBytes, ContentCacheSizeLimitBytes: contentCacheBytes,
 		},
 		ClientOptions: repo.ClientOptions{Hostname: r.o.Cluster, Username: userName, ReadOnly: r.o.ReadOnly, Description: "volumes of Tidemark"},
 	}

@@ -89,7 +89,7 @@ func (s *storage) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, o bl
 	if o.RetentionPeriod > 0 {
 		create.Lock, create.Compliance = time.Now().Add(o.RetentionPeriod), o.RetentionMode == blob.Compliance
 	}
-	name, body := s.dir+string(id), &seekingReader{r: r}
+	name, body := s.dir+string(id), &blobBody{data: data, r: r}
 	if isPack(id) && o.GetModTime == nil {
 		return s.putPack(ctx, id, name, body, size, create)
 	}
@@ -131,19 +131,24 @@ func (s *storage) putPack(ctx context.Context, id blob.ID, name string, body io.
 	return nil
 }
 
-// seekingReader reads anywhere in what can only be sought.
-type seekingReader struct {
-	mu sync.Mutex
-	r  io.ReadSeeker
+// blobBody is what a blob holds, as a store wants it: it is read anywhere, or written as a whole, without a copy of it in between.
+type blobBody struct {
+	data blob.Bytes
+	mu   sync.Mutex // guards r
+	r    io.ReadSeeker
 }
 
-func (s *seekingReader) ReadAt(p []byte, off int64) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, err := s.r.Seek(off, io.SeekStart); err != nil {
+// WriteBody implements archive.BodyWriter.
+func (b *blobBody) WriteBody(w io.Writer) (int64, error) { return b.data.WriteTo(w) }
+
+// ReadAt implements io.ReaderAt.
+func (b *blobBody) ReadAt(p []byte, off int64) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, err := b.r.Seek(off, io.SeekStart); err != nil {
 		return 0, err
 	}
-	n, err := io.ReadFull(s.r, p)
+	n, err := io.ReadFull(b.r, p)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = io.EOF
 	}
@@ -177,7 +182,8 @@ func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64,
 			return err
 		}
 	}
-	b := make([]byte, length)
+	b, free := readBuffer(length)
+	defer free()
 	if length > 0 {
 		if err := s.store.ReadAt(ctx, name, b, offset); err != nil {
 			return blobError(err)
@@ -188,6 +194,18 @@ func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64,
 	s.loaded.Add(length)
 	_, err := out.Write(b)
 	return err
+}
+
+// readBuffers are for content of the usual size: Kopia cuts files into pieces of at most 8 MiB.
+var readBuffers = sync.Pool{New: func() any { return new([8<<20 + 4<<10]byte) }}
+
+// readBuffer gives a buffer until free is called. Large ones are used again: to make one costs as much as to read into it.
+func readBuffer(length int64) (b []byte, free func()) {
+	if length < 64<<10 || length > 8<<20+4<<10 {
+		return make([]byte, length), func() {}
+	}
+	all := readBuffers.Get().(*[8<<20 + 4<<10]byte) //nolint:forcetypeassert // of New
+	return all[:length], func() { readBuffers.Put(all) }
 }
 
 // GetMetadata implements blob.Storage.

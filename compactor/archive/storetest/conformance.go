@@ -30,6 +30,7 @@ func Conformance(t *testing.T, open func(t *testing.T) archive.Store) {
 		{"a name that is taken stays as it is", testCreateOnce},
 		{"a file can be replaced when asked to", testReplace},
 		{"a body that ends early makes no file", testShortBody},
+		{"a body that writes itself is taken whole", testBodyWriter},
 		{"of many writers one wins", testRace},
 		{"ranges are exact", testRanges},
 		{"what is not there is said so", testNotThere},
@@ -179,6 +180,46 @@ func testShortBody(t *testing.T, s archive.Store, dir string) {
 		if _, err := s.Stat(t.Context(), name); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Stat after a failed Create: %v, want fs.ErrNotExist", err)
 		}
+	}
+}
+
+// pieces is an archive.BodyWriter.
+type pieces struct {
+	*bytes.Reader
+	all [][]byte
+}
+
+func inPieces(b []byte) *pieces {
+	return &pieces{bytes.NewReader(b), slices.Collect(slices.Chunk(b, 100_000))}
+}
+
+func (p *pieces) WriteBody(w io.Writer) (n int64, err error) {
+	for _, b := range p.all {
+		m, err := w.Write(b)
+		n += int64(m)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func testBodyWriter(t *testing.T, s archive.Store, dir string) {
+	for _, size := range []int{0, 1, 250_000, 6 << 20} {
+		name, want := fmt.Sprintf("%s%d", dir, size), randomBytes(size)
+		if err := s.Create(t.Context(), name, inPieces(want), int64(size), archive.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := content(t, s, name); !bytes.Equal(got, want) {
+			t.Errorf("%d bytes are read back as %d others", size, len(got))
+		}
+	}
+	name := dir + "short"
+	if err := s.Create(t.Context(), name, inPieces(randomBytes(200_000)), 200_001, archive.CreateOptions{}); err == nil {
+		t.Error("a body of 200,000 bytes made a file of 200,001")
+	}
+	if _, err := s.Stat(t.Context(), name); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Stat after a failed Create: %v, want fs.ErrNotExist", err)
 	}
 }
 
