@@ -176,11 +176,26 @@ func (l *lab) inParallel(ctx context.Context, n int, f func(ctx context.Context,
 	return g.Wait()
 }
 
-// change changes an object as a small edit does, and returns its new revision.
+// change makes a small change to an object, and returns its new revision. Its owner applies it anew, as GitOps tools do; one object of ten is
+// changed by somebody else, so that two managers own parts of it.
 func (l *lab) change(ctx context.Context, i, number int) (revision string, err error) {
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"example.com/config-digest":"%08x"}}}`, uint32(number)*2654435761)
-	o := l.objects[i]
-	now, err := l.client.Resource(l.kinds[i]).Namespace(o.GetNamespace()).Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "helm"})
+	const key = "example.com/config-digest"
+	digest := fmt.Sprintf("%08x", uint32(number)*2654435761)
+	o, to := l.objects[i], l.client.Resource(l.kinds[i]).Namespace(l.objects[i].GetNamespace())
+	var now *unstructured.Unstructured
+	if i%10 == 7 {
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, key, digest)
+		now, err = to.Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "helm"})
+	} else {
+		o = o.DeepCopy()
+		annotations := o.GetAnnotations()
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[key] = digest
+		o.SetAnnotations(annotations)
+		now, err = to.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	}
 	if err != nil {
 		return "", err
 	}

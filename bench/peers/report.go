@@ -28,7 +28,8 @@ const reportMethod = `
 - "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The daemon archives every 5 s, and that wait is in it.
 - "stored" is what stays; "written" are all new files. They differ for Tidemark, which merges small files into larger ones.
 - "backup changed" comes after 1 % of the objects changed; it has in its bytes what the changes themselves take in the archive, too.
-- The churn changes an annotation of objects of all kinds in turn. Bytes per revision are those by which the archive grows in a churn so short. Tidemark goes on merging for a day,
+- The churn changes an annotation of objects of all kinds in turn: their owner applies them anew, as GitOps tools do; one of ten objects is changed by another
+  manager. Such an object takes two requests to restore, as two managers own parts of it, those of its owner alone take one. Bytes per revision are those by which the archive grows in a churn so short. Tidemark goes on merging for a day,
   which a minute does not show: merged history takes fewer bytes (` + "`make bench BENCH=ArchiveSize`" + `), so this is an upper bound.
 - The recorder is bench/peers/recorder: a dynamic informer per resource and JSON lines with an fsync per batch.
 `
