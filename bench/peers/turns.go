@@ -91,8 +91,11 @@ func (b *bench) restores(ctx context.Context, l *lab, restore func(scenario, fro
 		s.Values["requests_per_object"] = s.Values["requests"] / float64(max(got, 1))
 		l.say("%-14s %-18s %d of %d objects, %.0f/s, %.2f requests each", s.Tool, s.Scenario, got, want, s.Values["objects_per_second"], s.Values["requests_per_object"])
 	}
-	if err := l.deleteNamespace(ctx, from+"-copy"); err != nil {
-		return err
+	// What a tool has restored is not what the next one is to back up: it may have other managers.
+	for _, ns := range []string{from + "-copy", from} {
+		if err := l.deleteNamespace(ctx, ns); err != nil {
+			return err
+		}
 	}
 	mine := 0
 	for mine < len(l.objects) && l.objects[mine].GetNamespace() == from {
