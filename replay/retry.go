@@ -37,7 +37,7 @@ func retryCounting[T any](ctx context.Context, do func(context.Context) (T, erro
 		if err == nil || try == maxTries || ctx.Err() != nil || !passing(err) {
 			return v, unsure, err
 		}
-		unsure = unsure || !apierrors.IsTooManyRequests(err)
+		unsure = unsure || !apierrors.IsTooManyRequests(err) && !apierrors.IsForbidden(err)
 		wait := delay/2 + rand.N(delay)
 		if s, ok := apierrors.SuggestsClientDelay(err); ok {
 			wait = max(wait, time.Duration(s)*time.Second)
@@ -72,6 +72,9 @@ func passing(err error) bool {
 		if isUntyped(s) {
 			return false
 		}
+		if s.Code == http.StatusForbidden {
+			return noDefaultAccount(s.Message)
+		}
 		switch s.Code {
 		case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			return true
@@ -81,4 +84,10 @@ func passing(err error) bool {
 	var network net.Error
 	var wrapped *url.Error
 	return errors.As(err, &network) || errors.As(err, &wrapped) || utilnet.IsProbableEOF(err) || utilnet.IsConnectionReset(err) || utilnet.IsConnectionRefused(err)
+}
+
+// noDefaultAccount reports whether a Pod was refused because its namespace has no default ServiceAccount. A controller makes it a moment after the
+// namespace; the API server waits for it itself, but for two seconds at most, and busy controllers take longer.
+func noDefaultAccount(message string) bool {
+	return strings.Contains(message, "error looking up service account") && strings.Contains(message, `serviceaccount "default" not found`)
 }

@@ -31,6 +31,8 @@ func TestRetryOnlyWhatPasses(t *testing.T) {
 		{"a webhook that is down", apierrors.NewInternalError(errors.New(`failed calling webhook "x"`)), false, false},
 		{"a conflict", apierrors.NewConflict(gr, "x", nil), false, false},
 		{"forbidden", apierrors.NewForbidden(gr, "x", nil), false, false},
+		{"a namespace so new that it has no default account", apierrors.NewForbidden(gr, "x", errors.New(`error looking up service account shop/default: serviceaccount "default" not found`)), true, false},
+		{"an account that nobody makes", apierrors.NewForbidden(gr, "x", errors.New(`error looking up service account shop/web: serviceaccount "web" not found`)), false, false},
 		{"not found", apierrors.NewNotFound(gr, "x"), false, false},
 		{"invalid", apierrors.NewBadRequest("x"), false, false},
 	} {
