@@ -67,16 +67,19 @@ func steppingClock(step time.Duration) func() time.Time {
 }
 
 // BenchmarkArchiveSize measures the bytes of a revision in the archive, everything included:
-// segments, manifests and checkpoints, once all is merged. One op is one whole history.
+// segments, manifests and checkpoints, once all is merged; json/archived is how many times as many the revisions have as JSON. One op is one whole history.
 // TIDEMARK_CORPUS names a recording; see BenchmarkSize.
 func BenchmarkArchiveSize(b *testing.B) {
 	b.Run("synthetic", func(b *testing.B) {
-		archiveSize(b, func(j *journal.Journal) {
+		archiveSize(b, func(j *journal.Journal) (raw int) {
 			beginRecording(b, j, 1_000_000, podInfo, deploymentInfo)
 			h := podsAndDeployments(1, 1000, 20)
 			for range 40_000 {
-				appendOne(b, j, h.next())
+				e := h.next()
+				raw += len(e.Object)
+				appendOne(b, j, e)
 			}
+			return raw
 		})
 	})
 	corpus := os.Getenv("TIDEMARK_CORPUS")
@@ -84,14 +87,16 @@ func BenchmarkArchiveSize(b *testing.B) {
 		b.Log("TIDEMARK_CORPUS names no recording: only the synthetic history is measured")
 		return
 	}
-	b.Run("corpus", func(b *testing.B) { archiveSize(b, func(j *journal.Journal) { replayRecording(b, j, corpus) }) })
+	b.Run("corpus", func(b *testing.B) {
+		archiveSize(b, func(j *journal.Journal) (raw int) { return replayRecording(b, j, corpus) })
+	})
 }
 
-func archiveSize(b *testing.B, fill func(*journal.Journal)) {
+func archiveSize(b *testing.B, fill func(*journal.Journal) (raw int)) {
 	for b.Loop() {
 		clock := steppingClock(100 * time.Millisecond)
 		j := openJournal(b, b.TempDir(), journal.Options{Clock: clock})
-		fill(j)
+		raw := fill(j)
 		flush(b, j)
 		store := dirStore(b)
 		s, _ := shipperOn(b, j, store, func(o *compactor.Options) { o.Clock = clock })
@@ -106,6 +111,7 @@ func archiveSize(b *testing.B, fill func(*journal.Journal)) {
 		n := float64(s.Archive().State().Known.Position.Count)
 		b.ReportMetric(n, "revisions")
 		b.ReportMetric(total/n, "B/revision")
+		b.ReportMetric(float64(raw)/total, "json/archived")
 		b.ReportMetric(float64(files), "files")
 		must(b, j.Close())
 	}

@@ -74,8 +74,8 @@ func measureSize(b *testing.B, fill func(*journal.Journal)) {
 }
 
 // replayRecording appends a recording as capture would have: first what the lists gave, then
-// the events in their order, without what capture leaves out by default.
-func replayRecording(b *testing.B, j *journal.Journal, path string) {
+// the events in their order, without what capture leaves out by default. It returns how many bytes of JSON that was.
+func replayRecording(b *testing.B, j *journal.Journal, path string) (raw int) {
 	b.Helper()
 	first := map[schema.GroupResource]*journal.Comparison{} // lists still being read
 	begun := map[schema.GroupResource]bool{}
@@ -96,6 +96,9 @@ func replayRecording(b *testing.B, j *journal.Journal, path string) {
 			if first[gr], err = j.Compare(context.Background(), journal.Recording{ResourceInfo: info}, rv, ""); err != nil {
 				b.Fatal(err)
 			}
+		}
+		if op != "BOOKMARK" {
+			raw += len(object)
 		}
 		e := journal.Event{
 			Resource: gr, Namespace: meta[1].Str, Name: meta[2].Str, UID: meta[3].Str,
@@ -124,6 +127,7 @@ func replayRecording(b *testing.B, j *journal.Journal, path string) {
 	if len(first) > 0 {
 		b.Fatalf("%d first lists of the recording did not end", len(first))
 	}
+	return raw
 }
 
 func infoOf(gvr string, object []byte) journal.ResourceInfo {
