@@ -19,31 +19,19 @@ var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 func copyBody(ctx context.Context, w io.Writer, body io.ReaderAt, size int64) error {
 	var n int64
 	var err error
+	// It also hides a file's ReadFrom, which copies in pieces of 32 KiB.
+	to := &contextWriter{ctx, w}
 	if b, ok := body.(BodyWriter); ok {
-		n, err = b.WriteBody(&contextWriter{ctx, w})
+		n, err = b.WriteBody(to)
 	} else {
 		buf := copyBuffers.Get().(*[256 << 10]byte)
 		defer copyBuffers.Put(buf)
-		// Not with a file's ReadFrom, which copies in pieces of 32 KiB.
-		n, err = io.CopyBuffer(struct{ io.Writer }{w}, &contextReader{ctx, io.NewSectionReader(body, 0, size)}, buf[:])
+		n, err = io.CopyBuffer(to, io.NewSectionReader(body, 0, size), buf[:])
 	}
 	if err == nil && n != size {
 		err = fmt.Errorf("its content ends after %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
 	}
 	return err
-}
-
-// contextReader ends a copy with its context.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(r.ctx); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 // contextWriter ends a copy with its context.

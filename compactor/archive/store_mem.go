@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -41,12 +42,9 @@ func (s *MemStore) Create(ctx context.Context, name string, body io.ReaderAt, si
 	if err := s.check(ctx, name); err != nil {
 		return err
 	}
-	b, err := io.ReadAll(&contextReader{ctx, io.NewSectionReader(body, 0, size)})
-	if err != nil {
-		return err
-	}
-	if int64(len(b)) != size {
-		return fmt.Errorf("create %s: its content ends after %d of %d bytes: %w", name, len(b), size, io.ErrUnexpectedEOF)
+	var b bytes.Buffer
+	if err := copyBody(ctx, &b, body, size); err != nil {
+		return fmt.Errorf("create %s: %w", name, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,7 +54,7 @@ func (s *MemStore) Create(ctx context.Context, name string, body io.ReaderAt, si
 	if s.files[name] != nil && !o.Replace {
 		return fmt.Errorf("create %s: %w", name, fs.ErrExist)
 	}
-	s.files[name] = &memFile{data: b, time: s.now(), lock: o.Lock, held: o.Hold}
+	s.files[name] = &memFile{data: b.Bytes(), time: s.now(), lock: o.Lock, held: o.Hold}
 	return nil
 }
 

@@ -333,6 +333,32 @@ func TestUploadLimit(t *testing.T) {
 	}
 }
 
+// What a restore reads must not pile up on the disk that is for temporary files.
+func TestARestoreKeepsLittleOfWhatItReads(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	content := make([]byte, 5*contentCacheBytes)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(content)
+	ok(t, os.WriteFile(dir+"/large", content, 0o600))
+	res := w.back(w.open(), dir)
+	o := w.options()
+	o.CacheDir = t.TempDir()
+	r, err := Open(t.Context(), o)
+	ok(t, err)
+	defer func() { ok(t, r.Close(context.Background())) }()
+	_, err = r.Restore(t.Context(), res.ID, t.TempDir(), RestoreOptions{})
+	ok(t, err)
+	var kept int64
+	ok(t, filepath.Walk(o.CacheDir+"/cache/contents", func(_ string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			kept += info.Size()
+		}
+		return err
+	}))
+	if kept == 0 || kept > contentCacheBytes+8<<20 { // and one piece
+		t.Errorf("%d bytes of content are kept, of %d", kept, len(content))
+	}
+}
+
 func TestDevice(t *testing.T) {
 	w := newWorld(t)
 	r, dir := w.open(), t.TempDir()
