@@ -2,6 +2,7 @@ package localnode
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -115,4 +116,35 @@ func TestNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "the Pod to run again", ready)
+}
+
+// TestNoLoopDeviceStays makes what a crashed node leaves of a block volume: the driver's device, and the kubelet's of that one.
+func TestNoLoopDeviceStays(t *testing.T) {
+	n := &Node{dir: t.TempDir()}
+	file := filepath.Join(n.dir, "volume")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	device := func(of string) string {
+		out, err := exec.Command("losetup", "--find", "--show", of).Output()
+		if err != nil {
+			t.Skipf("no loop device can be made here, which takes root: %v", err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	drivers := device(file)
+	kubelets := device(drivers)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	n.freeLoops()
+	out, err := exec.Command("losetup", "--list", "--noheadings", "--output", "NAME").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range strings.FieldsSeq(string(out)) {
+		if d == drivers || d == kubelets {
+			t.Errorf("%s is still there", d)
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -97,8 +98,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// cleanUp removes the bridge and the control groups, after all processes are gone.
+// cleanUp removes the bridge, the control groups and the loop devices, after all processes are gone.
 func (n *Node) cleanUp() {
+	n.freeLoops()
 	if exec.Command("ip", "link", "show", n.bridge()).Run() == nil {
 		_ = command("ip", "link", "delete", n.bridge())
 	}
@@ -116,6 +118,36 @@ func (n *Node) cleanUp() {
 		}
 	}
 }
+
+// freeLoops gives back the loop devices of block volumes, which outlive all processes and keep the space of deleted files. The driver makes
+// them of its files, and the kubelet makes devices of the driver's devices.
+func (n *Node) freeLoops() {
+	out, err := exec.Command("losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-INO,BACK-FILE").Output()
+	if err != nil {
+		return // then there are none
+	}
+	var ours, others [][]string
+	drivers := map[string]bool{} // inodes of the driver's devices
+	for line := range strings.Lines(string(out)) {
+		switch f := strings.Fields(line); {
+		case len(f) < 3:
+		case strings.HasPrefix(f[2], n.dir+"/"):
+			ours = append(ours, f)
+			if info, err := os.Stat(f[0]); err == nil {
+				drivers[fmt.Sprint(info.Sys().(*syscall.Stat_t).Ino)] = true //nolint:forcetypeassert // on Linux
+			}
+		default:
+			others = append(others, f)
+		}
+	}
+	kubelets := slices.DeleteFunc(others, func(f []string) bool { return !drivers[f[1]] || !onDevices(f[2]) })
+	for _, f := range append(kubelets, ours...) {
+		_ = command("losetup", "--detach", f[0]) // it may have gone with its last user
+	}
+}
+
+// onDevices reports whether what a loop device is made of is a device, by its path in a mount namespace that is gone.
+func onDevices(path string) bool { return path == "/" || strings.HasPrefix(path, "/dev/") }
 
 // agent is the node's first process.
 type agent struct {

@@ -25,4 +25,5 @@ func (n *Node) cgroup() string        { return "" }
 func (n *Node) freezer() string       { return "" }
 func (n *Node) makeNetwork() error    { return errLinux }
 func (n *Node) cleanUp()              {}
+func (n *Node) freeLoops()            {}
 func command(string, ...string) error { return errLinux }

@@ -126,6 +126,10 @@ const contentCacheBytes = 16 << 20
 
 // connect opens it. Kopia wants a file to keep its settings in.
 func (r *Repository) connect(ctx context.Context, dir string) error {
+	// Kopia's command line is told by it where to cache, and the library obeys too: repositories would share one cache, which stays.
+	if err := os.Unsetenv("KOPIA_CACHE_DIRECTORY"); err != nil {
+		return err
+	}
 	config := filepath.Join(dir, fmt.Sprintf("repository-%d-%d.config", os.Getpid(), r.storage.number))
 	defer os.Remove(config)
 	defer os.Remove(config + ".mlock")

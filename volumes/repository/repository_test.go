@@ -501,3 +501,19 @@ func TestDamageIsFound(t *testing.T) {
 		t.Errorf("a missing pack was not found: %+v, %v", v, err)
 	}
 }
+
+// Who uses Kopia's command line too may have told it where to cache. That is not for us: two repositories would share the cache.
+func TestCacheOfKopiasCommandLineIsNotUsed(t *testing.T) {
+	theirs, data := t.TempDir(), t.TempDir()
+	write(t, data+"/file", "hello")
+	for range 2 { // each with a password of its own
+		t.Setenv("KOPIA_CACHE_DIRECTORY", theirs)
+		w := newWorld(t)
+		w.back(w.open(), data)
+	}
+	entries, err := os.ReadDir(theirs)
+	ok(t, err)
+	if len(entries) > 0 {
+		t.Errorf("%d files are in the cache of Kopia's command line", len(entries))
+	}
+}
