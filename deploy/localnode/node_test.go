@@ -142,7 +142,7 @@ func TestNoLoopDeviceStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range strings.FieldsSeq(string(out)) {
+	for d := range strings.FieldsSeq(string(out)) {
 		if d == drivers || d == kubelets {
 			t.Errorf("%s is still there", d)
 		}
