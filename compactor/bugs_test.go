@@ -136,3 +136,50 @@ func TestRepairDuringALongStopLosesNothing(t *testing.T) {
 		t.Errorf("verify: %+v, %v", v.Problems, err)
 	}
 }
+
+// A snapshot of a large cluster takes long. What happens meanwhile is archived meanwhile.
+func TestSealingGoesOnDuringASnapshot(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	store := &paused{Store: mem, reached: make(chan struct{}), resume: make(chan struct{}), what: "snapshots/"}
+	s := m.shipper(t, store)
+	_, err := s.Connect(t.Context())
+	ok(t, err)
+	m.record(t, 20)
+	store.armed = true
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.Snapshot(t.Context(), compactor.SnapshotRequest{Name: "one"})
+		ended <- err
+	}()
+	<-store.reached
+	m.record(t, 20)
+	sealed := make(chan error, 1)
+	go func() { sealed <- s.Seal(t.Context()) }()
+	select {
+	case err := <-sealed:
+		ok(t, err)
+	case <-time.After(10 * time.Second):
+		t.Error("sealing waits for a snapshot")
+	}
+	close(store.resume)
+	ok(t, <-ended)
+	ok(t, s.Seal(t.Context()))
+	ok(t, s.Merge(t.Context()))
+	state := s.Archive().State()
+	if p := state.Snapshot("one"); p == nil || state.Known.Position.Count-p.Position.Count != 20 {
+		t.Errorf("the snapshot %+v is not of 20 events before %+v", p, state.Known.Position)
+	}
+	for _, cut := range []journal.Cut{state.Snapshot("one").Position.Cut, m.j.Newest()} {
+		want, err := foldOf(replay.NewLocal(m.j), cut)
+		ok(t, err)
+		got, err := foldOf(replay.NewArchived(s.Archive().History()), cut)
+		ok(t, err)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("at %s (-journal +archive):\n%s", cut, d)
+		}
+	}
+	if r, err := verified(t, mem, m.identity); err != nil || r.Damaged() {
+		t.Errorf("verify: %+v, %v", r.Problems, err)
+	}
+}

@@ -1,6 +1,7 @@
 package compactor_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -22,10 +23,11 @@ type paused struct {
 	reached chan struct{} // closed when it is about to
 	resume  chan struct{} // closed to let it go on
 	armed   bool
+	what    string // the directory of the file; default: "manifests/"
 }
 
 func (p *paused) Create(ctx context.Context, name string, body io.ReaderAt, size int64, o archive.CreateOptions) error {
-	if p.armed && strings.Contains(name, "manifests/") {
+	if p.armed && strings.Contains(name, cmp.Or(p.what, "manifests/")) {
 		p.armed = false
 		close(p.reached)
 		<-p.resume

@@ -71,7 +71,8 @@ type Shipper struct {
 	copies *archive.Copies // nil: none
 
 	working sync.Mutex // held while the position moves, or what depends on it is taken
-	merging sync.Mutex // held during a round of Merge, which may take long and must not hold up sealing
+	// These two take long, and must not hold up sealing: a round of Merge, and a snapshot.
+	merging, imaging sync.Mutex
 
 	mu     sync.Mutex // guards what follows
 	a      *archive.Archive

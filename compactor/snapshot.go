@@ -38,12 +38,13 @@ func (s *Shipper) Snapshot(ctx context.Context, q SnapshotRequest) (*archive.Sna
 	if err := s.Seal(ctx); err != nil {
 		return nil, err
 	}
-	s.working.Lock()
-	defer s.working.Unlock()
+	s.imaging.Lock()
+	defer s.imaging.Unlock()
 	return s.snapshot(ctx, q)
 }
 
-// snapshot takes one at the position up to which events are archived.
+// snapshot takes one at the position up to which events are archived when it begins. That goes on meanwhile: a snapshot need not be at the
+// archive's end, nor at the end of a segment.
 func (s *Shipper) snapshot(ctx context.Context, q SnapshotRequest) (*archive.Snapshot, error) {
 	if err := s.a.Refresh(ctx); err != nil { // somebody may have deleted what would be shared
 		return nil, err
@@ -100,8 +101,8 @@ func (s *Shipper) writeSnapshot(ctx context.Context, a *archive.Archive, at jour
 
 // keepFast takes a snapshot when restores would have to read too much without one.
 func (s *Shipper) keepFast(ctx context.Context) error {
-	s.working.Lock()
-	defer s.working.Unlock()
+	s.imaging.Lock()
+	defer s.imaging.Unlock()
 	state := s.a.State()
 	if state.Known.Began.Time.IsZero() || !wantsSnapshot(state, s.o.SnapshotEvery) {
 		return nil

@@ -244,7 +244,7 @@ func (j *Journal) ExportState(ctx context.Context, at Position, keep func(*Event
 	if h := j.Horizon(); !h.Time.IsZero() && at.Time.Before(h.Time) {
 		return fmt.Errorf("%w: asked for the state at %s, and it begins at %s", ErrTrimmed, at.Time.Format(time.RFC3339Nano), h.Time.Format(time.RFC3339Nano))
 	}
-	tables := &Tables{open: func(o *pebble.IterOptions) (*pebble.Iterator, error) { return snapshot.NewIter(o) }, cipher: j.cipher}
+	tables := &Tables{open: func(o *pebble.IterOptions) (*pebble.Iterator, error) { return snapshot.NewIter(o) }, cipher: j.cipher, steps: walkSteps}
 	return tables.ExportState(ctx, at, keep, put)
 }
 

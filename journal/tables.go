@@ -14,14 +14,17 @@ import (
 type Tables struct {
 	open   func(*pebble.IterOptions) (*pebble.Iterator, error)
 	cipher *bodyCipher // nil: no body is sealed
-	// steps is how many versions a View walks past before it seeks. A seek in files of an archive
-	// reads and unpacks a block anew, also the one it stands in; in a journal blocks are cached.
+	// steps is how many versions a View walks past before it seeks. A seek reads and unpacks a block anew, also the one it stands in, unless
+	// it is cached, as a journal's blocks are. A walk over all of a large journal uses more of them than the cache holds.
 	steps int
 }
 
+// walkSteps are for blocks that are not cached.
+const walkSteps = 256
+
 // NewTables makes Tables of what open gives, which must hold no sealed bodies; see Journal.Export.
 func NewTables(open func(*pebble.IterOptions) (*pebble.Iterator, error)) *Tables {
-	return &Tables{open: open, steps: 256}
+	return &Tables{open: open, steps: walkSteps}
 }
 
 func (t *Tables) prefixed(prefix byte) (*pebble.Iterator, error) {

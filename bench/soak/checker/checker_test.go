@@ -5,9 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestNothingIsShared: a checker that has a line in common with what it checks may have its bugs as well.
@@ -114,6 +117,24 @@ func TestLostAndInventedVersionsAreFound(t *testing.T) {
 	}{From: cut{Revision: 13}, To: cut{Revision: 14}})
 	if err := both(gap, history(whole[0], whole[2])); err != nil {
 		t.Errorf("what lies in a gap counts as lost: %v", err)
+	}
+}
+
+// A journal may be trimmed between a status and the log.
+func TestWhatWasTrimmedMeanwhileIsNotLost(t *testing.T) {
+	dir := t.TempDir()
+	status := `{"catalog":{"from":{"revision":%d},"to":{"revision":40},"resources":[{"resource":"configmaps","first":{"revision":1},"watermark":{"revision":40}}]}}`
+	program := filepath.Join(dir, "tidemark")
+	script := "#!/bin/sh\ncase $1 in\nlog) echo '" + `{"op":"DELETED","resource":"configmaps","namespace":"a","name":"one","revision":14}` + "'; " +
+		"echo '" + `{"op":"MODIFIED","resource":"configmaps","namespace":"a","name":"one","revision":32}` + "'; touch " + dir + "/trimmed ;;\n" +
+		"*) if [ -e " + dir + "/trimmed ]; then echo '" + fmt.Sprintf(status, 13) + "'; else echo '" + fmt.Sprintf(status, 10) + "'; fi ;;\nesac\n"
+	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := watched()
+	n, upTo, err := (&Source{Name: "it", Binary: program}).CompareHistory(t.Context(), &Model{all: map[string]*stream{"configmaps": s}}, 10, time.Now())
+	if err != nil || n.Versions != 2 || upTo != 32 {
+		t.Errorf("%d versions up to %d, %v", n.Versions, upTo, err)
 	}
 }
 

@@ -41,6 +41,11 @@ func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, sinc
 	if err != nil {
 		return n, 0, fmt.Errorf("%w: %w", ErrNotYet, err)
 	}
+	after, err := s.Ledgers(ctx)
+	if err != nil {
+		return n, 0, err
+	}
+	beginning := after.From.Revision                  // what was trimmed while the log was read is not in it
 	have := map[string]map[string]map[uint64]record{} // by resource, key, revision
 	for line := range bytes.Lines(out) {
 		var r record
@@ -69,7 +74,7 @@ func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, sinc
 		if l == nil || l.OwnCounter || l.First.Revision == 0 {
 			continue
 		}
-		low := max(from, l.First.Revision, known.From.Revision)
+		low := max(from, l.First.Revision, beginning)
 		high := min(l.Watermark.Revision, st.upTo, known.To.Revision)
 		if l.Removed == nil {
 			upTo = min(upTo, high)
