@@ -18,13 +18,16 @@ import (
 // Of a block device, only what has changed is read, where its driver tells what that is. For it to tell, the snapshot of the backup before must still
 // be there: so the newest one is kept, as the backup's Base, and goes when the next backup is done. The daemon asks, and not the mover: it has the right to.
 
+// DefaultAuditEvery is how many backups of a device may rely on lists of changed blocks before all of it is read.
+const DefaultAuditEvery = 20
+
 // BlockOptions say how lists of changed blocks are used.
 type BlockOptions struct {
 	// Off reads all of every device, always.
 	Off bool
 	// Account is the ServiceAccount, "namespace/name", whose tokens are shown to drivers. Default: the one that the daemon runs as.
 	Account string
-	// AuditEvery is how many backups may rely on lists in a row; the one after reads all, and finds out whether the list is right. Default: 20.
+	// AuditEvery is how many backups may rely on lists in a row; the one after reads all, and finds out whether the list is right. Zero: DefaultAuditEvery.
 	AuditEvery int
 }
 
@@ -94,7 +97,7 @@ func (k *Keeper) auditEvery() int {
 	if n := k.o.Cluster.Blocks.AuditEvery; n > 0 {
 		return n
 	}
-	return 20
+	return DefaultAuditEvery
 }
 
 // list asks for one list. size is that of the device if the driver tells of no block, and so of no size.

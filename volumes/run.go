@@ -36,14 +36,11 @@ type Made struct {
 
 // takenTime bounds how long it may take until a snapshot is of an instant: until then the application waits, if there are hooks. Some storage
 // systems copy everything until it is ready to use.
-const (
-	takenTime        = 2 * time.Minute
-	defaultReadyTime = 30 * time.Minute
-)
+const takenTime = 2 * time.Minute
 
 // readyBy bounds how long a snapshot may take to be ready to use.
 func (k *Keeper) readyBy(ctx context.Context, late string) (context.Context, context.CancelFunc) {
-	limit := cmp.Or(k.o.Cluster.ReadyTime, defaultReadyTime)
+	limit := cmp.Or(k.o.Cluster.ReadyTime, DefaultReadyTime)
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf(late+" (volumes.readyTimeout)", limit))
 }
 

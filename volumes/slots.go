@@ -18,7 +18,7 @@ type slots struct {
 }
 
 func newSlots(c *Cluster) *slots {
-	s := &slots{all: 4, perNode: 2, nodes: map[string]int{}, changed: make(chan struct{})}
+	s := &slots{all: DefaultConcurrency, perNode: DefaultPerNode, nodes: map[string]int{}, changed: make(chan struct{})}
 	if c != nil && c.Concurrency > 0 {
 		s.all = c.Concurrency
 	}

@@ -19,15 +19,22 @@ import (
 	"github.com/tidemark-backup/tidemark/volumes/policy"
 )
 
+// What is not said of a Cluster.
+const (
+	DefaultConcurrency = 4
+	DefaultPerNode     = 2
+	DefaultReadyTime   = 30 * time.Minute
+)
+
 // Cluster is where claims are backed up and restored.
 type Cluster struct {
 	Client *kube.Client
 	Mover  *mover.Runner
 	// Namespace is where claims that are made of snapshots are mounted, to be read. Default: the claim's own.
 	Namespace string
-	// Concurrency is how many claims are worked on at once, PerNode how many of those on one node. Default: 4 and 2.
+	// Concurrency is how many claims are worked on at once, PerNode how many of those on one node.
 	Concurrency, PerNode int
-	// ReadyTime is how long a snapshot may take to be ready to use. Default: 30 minutes.
+	// ReadyTime is how long a snapshot may take to be ready to use.
 	ReadyTime time.Duration
 	// Blocks says how lists of changed blocks are used.
 	Blocks BlockOptions

@@ -67,8 +67,8 @@ type Auditor struct {
 	requests, bytes, objects uint64
 }
 
-// New makes an Auditor; Run starts it.
-func New(o Options) *Auditor {
+// WithDefaults are the options as they are used.
+func (o Options) WithDefaults() Options {
 	if o.Every <= 0 {
 		o.Every = time.Hour
 	}
@@ -87,6 +87,12 @@ func New(o Options) *Auditor {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
+	return o
+}
+
+// New makes an Auditor; Run starts it.
+func New(o Options) *Auditor {
+	o = o.WithDefaults()
 	return &Auditor{o: o, log: o.Logger.Named("audit"), records: map[schema.GroupResource]*Record{}}
 }
 

@@ -46,7 +46,7 @@ type BackupOptions struct {
 	// Parallel files, or pieces of a device, are read at once. Default: 4.
 	Parallel int
 	// Checkpoint is how often what was read so far is made whole, so that a try after one that was killed does not read it
-	// again. Default: 5 minutes.
+	// again. Zero: DefaultCheckpoint.
 	Checkpoint time.Duration
 	// Blocks of a device are read, and no others. Nil: all.
 	Blocks *Blocks
@@ -170,7 +170,7 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 func (r *Repository) upload(ctx context.Context, s *session, root fs.Directory, kept *attributes, o BackupOptions) (*snapshot.Manifest, error) {
 	u := upload.NewUploader(s.w)
 	u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = s.progress, o.Parallel, true, false
-	u.CheckpointInterval = min(cmp.Or(o.Checkpoint, checkpointEvery), upload.DefaultCheckpointInterval) // no more is accepted
+	u.CheckpointInterval = min(cmp.Or(o.Checkpoint, DefaultCheckpoint), upload.DefaultCheckpointInterval) // no more is accepted
 	if u.ParallelUploads == 0 {
 		u.ParallelUploads = 4
 	}
@@ -183,7 +183,8 @@ func (r *Repository) upload(ctx context.Context, s *session, root fs.Directory, 
 	return m, err
 }
 
-const checkpointEvery = 5 * time.Minute
+// DefaultCheckpoint is how often a backup is made whole while it goes on.
+const DefaultCheckpoint = 5 * time.Minute
 
 // flushTime is how long a cancelled backup may take to send what it has read; a Pod is given 30 s to end.
 const flushTime = 20 * time.Second

@@ -229,7 +229,7 @@ func (d *device) readAll(ctx context.Context, parallel int) error {
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-			if time.Since(flushed) > checkpointEvery { // so that it is not sent again by a mover after this one
+			if time.Since(flushed) > DefaultCheckpoint { // so that it is not sent again by a mover after this one
 				if err := d.w.Flush(ctx); err != nil {
 					return err
 				}

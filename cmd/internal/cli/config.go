@@ -21,6 +21,7 @@ import (
 	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/compactor/retention"
+	"github.com/tidemark-backup/tidemark/replay/audit"
 )
 
 // notInFile are flags that say where the file is, or help.
@@ -69,7 +70,7 @@ func (f *runFlags) fromFile(fs *pflag.FlagSet, file *config.File) (err error) {
 	f.Retention, f.Schedules = r.Retention, r.Schedules
 	if a := file.Audit; a != nil {
 		if err := a.Check(); err != nil {
-			return usage("%v", err)
+			return wrongAt(a.Line, err)
 		}
 		f.Audit = daemon.Audit{Off: a.Off, Every: time.Duration(a.Every), Limit: time.Duration(a.Limit), Page: a.Page, Rate: a.Rate}
 	}
@@ -88,17 +89,17 @@ func (f *runFlags) reloadable(file *config.File) (r daemon.Reloadable, err error
 			return r, usage("retention is given with flags and under retention in the configuration: use one")
 		}
 		if r.Retention, err = file.Retention.Policy(); err != nil {
-			return r, usage("%v", err)
+			return r, wrongAt(file.Retention.Line, err)
 		}
 	}
 	names := map[string]bool{}
 	for _, s := range file.Schedules {
 		spec, err := s.Spec()
 		if err != nil {
-			return r, usage("%v", err)
+			return r, wrongAt(s.Line, err)
 		}
 		if names[s.Name] {
-			return r, usage("two schedules are called %q: give each a name of its own", s.Name)
+			return r, wrongAt(s.Line, fmt.Errorf("two schedules are called %q: give each a name of its own", s.Name))
 		}
 		names[s.Name] = true
 		sc := daemon.Schedule{Spec: spec, TTL: time.Duration(s.TTL), Archives: s.Archives}
@@ -107,7 +108,7 @@ func (f *runFlags) reloadable(file *config.File) (r daemon.Reloadable, err error
 		}
 		for _, name := range s.Archives {
 			if !slices.ContainsFunc(f.Archives, func(a daemon.Archive) bool { return a.Name == name }) {
-				return r, usage("schedule %q: there is no archive %q", s.Name, name)
+				return r, wrongAt(s.Line, fmt.Errorf("schedule %q: there is no archive %q", s.Name, name))
 			}
 		}
 		r.Schedules = append(r.Schedules, sc)
@@ -123,16 +124,19 @@ func (f *runFlags) reloadable(file *config.File) (r daemon.Reloadable, err error
 	return r, nil
 }
 
+// wrongAt is a mistake in the part of the file that begins at a line.
+func wrongAt(line int, err error) error { return usage("line %d: %v", line, err) }
+
 // locationsOf are the archives of the file.
 func locationsOf(all []config.Archive) ([]daemon.Archive, error) {
 	var out []daemon.Archive
 	for _, a := range all {
 		if a.URL == "" {
-			return nil, usage("archive %q: there is no url", a.Name)
+			return nil, wrongAt(a.Line, fmt.Errorf("archive %q: there is no url", a.Name))
 		}
 		lock, compliance, err := objectLock(a.ObjectLock)
 		if err != nil {
-			return nil, err
+			return nil, wrongAt(a.Line, err)
 		}
 		l := daemon.Archive{
 			Name: a.Name, URL: a.URL, Recipients: a.Recipients, RecipientFiles: a.RecipientFiles, IdentityFile: a.Identity,
@@ -145,7 +149,7 @@ func locationsOf(all []config.Archive) ([]daemon.Archive, error) {
 		if a.SealSize != "" {
 			bytes, err := size("sealSize", a.SealSize)
 			if err != nil {
-				return nil, err
+				return nil, wrongAt(a.Line, err)
 			}
 			l.SealBytes = int64(bytes)
 		}
@@ -351,12 +355,8 @@ func newConfigShow(env Env) *cobra.Command {
 			if len(file.Schedules) > 0 {
 				out["schedules"] = file.Schedules
 			}
-			if file.Audit != nil {
-				out["audit"] = file.Audit
-			}
-			if file.Volumes != nil {
-				out["volumes"] = file.Volumes
-			}
+			out["audit"] = auditShown(file.Audit)
+			out["volumes"] = volumesShown(file.Volumes)
 			if file.Retention != nil {
 				out["retention"] = file.Retention
 			}
@@ -368,6 +368,17 @@ func newConfigShow(env Env) *cobra.Command {
 			return err
 		},
 	}
+}
+
+// auditShown is the audit's part of the configuration, with its defaults.
+func auditShown(c *config.Audit) config.Audit {
+	a := config.Audit{}
+	if c != nil {
+		a = *c
+	}
+	o := audit.Options{Every: time.Duration(a.Every), Limit: time.Duration(a.Limit), Page: a.Page, Rate: a.Rate}.WithDefaults()
+	a.Every, a.Limit, a.Page, a.Rate = config.Duration(o.Every), config.Duration(o.Limit), o.Page, o.Rate
+	return a
 }
 
 // valueOf is a flag's value as YAML has it.

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -16,6 +19,7 @@ import (
 	"github.com/tidemark-backup/tidemark/volumes/hooks"
 	"github.com/tidemark-backup/tidemark/volumes/mover"
 	"github.com/tidemark-backup/tidemark/volumes/policy"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
 // volumesOf is what the configuration says of volumes and cannot be changed while the daemon runs.
@@ -23,16 +27,23 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 	if c == nil {
 		return v, nil
 	}
+	defer func() {
+		if err != nil {
+			err = wrongAt(c.Line, fmt.Errorf("volumes: %w", err))
+		}
+	}()
 	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode, ReadyTime: time.Duration(c.ReadyTimeout), Checkpoint: time.Duration(c.Checkpoint), Through: c.ThroughDaemon}
 	v.Blocks = volumes.BlockOptions{Off: c.ChangedBlocks.Off, Account: c.ChangedBlocks.ServiceAccount, AuditEvery: c.ChangedBlocks.AuditEvery}
 	if a := v.Blocks.Account; v.Blocks.AuditEvery < 0 || a != "" && strings.Count(a, "/") != 1 {
-		return v, usage("volumes: changedBlocks: want serviceAccount: NAMESPACE/NAME, and auditEvery from 1 on")
+		return v, errors.New("changedBlocks: want serviceAccount: NAMESPACE/NAME, and auditEvery from 1 on")
 	}
 	if c.Concurrency < 0 || c.PerNode < 0 {
-		return v, usage("volumes: concurrency and perNode: want numbers from 1 on, or nothing for the defaults")
+		return v, errors.New("concurrency and perNode: want numbers from 1 on, or nothing for the defaults")
 	}
-	if v.ReadyTime < 0 || v.Checkpoint < 0 {
-		return v, usage("volumes: readyTimeout and checkpoint: want times such as 30m, or nothing for the defaults")
+	if c.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+			return v, fmt.Errorf("listen: %w: want HOST:PORT, or :PORT", err)
+		}
 	}
 	for name, rate := range map[string]struct {
 		text string
@@ -41,7 +52,7 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 		if rate.text == "" {
 			continue
 		}
-		bytes, err := size("volumes: "+name, rate.text)
+		bytes, err := size(name, rate.text)
 		if err != nil {
 			return v, err
 		}
@@ -53,10 +64,22 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 			v.Pod, err = mover.ParsePod(text)
 		}
 		if err != nil {
-			return v, usage("volumes: pod: %v", err)
+			return v, fmt.Errorf("pod: %w", err)
 		}
 	}
 	return v, nil
+}
+
+// volumesShown is the volumes' part of the configuration, with its defaults.
+func volumesShown(c *config.Volumes) config.Volumes {
+	v := config.Volumes{}
+	if c != nil {
+		v = *c
+	}
+	v.Concurrency, v.PerNode = cmp.Or(v.Concurrency, volumes.DefaultConcurrency), cmp.Or(v.PerNode, volumes.DefaultPerNode)
+	v.ReadyTimeout, v.Checkpoint = cmp.Or(v.ReadyTimeout, config.Duration(volumes.DefaultReadyTime)), cmp.Or(v.Checkpoint, config.Duration(repository.DefaultCheckpoint))
+	v.ChangedBlocks.AuditEvery = cmp.Or(v.ChangedBlocks.AuditEvery, volumes.DefaultAuditEvery)
+	return v
 }
 
 // volumesReload is what can be changed while it runs.
@@ -65,10 +88,10 @@ func volumesReload(c *config.Volumes) (r daemon.VolumesReload, err error) {
 	for i := range c.Policies {
 		p, err := volumePolicy(&c.Policies[i])
 		if err != nil {
-			return r, usage("volumes: policy %q: %v", c.Policies[i].Name, err)
+			return r, wrongAt(c.Policies[i].Line, fmt.Errorf("volumes: policy %q: %w", c.Policies[i].Name, err))
 		}
 		if p.Name == "" || names[p.Name] {
-			return r, usage("volumes: every policy needs a name of its own, and %q is not one", p.Name)
+			return r, wrongAt(c.Policies[i].Line, fmt.Errorf("volumes: every policy needs a name of its own, and %q is not one", p.Name))
 		}
 		names[p.Name] = true
 		r.Policies = append(r.Policies, p)
@@ -105,6 +128,9 @@ func volumePolicy(c *config.VolumePolicy) (p daemon.VolumePolicy, err error) {
 	}
 	if p.Group, err = policy.ParseGroup(c.Group); err != nil {
 		return p, fmt.Errorf("group: %w", err)
+	}
+	if c.Group != "" && (p.Action == policy.Kopia || p.Action == policy.Skip) {
+		return p, fmt.Errorf("group: %s: it is for snapshots, and action: %s takes none", c.Group, c.Action)
 	}
 	if c.Selector != "" {
 		if p.Selector, err = labels.Parse(c.Selector); err != nil {

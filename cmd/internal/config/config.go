@@ -29,10 +29,10 @@ type Duration time.Duration
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
-	at, err := replay.ParseAt(n.Value)
-	if n.Value == "0" {
+	if zero, err := time.ParseDuration(n.Value); err == nil && zero == 0 { // as if it were not there
 		return nil
 	}
+	at, err := replay.ParseAt(n.Value)
 	if err != nil || at != (replay.At{Ago: at.Ago}) || at.Ago <= 0 {
 		return fmt.Errorf("line %d: %q is not a duration: want something like 30d, 12h or 5s", n.Line, n.Value)
 	}
@@ -45,6 +45,8 @@ func (d Duration) MarshalYAML() (any, error) { return time.Duration(d).String(),
 
 // Archive is a location, under "archives".
 type Archive struct {
+	Line int `yaml:"-"` // in the file
+
 	Name           string   `yaml:"name,omitempty"`
 	URL            string   `yaml:"url,omitempty"`
 	Recipients     []string `yaml:"recipients,omitempty"`
@@ -61,6 +63,8 @@ type Archive struct {
 
 // Schedule is a snapshot that is taken at times, under "schedules".
 type Schedule struct {
+	Line int `yaml:"-"` // in the file
+
 	Name              string   `yaml:"name,omitempty"`
 	Cron              string   `yaml:"cron,omitempty"`
 	TimeZone          string   `yaml:"timeZone,omitempty"`
@@ -89,6 +93,8 @@ func (s *Schedule) Spec() (schedule.Spec, error) {
 
 // Retention is a policy, under "retention".
 type Retention struct {
+	Line int `yaml:"-"` // in the file
+
 	Window   Duration `yaml:"window,omitempty"`
 	Hourly   int      `yaml:"hourly,omitempty"`
 	Daily    int      `yaml:"daily,omitempty"`
@@ -112,6 +118,8 @@ func (r *Retention) Policy() (retention.Policy, error) {
 
 // Volumes says how the content of volumes is backed up, under "volumes".
 type Volumes struct {
+	Line int `yaml:"-"` // in the file
+
 	Image        string         `yaml:"image,omitempty"`     // of movers
 	Namespace    string         `yaml:"namespace,omitempty"` // where claims that are made of snapshots are mounted
 	Listen       string         `yaml:"listen,omitempty"`    // for movers
@@ -140,6 +148,8 @@ type ChangedBlocks struct {
 
 // VolumePolicy says what is done with some volumes, and when.
 type VolumePolicy struct {
+	Line int `yaml:"-"` // in the file
+
 	Name             string     `yaml:"name,omitempty"`
 	Namespaces       []string   `yaml:"namespaces,omitempty"`
 	Selector         string     `yaml:"selector,omitempty"`
@@ -157,6 +167,8 @@ type VolumePolicy struct {
 
 // Audit says how history is compared with the cluster, under "audit".
 type Audit struct {
+	Line int `yaml:"-"` // in the file
+
 	Off   bool     `yaml:"off,omitempty"`
 	Every Duration `yaml:"every,omitempty"`
 	Limit Duration `yaml:"limit,omitempty"`
@@ -284,7 +296,44 @@ func decode(n *yaml.Node, into any) error {
 	if err := knows(n, reflect.TypeOf(into)); err != nil {
 		return err
 	}
-	return n.Decode(into)
+	if err := n.Decode(into); err != nil {
+		return err
+	}
+	place(n, reflect.ValueOf(into))
+	return nil
+}
+
+// place notes the lines of all structs that want theirs, so that what is wrong with their values can be told with it.
+func place(n *yaml.Node, v reflect.Value) {
+	for v.Kind() == reflect.Pointer && !v.IsNil() {
+		v = v.Elem()
+	}
+	switch {
+	case v.Kind() == reflect.Slice && n.Kind == yaml.SequenceNode:
+		for i := range min(v.Len(), len(n.Content)) {
+			place(n.Content[i], v.Index(i))
+		}
+	case v.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
+		if line := v.FieldByName("Line"); line.IsValid() {
+			line.SetInt(int64(n.Line))
+		}
+		names := fieldNames(v.Type())
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if j := slices.Index(names, n.Content[i].Value); j >= 0 {
+				place(n.Content[i+1], v.Field(j))
+			}
+		}
+	}
+}
+
+// fieldNames are the keys of a struct's fields; "-" is none.
+func fieldNames(t reflect.Type) []string {
+	var names []string
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		names = append(names, name)
+	}
+	return names
 }
 
 func knows(n *yaml.Node, t reflect.Type) error {
@@ -299,14 +348,11 @@ func knows(n *yaml.Node, t reflect.Type) error {
 			}
 		}
 	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
-		var names []string
-		for field := range t.Fields() {
-			name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
-			names = append(names, name)
-		}
+		names := fieldNames(t)
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			j := slices.Index(names, n.Content[i].Value)
-			if j < 0 {
+			if j < 0 || names[j] == "-" {
+				names = slices.DeleteFunc(names, func(name string) bool { return name == "-" })
 				return fmt.Errorf("line %d: there is no setting %q here: there are %s", n.Content[i].Line, n.Content[i].Value, strings.Join(names, ", "))
 			}
 			if err := knows(n.Content[i+1], t.Field(j).Type); err != nil {

@@ -75,6 +75,23 @@ func TestWhatIsNotKnownIsRefusedWithItsLine(t *testing.T) {
 	}
 }
 
+func TestPartsKnowTheirLines(t *testing.T) {
+	f, err := Parse([]byte("window: 1d\nschedules:\n- name: a\n  cron: x\n- name: b\nretention:\n  daily: 1\nvolumes:\n  policies:\n  - name: p\n    retention: {daily: 2}\n"), known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := f.Volumes.Policies[0]
+	got := []int{f.Schedules[0].Line, f.Schedules[1].Line, f.Retention.Line, f.Volumes.Line, p.Line, p.Retention.Line}
+	if d := cmp.Diff([]int{3, 5, 7, 9, 10, 11}, got); d != "" {
+		t.Error(d)
+	}
+	for _, key := range []string{"Line: 3", "line: 3", "\"-\": 3"} {
+		if _, err := Parse([]byte("audit:\n  "+key), known); err == nil || strings.Contains(err.Error(), ", -") {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
 func TestBadSchedulesAndPoliciesAreRefused(t *testing.T) {
 	for _, s := range []Schedule{{Name: "a", Cron: "x"}, {Name: "a", Cron: "TZ=UTC 0 0 * * *"}, {Name: "", Cron: "@daily"}, {Name: "a", Cron: "@daily", ConcurrencyPolicy: "Replace?"}} {
 		if _, err := s.Spec(); err == nil {
