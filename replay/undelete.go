@@ -92,6 +92,58 @@ func LastAlive(ctx context.Context, src Source, ref Ref) (journal.Cut, *Change, 
 	return cut, end, err
 }
 
+// emptying is how long the deletions by which a namespace was emptied may lie apart.
+const emptying = 10 * time.Minute
+
+// EmptiedBefore finds, for a namespace in which nothing was left at the cut but what every namespace has, the moment before it was emptied,
+// and how many objects were deleted since: who undoes a restore, or is careful, deletes what is in a namespace before the namespace. Zero
+// objects: something was left, or nothing was deleted in the hour before.
+func EmptiedBefore(ctx context.Context, src Source, namespace string, at journal.Cut) (journal.Cut, int, error) {
+	ordinary := func(e *journal.Event) bool {
+		return e.Resource == namespaces || e.Resource.Resource == "serviceaccounts" && e.Name == "default" || e.Resource.Resource == "configmaps" && e.Name == "kube-root-ca.crt"
+	}
+	scope := InNamespace(namespace)
+	for e, err := range src.Fold(ctx, at, scope) {
+		if err != nil {
+			return journal.Cut{}, 0, err
+		}
+		if !ordinary(&e) {
+			return journal.Cut{}, 0, nil
+		}
+	}
+	from := at.Time.Add(-time.Hour)
+	for c, err := range src.Changes(ctx, ChangeQuery{From: from, To: at.Time, Scope: Scope{Resources: []schema.GroupResource{namespaces}, Names: []string{namespace}}}) {
+		if err != nil {
+			return journal.Cut{}, 0, err
+		}
+		if c.Op == journal.Added { // what was deleted before was in another one
+			from = c.Observed
+		}
+	}
+	var first *Change
+	n, last := 0, time.Time{}
+	for c, err := range src.Changes(ctx, ChangeQuery{From: from, To: at.Time, Scope: scope}) {
+		if err != nil {
+			return journal.Cut{}, 0, err
+		}
+		if c.Op != journal.Deleted || ordinary(&c.Event) {
+			continue
+		}
+		if first == nil || c.Observed.Sub(last) > emptying {
+			first, n = keep(c), 0
+		}
+		n, last = n+1, c.Observed
+	}
+	if first == nil {
+		return journal.Cut{}, 0, nil
+	}
+	full, err := before(ctx, src, first)
+	if _, outside := errors.AsType[*RangeError](err); outside {
+		return journal.Cut{}, 0, nil
+	}
+	return full, n, err
+}
+
 // keep makes a change outlive the iteration that gave it.
 func keep(c Change) *Change {
 	c.Object, c.Before = slices.Clone(c.Object), slices.Clone(c.Before)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark-backup/tidemark/replay"
@@ -73,6 +74,14 @@ func (f *restoreFlags) undelete(cmd *cobra.Command, args []string) error {
 	f.request.Cut = cut
 	f.request.Scope = t.scope(h.namespace)
 	if gr == namespaceKind {
+		full, n, err := replay.EmptiedBefore(ctx, h.src, name, cut)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "# warning: it was empty by then: %s had been deleted since %s; to have them too: tidemark restore -n %s --at rv:%s\n",
+				english.Plural(n, "object", ""), stamp(full.Time), name, full.Revision)
+		}
 		f.request.Scope = replay.InNamespace(name)
 		h.targets = nil // the namespace and all that was in it
 	}
