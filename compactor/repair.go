@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
@@ -35,8 +36,11 @@ func (s *Shipper) Repair(ctx context.Context, dryRun bool) (*Repaired, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.working.Lock()
-	defer s.working.Unlock()
+	// Whoever else adds files, or shares them, waits: what is found must still be true when it is mended.
+	for _, l := range []*sync.Mutex{&s.imaging, &s.merging, &s.working} {
+		l.Lock()
+		defer l.Unlock()
+	}
 	return repair(ctx, a, s, dryRun)
 }
 

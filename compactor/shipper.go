@@ -70,8 +70,9 @@ type Shipper struct {
 	log    *zap.Logger
 	copies *archive.Copies // nil: none
 
-	working sync.Mutex // held while the position moves, or what depends on it is taken
-	// These two take long, and must not hold up sealing: a round of Merge, and a snapshot.
+	working sync.Mutex // held while the position moves
+	// These two take long, and must not hold up sealing: a round of Merge, and a snapshot. Who needs several locks begins with imaging,
+	// and ends with working.
 	merging, imaging sync.Mutex
 
 	mu     sync.Mutex // guards what follows

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -92,22 +93,33 @@ func LastAlive(ctx context.Context, src Source, ref Ref) (journal.Cut, *Change, 
 	return cut, end, err
 }
 
-// emptying is how long the deletions by which a namespace was emptied may lie apart.
-const emptying = 10 * time.Minute
+// emptying is how long the deletions by which a namespace was emptied may lie apart at most.
+const emptying = 2 * time.Minute
 
-// EmptiedBefore finds, for a namespace in which nothing was left at the cut but what every namespace has, the moment before it was emptied,
-// and how many objects were deleted since: who undoes a restore, or is careful, deletes what is in a namespace before the namespace. Zero
-// objects: something was left, or nothing was deleted in the hour before.
+// EmptiedBefore finds, for a namespace in which nothing of its own was left at the cut, the moment before it was emptied, and how many objects
+// were deleted since: who undoes a restore, or is careful, deletes what is in a namespace before the namespace. What controllers make, and
+// what goes with the cluster, counts for nothing. Zero objects: something was left, or nothing was deleted in the hour before.
 func EmptiedBefore(ctx context.Context, src Source, namespace string, at journal.Cut) (journal.Cut, int, error) {
-	ordinary := func(e *journal.Event) bool {
-		return e.Resource == namespaces || e.Resource.Resource == "serviceaccounts" && e.Name == "default" || e.Resource.Resource == "configmaps" && e.Name == "kube-root-ca.crt"
+	catalog, err := src.Ledgers(ctx)
+	if err != nil {
+		return journal.Cut{}, 0, err
 	}
-	scope := InNamespace(namespace)
-	for e, err := range src.Fold(ctx, at, scope) {
+	apart := map[schema.GroupResource]bool{} // their revisions cannot be compared with the cut's
+	for i := range catalog.Resources {
+		apart[catalog.Resources[i].GroupResource()] = catalog.Resources[i].OwnCounter
+	}
+	counts := func(e *journal.Event, raw []byte) bool {
+		if e.Resource == namespaces || apart[e.Resource] || slices.Contains(neverRestored, e.Resource.String()) || madeInEveryNamespace(e.Resource, e.Name) {
+			return false
+		}
+		o, err := parseObject(raw)
+		return err == nil && o.controller() == nil
+	}
+	for e, err := range src.Fold(ctx, at, InNamespace(namespace)) {
 		if err != nil {
 			return journal.Cut{}, 0, err
 		}
-		if !ordinary(&e) {
+		if counts(&e, e.Object) && !deletingJSON(e.Object) {
 			return journal.Cut{}, 0, nil
 		}
 	}
@@ -120,28 +132,50 @@ func EmptiedBefore(ctx context.Context, src Source, namespace string, at journal
 			from = c.Observed
 		}
 	}
-	var first *Change
-	n, last := 0, time.Time{}
-	for c, err := range src.Changes(ctx, ChangeQuery{From: from, To: at.Time, Scope: scope}) {
+	ends := map[objectKey]*Change{} // the change by which the newest deletion of an object began
+	// A slow watch brings changes before the cut after it.
+	for c, err := range src.Changes(ctx, ChangeQuery{From: from, To: at.Time.Add(10 * time.Second), Scope: InNamespace(namespace), Objects: true}) {
 		if err != nil {
 			return journal.Cut{}, 0, err
 		}
-		if c.Op != journal.Deleted || ordinary(&c.Event) {
-			continue
+		raw := c.Object
+		if raw == nil {
+			raw = c.Before
 		}
-		if first == nil || c.Observed.Sub(last) > emptying {
-			first, n = keep(c), 0
+		k := objectKey{c.Resource, c.Namespace, c.Name}
+		switch {
+		case !counts(&c.Event, raw) || c.Revision.Compare(at.Revision) > 0:
+		case c.Op != journal.Deleted && !deletingJSON(c.Object):
+			delete(ends, k)
+		case ends[k] == nil:
+			ends[k] = keep(c)
 		}
-		n, last = n+1, c.Observed
 	}
-	if first == nil {
-		return journal.Cut{}, 0, nil
+	return beforeAll(ctx, src, slices.SortedFunc(maps.Values(ends), func(a, b *Change) int { return b.Observed.Compare(a.Observed) }))
+}
+
+// beforeAll is the moment before the newest deletions that lie close together, of some in the order of the newest first, and how many they are.
+func beforeAll(ctx context.Context, src Source, ends []*Change) (journal.Cut, int, error) {
+	var full journal.Cut
+	for i, c := range ends {
+		if i > 0 && ends[i-1].Observed.Sub(c.Observed) > emptying {
+			return full, i, nil
+		}
+		cut, err := before(ctx, src, c)
+		if err != nil {
+			return journal.Cut{}, 0, err
+		}
+		if i == 0 || cut.Revision.Compare(full.Revision) < 0 {
+			full.Revision = cut.Revision
+		}
+		full.Time = cut.Time
 	}
-	full, err := before(ctx, src, first)
-	if _, outside := errors.AsType[*RangeError](err); outside {
-		return journal.Cut{}, 0, nil
-	}
-	return full, n, err
+	return full, len(ends), nil
+}
+
+// madeInEveryNamespace reports whether controllers make an object in every namespace.
+func madeInEveryNamespace(gr schema.GroupResource, name string) bool {
+	return gr == schema.GroupResource{Resource: "serviceaccounts"} && name == "default" || gr == schema.GroupResource{Resource: "configmaps"} && name == "kube-root-ca.crt"
 }
 
 // keep makes a change outlive the iteration that gave it.

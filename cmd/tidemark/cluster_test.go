@@ -78,8 +78,11 @@ type kube struct{ client dynamic.Interface }
 
 func (k *kube) resource(name, namespace string) dynamic.ResourceInterface {
 	gvr := schema.GroupVersionResource{Version: "v1", Resource: name}
-	if strings.Contains(name, "role") {
+	switch {
+	case strings.Contains(name, "role"):
 		gvr.Group = "rbac.authorization.k8s.io"
+	case name == "deployments":
+		gvr.Group = "apps"
 	}
 	return k.client.Resource(gvr).Namespace(namespace)
 }

@@ -123,7 +123,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 			err = fmt.Errorf("start a node: %w", err)
 		}
 	}()
-	if n.dir, err = os.MkdirTemp("", "tidemark-node-"); err != nil {
+	if n.dir, err = os.MkdirTemp("", n.dirPrefix()); err != nil {
 		return nil, err
 	}
 	n.cleanUp() // what a killed one left
@@ -255,6 +255,9 @@ func (n *Node) stop() {
 	n.cleanUp()
 	n.lock.Close()
 }
+
+// dirPrefix is what the name of its directory begins with: that of a node of the same number that was killed, too.
+func (n *Node) dirPrefix() string { return fmt.Sprintf("tidemark-node%d-", n.o.Number) }
 
 // lock makes sure that nobody else on this machine has a cluster of the same number.
 func lock(number int) (*os.File, error) {

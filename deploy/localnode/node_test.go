@@ -120,8 +120,12 @@ func TestNode(t *testing.T) {
 
 // TestNoLoopDeviceStays makes what a crashed node leaves of a block volume: the driver's device, and the kubelet's of that one.
 func TestNoLoopDeviceStays(t *testing.T) {
-	n := &Node{dir: t.TempDir()}
-	file := filepath.Join(n.dir, "volume")
+	n := &Node{o: Options{Number: 99}}
+	dir, err := os.MkdirTemp(t.TempDir(), n.dirPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "volume")
 	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}

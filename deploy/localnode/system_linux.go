@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // gateway is this machine's address on the bridge of the Pods, and the node's.
@@ -119,35 +121,36 @@ func (n *Node) cleanUp() {
 	}
 }
 
-// freeLoops gives back the loop devices of block volumes, which outlive all processes and keep the space of deleted files. The driver makes
-// them of its files, and the kubelet makes devices of the driver's devices.
+// freeLoops gives back the loop devices of block volumes, also of a node of the same number that was killed: they outlive all processes, and
+// keep the space of deleted files. The driver makes them of its files, and the kubelet makes devices of the driver's devices.
 func (n *Node) freeLoops() {
-	out, err := exec.Command("losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-INO,BACK-FILE").Output()
+	out, err := exec.Command("losetup", "--list", "--noheadings", "--raw", "--output", "NAME,BACK-MAJ:MIN,BACK-INO,BACK-FILE").Output()
 	if err != nil {
-		return // then there are none
+		return // no losetup, so that nothing can have made any
 	}
 	var ours, others [][]string
-	drivers := map[string]bool{} // inodes of the driver's devices
+	drivers := map[string]bool{} // the driver's devices, by the device and inode of their files
 	for line := range strings.Lines(string(out)) {
 		switch f := strings.Fields(line); {
-		case len(f) < 3:
-		case strings.HasPrefix(f[2], n.dir+"/"):
+		case len(f) < 4:
+		case strings.Contains(f[3], "/"+n.dirPrefix()):
 			ours = append(ours, f)
 			if info, err := os.Stat(f[0]); err == nil {
-				drivers[fmt.Sprint(info.Sys().(*syscall.Stat_t).Ino)] = true //nolint:forcetypeassert // on Linux
+				at := info.Sys().(*syscall.Stat_t) //nolint:forcetypeassert // on Linux
+				drivers[fmt.Sprintf("%d:%d %d", unix.Major(at.Dev), unix.Minor(at.Dev), at.Ino)] = true
 			}
 		default:
 			others = append(others, f)
 		}
 	}
-	kubelets := slices.DeleteFunc(others, func(f []string) bool { return !drivers[f[1]] || !onDevices(f[2]) })
+	kubelets := slices.DeleteFunc(others, func(f []string) bool { return !drivers[strings.TrimSpace(unescaped(f[1]))+" "+f[2]] })
 	for _, f := range append(kubelets, ours...) {
 		_ = command("losetup", "--detach", f[0]) // it may have gone with its last user
 	}
 }
 
-// onDevices reports whether what a loop device is made of is a device, by its path in a mount namespace that is gone.
-func onDevices(path string) bool { return path == "/" || strings.HasPrefix(path, "/dev/") }
+// unescaped undoes what losetup makes of blanks.
+func unescaped(field string) string { return strings.ReplaceAll(field, `\x20`, " ") }
 
 // agent is the node's first process.
 type agent struct {

@@ -45,8 +45,8 @@ func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, sinc
 	if err != nil {
 		return n, 0, err
 	}
-	beginning := after.From.Revision                  // what was trimmed while the log was read is not in it
-	have := map[string]map[string]map[uint64]record{} // by resource, key, revision
+	beginning := max(known.From.Revision, after.From.Revision) // what was trimmed while the log was read is not in it
+	have := map[string]map[string]map[uint64]record{}          // by resource, key, revision
 	for line := range bytes.Lines(out) {
 		var r record
 		if err := json.Unmarshal(line, &r); err != nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -75,10 +76,12 @@ func (f *restoreFlags) undelete(cmd *cobra.Command, args []string) error {
 	f.request.Scope = t.scope(h.namespace)
 	if gr == namespaceKind {
 		full, n, err := replay.EmptiedBefore(ctx, h.src, name, cut)
-		if err != nil {
-			return err
-		}
-		if n > 0 {
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil: // it is no more than advice
+			fmt.Fprintf(cmd.ErrOrStderr(), "# warning: whether it was emptied before cannot be found out: %v\n", err)
+		case n > 0:
 			fmt.Fprintf(cmd.ErrOrStderr(), "# warning: it was empty by then: %s had been deleted since %s; to have them too: tidemark restore -n %s --at rv:%s\n",
 				english.Plural(n, "object", ""), stamp(full.Time), name, full.Revision)
 		}

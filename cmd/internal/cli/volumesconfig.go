@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,8 +42,12 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 		return v, errors.New("concurrency and perNode: want numbers from 1 on, or nothing for the defaults")
 	}
 	if c.Listen != "" {
-		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-			return v, fmt.Errorf("listen: %w: want HOST:PORT, or :PORT", err)
+		_, port, err := net.SplitHostPort(c.Listen)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil {
+			return v, fmt.Errorf("listen: %q: want HOST:PORT, or :PORT", c.Listen)
 		}
 	}
 	for name, rate := range map[string]struct {
@@ -85,6 +90,7 @@ func volumesShown(c *config.Volumes) config.Volumes {
 // volumesReload is what can be changed while it runs.
 func volumesReload(c *config.Volumes) (r daemon.VolumesReload, err error) {
 	names := map[string]bool{}
+	velero := len(c.VeleroPolicies) > 0 // they may choose another action
 	for i := range c.Policies {
 		p, err := volumePolicy(&c.Policies[i])
 		if err != nil {
@@ -92,6 +98,9 @@ func volumesReload(c *config.Volumes) (r daemon.VolumesReload, err error) {
 		}
 		if p.Name == "" || names[p.Name] {
 			return r, wrongAt(c.Policies[i].Line, fmt.Errorf("volumes: every policy needs a name of its own, and %q is not one", p.Name))
+		}
+		if c := &c.Policies[i]; !velero && c.Group != "" && c.Group != string(policy.GroupLabel) && (p.Action == policy.Kopia || p.Action == policy.Skip) {
+			return r, wrongAt(c.Line, fmt.Errorf("volumes: policy %q: group: %s: it is for snapshots, and action: %s takes none", c.Name, c.Group, c.Action))
 		}
 		names[p.Name] = true
 		r.Policies = append(r.Policies, p)
@@ -128,9 +137,6 @@ func volumePolicy(c *config.VolumePolicy) (p daemon.VolumePolicy, err error) {
 	}
 	if p.Group, err = policy.ParseGroup(c.Group); err != nil {
 		return p, fmt.Errorf("group: %w", err)
-	}
-	if c.Group != "" && (p.Action == policy.Kopia || p.Action == policy.Skip) {
-		return p, fmt.Errorf("group: %s: it is for snapshots, and action: %s takes none", c.Group, c.Action)
 	}
 	if c.Selector != "" {
 		if p.Selector, err = labels.Parse(c.Selector); err != nil {
