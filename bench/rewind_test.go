@@ -220,7 +220,7 @@ func TestRewind(t *testing.T) {
 			t.Fatalf("seed %d: the undo does not give what it was before (-was +is)\n%s\nrestore: %s\nundo: %s", seed, diff, text(p), text(undo))
 		}
 		now := w.now(r)
-		all, err := replay.Reversals(t.Context(), r.source, replay.ChangeQuery{From: at.Time, To: now.Time, Scope: replay.Scope{Namespaces: []string{"rewind-0", "rewind-1"}}}, "")
+		all, err := replay.Reversals(t.Context(), r.source, at, now, replay.Scope{Namespaces: []string{"rewind-0", "rewind-1"}}, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -333,7 +333,7 @@ data: {a: "1"}`)
 	}
 	note(journal.Added, "shared")
 	note(journal.Added, "dropped")
-	from := h.now().Time
+	from := h.now()
 	w.patch("bad-operator", "configmaps", "window", "shared", `{data: {a: "2"}}`)
 	note(journal.Modified, "shared")
 	w.patch("alice", "configmaps", "window", "shared", `{data: {b: "2"}}`)
@@ -342,12 +342,11 @@ data: {a: "1"}`)
 	note(journal.Added, "trash")
 	w.delete("configmaps", "window", "dropped")
 	note(journal.Deleted, "dropped")
-	to := h.now().Time
+	to := h.now()
 	w.patch("alice", "configmaps", "window", "shared", `{data: {c: "3"}}`)
 	note(journal.Modified, "shared")
 
-	q := ChangeQuery{From: from, To: to, Scope: InNamespace("window")}
-	rs, err := Reversals(t.Context(), h, q, "bad-operator")
+	rs, err := Reversals(t.Context(), h, from, to, InNamespace("window"), "bad-operator")
 	ok(t, err)
 	p := w.undo(UndoRequest{Reversals: rs})
 	w.want(p, "configmaps", "shared", ActionUpdate, "")
@@ -359,7 +358,7 @@ data: {a: "1"}`)
 	if d := w.get("configmaps", "window", "shared").sub("data"); d.str("a") != "1" || d.str("b") != "2" || d.str("c") != "3" {
 		t.Errorf("shared: %v", d)
 	}
-	rs, err = Reversals(t.Context(), h, q, "") // and now all of it
+	rs, err = Reversals(t.Context(), h, from, to, InNamespace("window"), "") // and now all of it
 	ok(t, err)
 	p = w.undo(UndoRequest{Reversals: rs})
 	w.want(p, "configmaps", "dropped", ActionCreate, "")

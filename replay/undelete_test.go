@@ -85,3 +85,72 @@ func TestLastAliveBeforeAGap(t *testing.T) {
 		t.Errorf("%v %v: the contents may have vanished anywhere in the gap, which began at %v", cut, err, from)
 	}
 }
+
+// A slow watch brings a change after the moment up to which changes are taken back, and one of before after its beginning.
+func TestReversalsGoByRevision(t *testing.T) {
+	h := &history{}
+	h.add(t, journal.Added, "secrets", `{metadata: {name: late, namespace: shop}}`)
+	h.add(t, journal.Added, "configmaps", `{metadata: {name: from, namespace: shop}}`)
+	h.add(t, journal.Added, "secrets", `{metadata: {name: early, namespace: shop}}`) // revision 15, of before
+	h.add(t, journal.Added, "configmaps", `{metadata: {name: to, namespace: shop}}`)
+	h.add(t, journal.Deleted, "secrets", `{metadata: {name: late, namespace: shop}}`) // revision 35
+	h.add(t, journal.Added, "configmaps", `{metadata: {name: after, namespace: shop}}`)
+	h.events[2].Revision.RV, h.events[4].Revision.RV = 15, 35
+	cut := func(i int) journal.Cut {
+		return journal.Cut{Revision: h.events[i].Revision, Time: h.events[i].Observed}
+	}
+	all, err := Reversals(t.Context(), h, cut(1), cut(3), InNamespace("shop"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, r := range all {
+		names = append(names, r.Name)
+	}
+	if got := strings.Join(names, " "); got != "to late" {
+		t.Errorf("taken back: %s", got)
+	}
+}
+
+func TestEmptiedBefore(t *testing.T) {
+	const pod = `{metadata: {name: web-1, namespace: shop, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web, uid: u, controller: true}]}}`
+	type step struct {
+		op       journal.Op
+		resource string
+		obj      string
+		wait     time.Duration // before it
+	}
+	made := []step{
+		{journal.Added, "configmaps", `{metadata: {name: a, namespace: shop}}`, 0},
+		{journal.Added, "configmaps", `{metadata: {name: kube-root-ca.crt, namespace: shop}}`, 0},
+		{journal.Added, "secrets", `{metadata: {name: b, namespace: shop}}`, 0},
+		{journal.Added, "pods", pod, 0},
+	}
+	const dying = `{metadata: {name: b, namespace: shop, deletionTimestamp: "2026-01-01T00:00:00Z"}}`
+	for _, tc := range []struct {
+		name  string
+		steps []step
+		n     int
+		rv    uint64
+	}{
+		{"everything is there", nil, 0, 0},
+		{"something is left", []step{{journal.Deleted, "configmaps", made[0].obj, 0}}, 0, 0},
+		{"all is gone but what controllers made", []step{{journal.Deleted, "configmaps", made[0].obj, 0}, {journal.Deleted, "secrets", made[2].obj, 0}}, 2, 49},
+		{"one is being deleted", []step{{journal.Modified, "secrets", dying, 0}, {journal.Deleted, "configmaps", made[0].obj, 0}}, 2, 49},
+		{"one went long before", []step{{journal.Deleted, "configmaps", made[0].obj, 0}, {journal.Deleted, "pods", pod, 50 * time.Second}, {journal.Deleted, "secrets", made[2].obj, 5 * time.Minute}}, 1, 69},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h, later := &history{}, time.Duration(0)
+			for _, s := range append(made, tc.steps...) {
+				h.add(t, s.op, s.resource, s.obj)
+				later += s.wait
+				last := &h.events[len(h.events)-1]
+				last.Observed = last.Observed.Add(later)
+			}
+			full, n, err := EmptiedBefore(t.Context(), h, "shop", h.now())
+			if err != nil || n != tc.n || full.RV != tc.rv {
+				t.Errorf("%d objects, full at %s, %v; want %d, rv:%d", n, full, err, tc.n, tc.rv)
+			}
+		})
+	}
+}

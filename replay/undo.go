@@ -425,18 +425,35 @@ func (u *undoer) goesByItself(gr schema.GroupResource, o object) bool {
 		guarded(&subject{gr: gr, obj: o, original: o, live: true, req: u.req, past: u.past})
 }
 
-// Reversals reads from history what changed in some time, so that it can be taken back. manager, when not
+// slowWatch is how long after others a watch may bring a change.
+const slowWatch = time.Minute
+
+// Reversals reads from history what changed after one cut and up to another, so that it can be taken back. manager, when not
 // empty, chooses the changes in which that field manager had a part; deletions name nobody, and are
 // left out then.
-func Reversals(ctx context.Context, src Source, q ChangeQuery, manager string) ([]Reversal, error) {
-	q.Objects, q.Follow = true, false
+func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scope, manager string) ([]Reversal, error) {
+	catalog, err := src.Ledgers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the ledgers: %w", err)
+	}
+	own := map[schema.GroupResource]bool{}
+	for i := range catalog.Resources {
+		own[catalog.Resources[i].GroupResource()] = catalog.Resources[i].OwnCounter
+	}
+	between := func(c *Change) bool { // as a fold sees the two cuts: revisions count, not when a watch brought them
+		if own[c.Resource] {
+			return c.Observed.After(from.Time) && !c.Observed.After(to.Time)
+		}
+		return c.Revision.Compare(from.Revision) > 0 && c.Revision.Compare(to.Revision) <= 0
+	}
+	q := ChangeQuery{From: from.Time.Add(-slowWatch), To: to.Time.Add(slowWatch), Scope: scope, Objects: true}
 	byKey := map[objectKey]*Reversal{}
 	var order []*Reversal
 	for c, err := range src.Changes(ctx, q) {
 		if err != nil {
 			return nil, fmt.Errorf("reading what changed: %w", err)
 		}
-		if c.Flags&journal.Initial != 0 || c.Resource.Group == journal.OwnGroup || manager != "" && !slices.Contains(c.Managers, manager) && !slices.Contains(c.Managers, manager+"/status") {
+		if !between(&c) || c.Flags&journal.Initial != 0 || c.Resource.Group == journal.OwnGroup || manager != "" && !slices.Contains(c.Managers, manager) && !slices.Contains(c.Managers, manager+"/status") {
 			continue
 		}
 		s := Step{Before: slices.Clone(c.Before), UID: c.UID}

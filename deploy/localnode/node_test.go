@@ -121,8 +121,8 @@ func TestNode(t *testing.T) {
 // TestNoLoopDeviceStays makes what a crashed node leaves of a block volume: the driver's device, and the kubelet's of that one.
 func TestNoLoopDeviceStays(t *testing.T) {
 	n := &Node{o: Options{Number: 99}}
-	dir, err := os.MkdirTemp(t.TempDir(), n.dirPrefix())
-	if err != nil {
+	dir := filepath.Join(t.TempDir(), n.dirPrefix()+"1")
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "volume")

@@ -119,7 +119,7 @@ func (f *undoFlags) undoTime(cmd *cobra.Command, args []string) error {
 	h.announce(cmd.ErrOrStderr(), from)
 	scope := scopeOf(h.targets, h.namespace)
 	scope.Selector = h.selector
-	all, err := replay.Reversals(ctx, h.src, replay.ChangeQuery{From: from.Time, To: to.Time, Scope: scope}, f.manager)
+	all, err := replay.Reversals(ctx, h.src, from, to, scope, f.manager)
 	if err != nil {
 		return err
 	}
