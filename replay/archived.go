@@ -225,49 +225,97 @@ func (t *Tiered) Resolve(ctx context.Context, at At) (journal.Cut, error) {
 // Fold implements Source.
 func (t *Tiered) Fold(ctx context.Context, cut journal.Cut, scope Scope) iter.Seq2[journal.Event, error] {
 	return func(yield func(journal.Event, error) bool) {
-		near, err := t.near.Ledgers(ctx)
-		if err != nil {
-			yield(journal.Event{}, err)
-			return
-		}
-		if cut.Time.Before(near.From.Time) || cut.Revision.Compare(near.From.Revision) < 0 {
-			if far, _ := t.older(ctx, near); far != nil {
-				far.Fold(ctx, cut, scope)(yield)
+		for {
+			near, err := t.near.Ledgers(ctx)
+			if err != nil {
+				yield(journal.Event{}, err)
+				return
+			}
+			past := cut.Time.Before(near.From.Time) || cut.Revision.Compare(near.From.Revision) < 0
+			if past {
+				if far, _ := t.older(ctx, near); far != nil {
+					far.Fold(ctx, cut, scope)(yield)
+					return
+				}
+			}
+			again := false
+			t.near.Fold(ctx, cut, scope)(func(e journal.Event, err error) bool {
+				// It was trimmed since near was asked for: nothing was told yet.
+				again = errors.Is(err, journal.ErrTrimmed) && !past
+				return !again && yield(e, err)
+			})
+			if !again {
 				return
 			}
 		}
-		t.near.Fold(ctx, cut, scope)(yield)
 	}
 }
 
-// Changes implements Source.
+// Changes implements Source. The journal's part is opened before the archive's is read, which may take long: what is trimmed meanwhile would be in
+// neither.
 func (t *Tiered) Changes(ctx context.Context, q ChangeQuery) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
-		near, err := t.near.Ledgers(ctx)
+		far, seam, tail, to, err := t.parts(ctx, q)
 		if err != nil {
 			yield(Change{}, err)
 			return
 		}
-		// The journal's index begins with the entry at its horizon.
-		seam := near.From.Time.Add(-1)
-		far, _ := t.older(ctx, near)
-		if far == nil || !t.near.trimmed() || !q.From.Before(seam) {
+		if far == nil {
 			t.near.Changes(ctx, q)(yield)
 			return
 		}
 		before := q
 		before.Follow = false
-		if q.To.IsZero() || q.To.After(seam) {
+		if tail != nil {
 			before.To = seam
 		}
 		for c, err := range far.Changes(ctx, before) {
 			if !yield(c, err) || err != nil {
+				if tail != nil {
+					_ = tail.Close()
+				}
 				return
 			}
 		}
-		if q.To.IsZero() || q.To.After(seam) || q.Follow {
-			q.From = seam
+		if tail == nil || !walkTail(ctx, tail, q, yield) {
+			return
+		}
+		if q.Follow {
+			q.From = to
 			t.near.Changes(ctx, q)(yield)
+		}
+	}
+}
+
+// parts are the archive for what lies up to the seam, and the journal's tail for what comes after it and up to a time; the archive is nil when the
+// journal has all that is asked for, and the tail when the archive has.
+func (t *Tiered) parts(ctx context.Context, q ChangeQuery) (far *Archived, seam time.Time, tail *journal.Tail, to time.Time, err error) {
+	for {
+		near, err := t.near.Ledgers(ctx)
+		if err != nil {
+			return nil, seam, nil, to, err
+		}
+		// The journal's index begins with the entry at its horizon.
+		seam = near.From.Time.Add(-1)
+		far, _ := t.older(ctx, near)
+		if far == nil || !t.near.trimmed() || !q.From.Before(seam) {
+			return nil, seam, nil, to, nil
+		}
+		if to = q.To; to.IsZero() || q.Follow {
+			to = t.near.j.Newest().Time
+		}
+		if !to.After(seam) {
+			return far, seam, nil, to, nil
+		}
+		tail, err := t.near.tail(ctx, seam, to)
+		if err != nil {
+			return nil, seam, nil, to, err
+		}
+		if !t.near.j.Horizon().Time.After(near.From.Time) { // else it was trimmed before it was opened
+			return far, seam, tail, to, nil
+		}
+		if err := tail.Close(); err != nil {
+			return nil, seam, nil, to, err
 		}
 	}
 }

@@ -228,6 +228,12 @@ func (l *recorded) changes(ctx context.Context, from, to time.Time, q ChangeQuer
 		yield(Change{}, err)
 		return false
 	}
+	return walkTail(ctx, tail, q, yield)
+}
+
+// walkTail yields what a tail holds, and closes it; it returns false once yield did not want more or was told an error.
+func walkTail(ctx context.Context, tail *journal.Tail, q ChangeQuery, yield func(Change, error) bool) bool {
+	var err error
 	stopped := false
 	for tail.Next() && !stopped && err == nil {
 		var c Change
@@ -331,8 +337,16 @@ func (r journalRecord) cutOf(_ context.Context, v journal.Revision) (journal.Cut
 	return r.j.CutOf(v)
 }
 
-func (r journalRecord) view(context.Context, journal.Cut, *string) (*journal.View, error) {
-	return r.j.View()
+// view fails with journal.ErrTrimmed when the versions of the cut are gone. The view is opened first: what is trimmed after that stays in it.
+func (r journalRecord) view(_ context.Context, cut journal.Cut, _ *string) (*journal.View, error) {
+	v, err := r.j.View()
+	if err != nil {
+		return nil, err
+	}
+	if h := r.j.Horizon(); cut.Time.Before(h.Time) || !cut.Revision.IsZero() && cut.Revision.Compare(h.Revision) < 0 {
+		return nil, errors.Join(fmt.Errorf("%w: asked for %s, and it begins at %s", journal.ErrTrimmed, cut, h), v.Close())
+	}
+	return v, nil
 }
 
 func (r journalRecord) tail(_ context.Context, from, to time.Time) (*journal.Tail, error) {

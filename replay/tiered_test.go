@@ -122,6 +122,30 @@ func TestOlderMomentsComeFromTheArchive(t *testing.T) {
 	if d := cmp.Diff(part, changes(tiered, replay.ChangeQuery{From: cuts[3].Time, To: cuts[30].Time})); d != "" {
 		t.Errorf("some changes (-before +now):\n%s", d)
 	}
+	for _, err := range whole.Fold(ctx, cuts[3], replay.Scope{}) {
+		if !errors.Is(err, journal.ErrTrimmed) {
+			t.Errorf("the journal alone answers for what was trimmed: %v", err)
+		}
+	}
+	var streamed []string
+	old := j.Horizon()
+	for c, err := range tiered.Changes(ctx, replay.ChangeQuery{}) {
+		ok(err)
+		for range 8 { // whoever reads is slow
+			if len(streamed) == 0 {
+				now = now.Add(time.Hour)
+				_, err := j.Trim(ctx)
+				ok(err)
+			}
+		}
+		streamed = append(streamed, fmt.Sprint(c.Observed, c.Op, c.ID(), c.Revision, c.Fields, string(c.Object)))
+	}
+	if !j.Horizon().Time.After(old.Time) {
+		t.Fatal("nothing was trimmed meanwhile: the test proves nothing")
+	}
+	if d := cmp.Diff(log, streamed); d != "" {
+		t.Errorf("changes, while the journal is trimmed (-before +now):\n%s", d)
+	}
 	c, err := tiered.Ledgers(ctx)
 	ok(err)
 	if !c.From.Time.Equal(j.Began().Time) {
