@@ -61,7 +61,11 @@ type judge struct {
 	restored      int
 }
 
-// observed is where the cluster stood at a time.
+// clockSlack is how far the times of changes may lie behind the clock of this process: a fault sets the daemon's clock back for 10 seconds at most, and
+// while it is, the journal's times stand still.
+const clockSlack = 30 * time.Second
+
+// observed is a time by which the cluster had not got past a revision.
 type observed struct {
 	rv uint64
 	at time.Time
@@ -120,12 +124,13 @@ func (j *judge) round(ctx context.Context) error {
 
 // take takes a moment, so many revisions ago. While the API server is away there is none.
 func (j *judge) take(ctx context.Context, back uint64) {
+	at := time.Now().Add(-clockSlack) // before the request: when its answer is here, the cluster may have gone on
 	rv, err := j.live.Revision(ctx)
 	if err != nil {
 		j.log.note("check", 0, "no moment", nil, err)
 		return
 	}
-	j.times = append(j.times, observed{rv, time.Now()})
+	j.times = append(j.times, observed{rv, at})
 	mo, err := j.model.TakeMoment(ctx, max(rv-min(back, rv), j.first), j.dir)
 	if err != nil {
 		j.log.note("check", 0, "no moment", nil, err)

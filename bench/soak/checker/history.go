@@ -25,8 +25,8 @@ type Heard struct {
 }
 
 // CompareHistory wants every version that the Model saw with a revision above from to be in the history, or in a gap
-// of its ledger; and every version in the history that the Model must have seen, to have been seen. since is a time at
-// which the cluster stood at from. It returns the revision up to which all resources were compared.
+// of its ledger; and every version in the history that the Model must have seen, to have been seen. since is a time by
+// which the cluster had not got past from, by the clock of whoever recorded it. It returns the revision up to which all resources were compared.
 func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, since time.Time) (Heard, uint64, error) {
 	var n Heard
 	known, err := s.Ledgers(ctx)
