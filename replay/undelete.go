@@ -109,11 +109,16 @@ func EmptiedBefore(ctx context.Context, src Source, namespace string, at journal
 		apart[catalog.Resources[i].GroupResource()] = catalog.Resources[i].OwnCounter
 	}
 	counts := func(e *journal.Event, raw []byte) bool {
-		if e.Resource == namespaces || apart[e.Resource] || slices.Contains(neverRestored, e.Resource.String()) || madeInEveryNamespace(e.Resource, e.Name) {
+		if e.Resource == namespaces || apart[e.Resource] {
 			return false
 		}
 		o, err := parseObject(raw)
-		return err == nil && o.controller() == nil
+		if err != nil {
+			return false
+		}
+		o = o.clone()
+		delete(o.sub("metadata"), "deletionTimestamp") // it counts until it is gone
+		return !goesByItself(e.Resource, o, &RestoreRequest{}, &past{})
 	}
 	for e, err := range src.Fold(ctx, at, InNamespace(namespace)) {
 		if err != nil {
@@ -133,8 +138,7 @@ func EmptiedBefore(ctx context.Context, src Source, namespace string, at journal
 		}
 	}
 	ends := map[objectKey]*Change{} // the change by which the newest deletion of an object began
-	// A slow watch brings changes before the cut after it.
-	for c, err := range src.Changes(ctx, ChangeQuery{From: from, To: at.Time.Add(10 * time.Second), Scope: InNamespace(namespace), Objects: true}) {
+	for c, err := range src.Changes(ctx, ChangeQuery{From: from, To: at.Time.Add(slowWatch), Scope: InNamespace(namespace), Objects: true}) {
 		if err != nil {
 			return journal.Cut{}, 0, err
 		}
@@ -171,11 +175,6 @@ func beforeAll(ctx context.Context, src Source, ends []*Change) (journal.Cut, in
 		full.Time = cut.Time
 	}
 	return full, len(ends), nil
-}
-
-// madeInEveryNamespace reports whether controllers make an object in every namespace.
-func madeInEveryNamespace(gr schema.GroupResource, name string) bool {
-	return gr == schema.GroupResource{Resource: "serviceaccounts"} && name == "default" || gr == schema.GroupResource{Resource: "configmaps"} && name == "kube-root-ca.crt"
 }
 
 // keep makes a change outlive the iteration that gave it.

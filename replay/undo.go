@@ -377,7 +377,7 @@ func (u *undoer) keepContainers(ctx context.Context) error {
 		g.Go(func() error {
 			err := u.target.list(ctx, r, namespace, func(o *unstructured.Unstructured) {
 				k := objectKey{r.GroupResource(), o.GetNamespace(), o.GetName()}
-				if u.ours[k] || u.goesByItself(k.gr, o.Object) {
+				if u.ours[k] || goesByItself(k.gr, o.Object, u.req, u.past) {
 					return
 				}
 				mu.Lock()
@@ -420,9 +420,8 @@ func (u *undoer) keepContainers(ctx context.Context) error {
 }
 
 // goesByItself reports whether an object is the cluster's own business.
-func (u *undoer) goesByItself(gr schema.GroupResource, o object) bool {
-	return o.deleting() || o.controller() != nil || slices.Contains(neverRestored, gr.String()) ||
-		guarded(&subject{gr: gr, obj: o, original: o, live: true, req: u.req, past: u.past})
+func goesByItself(gr schema.GroupResource, o object, req *RestoreRequest, p *past) bool {
+	return o.deleting() || o.controller() != nil || guarded(&subject{gr: gr, obj: o, original: o, live: true, req: req, past: p})
 }
 
 // slowWatch is how long after others a watch may bring a change.
