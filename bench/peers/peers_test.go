@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -211,10 +212,16 @@ func TestRequestsAreCountedForOneUserOnly(t *testing.T) {
 {"verb":"get","user":{"username":"tidemark"}}
 {"verb":"patch","user":{"username":"velero"}}
 {"verb":"get","user":{"username":"velero"}}
+{"verb":"list","requestURI":"/api/v1/pods?limit=500","user":{"username":"tidemark"}}
+{"verb":"list","requestURI":"/api/v1/pods?limit=500&resourceVersion=7&resourceVersionMatch=Exact","user":{"username":"tidemark"}}
 {"verb":"get","user":{"userna`
-	got, err := countRequests(strings.NewReader(log), "velero")
-	if err != nil || got["get"] != 2 || got["patch"] != 1 || len(got) != 2 {
-		t.Errorf("countRequests = %v, %v", got, err)
+	for user, want := range map[string]map[string]int{
+		"velero":   {"get": 2, "patch": 1},
+		"tidemark": {"get": 1, "list": 1, "audit": 1},
+	} {
+		if got, err := countRequests(strings.NewReader(log), user); err != nil || !maps.Equal(got, want) {
+			t.Errorf("requests of %s: %v, %v, want %v", user, got, err, want)
+		}
 	}
 }
 

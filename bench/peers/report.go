@@ -24,7 +24,8 @@ const reportMethod = `
   for each restore. Its time is from the request to the end of the operation, seen by a watch. Tidemark is the real daemon with its defaults and a bucket as
   its archive, and the command line as a user types it: the time is that of the whole process, plan included.
 - Memory is the most that all processes of a tool had together (daemon and command; Velero's server and its plug-ins), CPU what they took, the store and the API server apart.
-- Requests are those of the tool alone, by the API server's audit log. "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
+- Requests are those of the tool alone, by the API server's audit log. "of the audit" are the lists by which the daemon compares its history with
+  the cluster at all times, whatever else goes on. "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
 - "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The daemon archives every 5 s, and that wait is in it.
 - "stored" is what stays; "written" are all new files. They differ for Tidemark, which merges small files into larger ones.
 - "backup changed" comes after 1 % of the objects changed; it has in its bytes what the changes themselves take in the archive, too.
@@ -165,7 +166,8 @@ func (r *results) writeSize(b *bytes.Buffer, n int) {
 	fmt.Fprintf(b, "\n## %d objects\n\nBackups of the whole cluster:\n", n)
 	r.writeTable(b, n, tools, []string{"first-recording", "backup-first", "backup-unchanged", "backup-changed"},
 		columnSeconds, column{"stored, KB", "stored_bytes", "%.1f", kilo}, column{"written, KB", "written_bytes", "%.1f", kilo}, column{"requests", "requests", "%.0f", 1},
-		column{"of them lists", "requests_list", "%.0f", 1}, columnServer, columnCPU, columnMemory)
+		column{"of them lists", "requests_list", "%.0f", 1},
+		column{"of the audit", "requests_audit", "%.0f", 1}, columnServer, columnCPU, columnMemory)
 	fmt.Fprintf(b, "\nRestores of one namespace out of it:\n")
 	r.writeTable(b, n, tools, []string{"restore-other", "restore-same", "restore-all"},
 		columnSeconds, column{"objects", "objects", "%.0f", 1}, column{"missing", "objects_missing", "%.0f", 1}, column{"objects/s", "objects_per_second", "%.1f", 1},
