@@ -34,7 +34,7 @@ func (w *world) begin(args ...string) (end func() (out string, err error)) {
 		select {
 		case e := <-done:
 			return e.out, e.err
-		case <-time.After(3 * time.Minute):
+		case <-time.After(8 * time.Minute):
 			w.Fatal("the backup does not end")
 			return "", nil
 		}
