@@ -100,9 +100,7 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 	release, err := k.slots.take(ctx, u)
 	if err != nil {
-		for _, t := range u.tasks {
-			t.err = err
-		}
+		u.fail(err)
 	} else {
 		defer release()
 		k.takeUnit(ctx, u, report)
@@ -125,24 +123,22 @@ func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 
 // takeUnit does what has to be done at one time: until it returns, the applications may be held.
 func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
-	fail := func(err error) {
-		for _, t := range u.tasks {
-			t.err = errors.Join(t.err, err)
-		}
-	}
 	before, err := k.o.Fence(ctx)
 	if err != nil { // a cluster that cannot even tell its revision will not make snapshots
-		fail(fmt.Errorf("ask the cluster for its revision: %w", err))
+		u.fail(fmt.Errorf("ask the cluster for its revision: %w", err))
 		return
 	}
-	owed := k.owedHooks(u)
+	var owed []Hook
+	if !u.failed() {
+		owed = k.owedHooks(u)
+	}
 	for _, t := range u.tasks {
 		t.backup.Status.Before, t.backup.Status.Hooks = before, owed
 		if err := k.record(ctx, t.backup, journal.Added); err != nil {
-			fail(err)
+			u.fail(err)
 		}
 	}
-	if !slices.ContainsFunc(u.tasks, func(t *task) bool { return t.err == nil }) {
+	if u.failed() {
 		return
 	}
 	defer func() { // always, also when we are to end: the application may be frozen
@@ -159,7 +155,7 @@ func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 		}
 	}()
 	if err := k.runHooks(ctx, u, "pre", report); err != nil {
-		fail(err)
+		u.fail(err)
 		return
 	}
 	if len(u.pods) > 0 {
