@@ -11,7 +11,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -49,14 +48,17 @@ var groupGVR = schema.GroupVersionResource{Group: "groupsnapshot.storage.k8s.io"
 
 func newCluster(t *testing.T, limits Cluster, objects ...runtime.Object) *cluster {
 	c := &cluster{world: newWorld(t)}
-	scheme := runtime.NewScheme()
-	ok(t, corev1.AddToScheme(scheme))
-	ok(t, storagev1.AddToScheme(scheme))
 	classes := []runtime.Object{
 		&unstructured.Unstructured{Object: map[string]any{"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": map[string]any{"name": "snaps"}, "driver": driver}},
 		&unstructured.Unstructured{Object: map[string]any{"apiVersion": groupGVR.GroupVersion().String(), "kind": "VolumeGroupSnapshotClass", "metadata": map[string]any{"name": "groups"}, "driver": driver}},
 	}
+	for i, o := range objects {
+		u, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+		ok(t, err)
+		objects[i] = &unstructured.Unstructured{Object: u}
+	}
 	lists := map[schema.GroupVersionResource]string{
+		kube.Claims: "PersistentVolumeClaimList", kube.Volumes: "PersistentVolumeList", kube.Pods: "PodList", kube.Secrets: "SecretList",
 		kube.Snapshots: "VolumeSnapshotList", kube.Contents: "VolumeSnapshotContentList", kube.SnapshotClasses: "VolumeSnapshotClassList",
 	}
 	for _, v := range []string{"v1", "v1beta2"} {
@@ -64,7 +66,7 @@ func newCluster(t *testing.T, limits Cluster, objects ...runtime.Object) *cluste
 			lists[groupGVR.GroupResource().WithVersion(v).GroupVersion().WithResource(resource)] = kind
 		}
 	}
-	c.FakeDynamicClient = fake.NewSimpleDynamicClientWithCustomListKinds(scheme, lists, append(classes, objects...)...)
+	c.FakeDynamicClient = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, append(classes, objects...)...)
 	c.PrependReactor("create", "*", c.create)
 	limits.Client, limits.Mover = &kube.Client{Dynamic: c.FakeDynamicClient}, c
 	limits.Exec = func(_ context.Context, _, pod, _ string, command []string) (kube.Executed, error) {
@@ -184,11 +186,12 @@ func claim(namespace, name string, labels map[string]string) []runtime.Object {
 	size := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Mi")}
 	return []runtime.Object{
 		&corev1.PersistentVolumeClaim{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"},
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
 			Spec:       corev1.PersistentVolumeClaimSpec{VolumeName: volume, Resources: corev1.VolumeResourceRequirements{Requests: size}},
 			Status:     corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
 		},
-		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: volume}, Spec: corev1.PersistentVolumeSpec{
+		&corev1.PersistentVolume{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolume"}, ObjectMeta: metav1.ObjectMeta{Name: volume}, Spec: corev1.PersistentVolumeSpec{
 			Capacity: size, PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: driver, VolumeHandle: "handle-" + name}},
 		}},
 	}
@@ -197,6 +200,7 @@ func claim(namespace, name string, labels map[string]string) []runtime.Object {
 // user is a Pod that uses claims.
 func user(namespace, name string, annotations map[string]string, claims ...string) runtime.Object {
 	p := &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: annotations},
 		Spec:       corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "main"}}},
 		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
@@ -208,6 +212,58 @@ func user(namespace, name string, annotations map[string]string, claims ...strin
 }
 
 const preHook, postHook = "pre.hook.backup.velero.io/", "post.hook.backup.velero.io/"
+
+// TestWhatCannotBeRemoved leaves content that is whole alone: its backup is done, restores find it, and says what it left, which goes with the next one.
+func TestWhatCannotBeRemoved(t *testing.T) {
+	for what, fault := range map[string]struct {
+		resource, name string // what cannot be deleted
+		keep           bool
+		note           string
+		snapshot       bool // is left
+	}{
+		"the claim of a mover": {"persistentvolumeclaims", "data-", false, "which was made of its snapshot, could not be removed", false},
+		"a snapshot":           {"volumesnapshotcontents", "tidemark-delete-data-", false, "its snapshot could not be removed", true},
+		"beside one to keep":   {"persistentvolumeclaims", "data-", true, "which was made of its snapshot, could not be removed", false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := newCluster(t, Cluster{}, claim("shop", "data", nil)...)
+			broken := true
+			c.PrependReactor("delete", fault.resource, func(a kubetesting.Action) (bool, runtime.Object, error) {
+				del, is := a.(kubetesting.DeleteAction)
+				return is && broken && strings.HasPrefix(del.GetName(), fault.name), nil, errors.New("the storage is busy")
+			})
+			q := ClaimsRequest{Action: policy.Move, KeepSnapshots: fault.keep}
+			by, err := c.back(q)
+			ok(t, err)
+			b := c.recordOf(by["data"])
+			s := b.Status
+			if s.Phase != Done || s.Error != "" || s.Content == nil || (s.Snapshot != nil) != fault.keep || len(s.Notes) != 1 || !strings.Contains(s.Notes[0], fault.note) || !strings.Contains(s.Notes[0], "the storage is busy") {
+				t.Errorf("%+v", s)
+			}
+			if s.Left == nil || (s.Left.Snapshot != nil) != fault.snapshot {
+				t.Fatalf("left: %+v", s.Left)
+			}
+			if picked := Pick([]*Backup{b}, PickRequest{At: c.now}); picked["shop/data"] == nil {
+				t.Error("a restore does not find it")
+			}
+			_, err = c.k.Delete(t.Context(), b.Metadata.Name)
+			if err == nil {
+				t.Error("it is forgotten, and with it what it left")
+			}
+			broken = false
+			_, err = c.back(q)
+			ok(t, err)
+			if s := c.recordOf(b).Status; s.Left != nil || (s.Snapshot != nil) != fault.keep {
+				t.Errorf("after the next one: %+v", s)
+			}
+			claims, err := kube.List[corev1.PersistentVolumeClaim](t.Context(), c.o.Cluster.Client, kube.Claims, "", kube.Label)
+			ok(t, err)
+			for _, left := range claims {
+				t.Errorf("claim %s is left", left.Name)
+			}
+		})
+	}
+}
 
 // TestHooksThatAreNotUnderstood costs the Pod's own claims their backup, with a record that says why, and no others.
 func TestHooksThatAreNotUnderstood(t *testing.T) {
