@@ -66,7 +66,11 @@ func (k *Keeper) runHook(ctx context.Context, namespace string, h *Hook) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
 	began := time.Now()
-	done, err := k.o.Cluster.Client.Exec(ctx, namespace, h.Pod, h.Container, h.Command)
+	exec := k.o.Cluster.Exec
+	if exec == nil {
+		exec = k.o.Cluster.Client.Exec
+	}
+	done, err := exec(ctx, namespace, h.Pod, h.Container, h.Command)
 	h.Exit, h.Output, h.Duration = done.Exit, done.Output, time.Since(began).Round(time.Millisecond).String()
 	h.State = HookDone
 	switch {

@@ -410,11 +410,11 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	if b.Status.Phase == Running {
 		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
 	}
-	if b.Status.Snapshot != nil || b.Status.Base != nil {
+	if b.Status.Snapshot != nil || b.Status.Base != nil || b.Status.Left != nil {
 		if k.o.Cluster == nil {
 			return nil, fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
 		}
-		if err := k.dropBase(ctx, b); err != nil {
+		if err := errors.Join(k.dropLeft(ctx, b), k.dropBase(ctx, b)); err != nil {
 			return nil, err
 		}
 	}

@@ -70,6 +70,7 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 	m := &Made{Run: q.Run, Skipped: skipped, Backups: []*Backup{}}
 	report := newReport(progress)
 	var wg sync.WaitGroup
+	wg.Go(func() { k.removeLeft(ctx) })
 	for _, u := range units {
 		for _, t := range u.tasks {
 			t.backup = k.newClaimBackup(&q, t)
@@ -100,9 +101,7 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 	release, err := k.slots.take(ctx, u)
 	if err != nil {
-		for _, t := range u.tasks {
-			t.err = err
-		}
+		u.fail(err)
 	} else {
 		defer release()
 		k.takeUnit(ctx, u, report)
@@ -125,24 +124,22 @@ func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 
 // takeUnit does what has to be done at one time: until it returns, the applications may be held.
 func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
-	fail := func(err error) {
-		for _, t := range u.tasks {
-			t.err = errors.Join(t.err, err)
-		}
-	}
 	before, err := k.o.Fence(ctx)
 	if err != nil { // a cluster that cannot even tell its revision will not make snapshots
-		fail(fmt.Errorf("ask the cluster for its revision: %w", err))
+		u.fail(fmt.Errorf("ask the cluster for its revision: %w", err))
 		return
 	}
-	owed := k.owedHooks(u)
+	var owed []Hook
+	if !u.failed() {
+		owed = k.owedHooks(u)
+	}
 	for _, t := range u.tasks {
 		t.backup.Status.Before, t.backup.Status.Hooks = before, owed
 		if err := k.record(ctx, t.backup, journal.Added); err != nil {
-			fail(err)
+			u.fail(err)
 		}
 	}
-	if !slices.ContainsFunc(u.tasks, func(t *task) bool { return t.err == nil }) {
+	if u.failed() {
 		return
 	}
 	defer func() { // always, also when we are to end: the application may be frozen
@@ -159,7 +156,7 @@ func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 		}
 	}()
 	if err := k.runHooks(ctx, u, "pre", report); err != nil {
-		fail(err)
+		u.fail(err)
 		return
 	}
 	if len(u.pods) > 0 {
@@ -252,8 +249,6 @@ func (k *Keeper) settleSnapshot(ctx context.Context, t *task, report *report) er
 // dropSnapshots deletes the snapshots of backups that failed, or do not need them any more. Those of a group go together, when none of
 // them is wanted.
 func (k *Keeper) dropSnapshots(ctx context.Context, u *unit) {
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
-	defer cancel()
 	wanted := map[string]bool{} // groups
 	unwanted := func(t *task) bool {
 		return t.taken != nil && (t.err != nil || t.choice.Action == policy.Move && !t.choice.KeepSnapshots)
@@ -263,49 +258,57 @@ func (k *Keeper) dropSnapshots(ctx context.Context, u *unit) {
 			wanted[h.Group] = true
 		}
 	}
-	gone := map[string]error{} // groups
+	dropped := map[string]bool{} // groups
+	var wg sync.WaitGroup
 	for _, t := range u.tasks {
 		h := t.backup.Status.Snapshot
-		var err error
 		switch {
 		case !unwanted(t):
-			continue
 		case k.keepBase(t):
-			continue
-		case h == nil:
-			err = t.taken.Drop(last, k.o.Cluster.Client)
-		case wanted[h.Group]:
-			t.backup.Status.Notes = append(t.backup.Status.Notes, "its snapshot is kept with those of its group")
-			continue
+		case h != nil && wanted[h.Group]:
+			t.backup.note("its snapshot is kept with those of its group")
+		case h != nil && dropped[h.Group]:
+			t.backup.Status.Snapshot = nil
 		default:
-			var done bool
-			if err, done = gone[h.Group]; !done || h.Group == "" {
-				err = csi.Delete(last, k.o.Cluster.Client, *h, t.backup.Metadata.Name)
-				gone[h.Group] = err
+			if h != nil && h.Group != "" {
+				dropped[h.Group] = true
 			}
+			wg.Go(func() { k.dropSnapshot(ctx, t) })
 		}
-		if err != nil {
-			t.err = errors.Join(t.err, err)
-			continue
-		}
-		t.backup.Status.Snapshot = nil
+	}
+	wg.Wait()
+}
+
+// dropSnapshot deletes one snapshot, with its group if it has one.
+func (k *Keeper) dropSnapshot(ctx context.Context, t *task) {
+	last, cancel := dropping(ctx)
+	defer cancel()
+	h := t.backup.Status.Snapshot
+	t.backup.Status.Snapshot = nil // whatever becomes of it, no restore is to use it
+	var err error
+	if h == nil {
+		err = t.taken.Drop(last, k.o.Cluster.Client)
+	} else {
+		err = csi.Delete(last, k.o.Cluster.Client, *h, t.backup.Metadata.Name)
+	}
+	if err != nil {
+		t.backup.leave("its snapshot", h, err)
 	}
 }
 
-// dropTime bounds how long deleting a snapshot may take.
-const dropTime = 2 * time.Minute
-
 // move reads the files of a snapshot: of a claim that is made of it, in a Pod that mounts the claim.
-func (k *Keeper) move(ctx context.Context, t *task, report *report) (err error) {
+func (k *Keeper) move(ctx context.Context, t *task, report *report) error {
 	c, name := k.o.Cluster.Client, t.backup.Metadata.Name
 	ns := k.o.Cluster.Namespace
 	if ns == "" {
 		ns = t.Claim.Namespace
 	}
 	defer func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+		last, cancel := dropping(ctx)
 		defer cancel()
-		err = errors.Join(err, c.Delete(last, kube.Claims, ns, name, false), c.Gone(last, kube.Claims, ns, name), csi.Release(last, c, ns, name))
+		if left := errors.Join(dropClaim(last, c, ns, name), csi.Release(last, c, ns, name)); left != nil {
+			t.backup.leave(fmt.Sprintf("claim %s/%s, which was made of its snapshot,", ns, name), nil, left)
+		}
 	}()
 	report.step(t, "making a volume of the snapshot")
 	ready, cancel := k.readyBy(ctx, "the snapshot could not be imported within %s")
