@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -279,6 +278,10 @@ func (k *Keeper) Find(ctx context.Context, name string) (*Backup, error) {
 	if err != nil {
 		return nil, err
 	}
+	return find(all, name)
+}
+
+func find(all []*Backup, name string) (*Backup, error) {
 	var found []*Backup
 	for _, b := range all {
 		if b.Metadata.Name == name {
@@ -368,27 +371,31 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 	if percent < 0 || percent > 100 {
 		return nil, fmt.Errorf("%w: %g%% of the files cannot be read: want 0 to 100", ErrRequest, percent)
 	}
-	var ids []string
 	all, err := k.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		b, err := k.Find(ctx, name)
-		if err != nil {
-			return nil, err
+	if len(names) > 0 {
+		named := all[:0:0]
+		for _, name := range names {
+			b, err := find(all, name)
+			if err != nil {
+				return nil, err
+			}
+			if b.Status.Content == nil {
+				return nil, fmt.Errorf("%w: %s", ErrNoContent, b.Metadata.Name)
+			}
+			named = append(named, b)
 		}
-		if b.Status.Content == nil {
-			return nil, fmt.Errorf("%w: %s", ErrNoContent, b.Metadata.Name)
-		}
-		ids = append(ids, b.Status.Content.ID)
+		all = named
 	}
+	var wanted []repository.Wanted
 	for _, b := range all {
-		if len(names) == 0 && b.Status.Content != nil {
-			ids = append(ids, b.Status.Content.ID)
+		if b.Status.Content != nil {
+			wanted = append(wanted, repository.Wanted{ID: b.Status.Content.ID, Name: b.Metadata.Name})
 		}
 	}
-	if len(ids) == 0 {
+	if len(wanted) == 0 {
 		return &repository.Verified{}, nil
 	}
 	r, err := k.o.Open(ctx, false)
@@ -396,7 +403,7 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 		return nil, err
 	}
 	defer k.close(ctx, r)
-	return r.Verify(ctx, percent, slices.Compact(ids)...)
+	return r.Verify(ctx, percent, wanted...)
 }
 
 // Delete forgets a backup. Its content is freed by Maintain, a day later.
