@@ -2,16 +2,20 @@ package mover
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
@@ -182,4 +186,81 @@ func TestThePodCanBePatched(t *testing.T) {
 	if _, err := ParsePod([]byte("spec: {container: []}")); err == nil {
 		t.Error("a field that Pods do not have is taken")
 	}
+}
+
+// TestALimitSlowsAMoverAndFailsNothing has four files wait for their turn for longer than a mover is patient, and longer than it may be silent.
+func TestALimitSlowsAMoverAndFailsNothing(t *testing.T) {
+	const rate, size = 256 << 10, 128 << 10
+	b := newBrokered(t)
+	b.store = repository.Limited(b.store, rate, rate)
+	ticket, s := b.mover(Job{Kind: Backup}, nil)
+	ticket.beat, s.patience = 10*time.Millisecond, 200*time.Millisecond
+	if transport, is := s.client.Transport.(*http.Transport); !is || transport.ResponseHeaderTimeout != 0 || s.client.Timeout != 0 {
+		t.Error("an answer may take only so long, and a low limit lets it take longer")
+	}
+	var lost atomic.Int64
+	lost.Store(1)
+	s.client.Transport = losing{s.client.Transport, &lost}
+	began, ended, silent := time.Now(), make(chan struct{}), make(chan time.Duration)
+	go func() {
+		longest := time.Duration(0)
+		for {
+			select {
+			case <-time.After(5 * time.Millisecond):
+				if heard := ticket.heard(); !heard.IsZero() {
+					longest = max(longest, time.Since(heard))
+				}
+			case <-ended:
+				silent <- longest
+				return
+			}
+		}
+	}()
+	content := rand.Text() + strings.Repeat("x", size)
+	content = content[:size]
+	name := func(i int) string { return repository.Files("c1") + "p" + strconv.Itoa(i) }
+	var g errgroup.Group
+	for i := range 4 {
+		g.Go(func() error {
+			return s.Create(t.Context(), name(i), strings.NewReader(content), size, archive.CreateOptions{})
+		})
+	}
+	ok(t, g.Wait())
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("uploads took %s, so there was no limit", took)
+	}
+	began = time.Now()
+	for i := range 4 {
+		g.Go(func() error {
+			got := make([]byte, size)
+			err := s.ReadAt(t.Context(), name(i), got, 0)
+			if string(got) != content {
+				t.Errorf("file %d comes back as something else", i)
+			}
+			return err
+		})
+	}
+	ok(t, g.Wait())
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("downloads took %s, so there was no limit", took)
+	}
+	close(ended)
+	if d := <-silent; d > 1200*time.Millisecond {
+		t.Errorf("nothing was heard for %s", d)
+	}
+}
+
+// losing loses answers.
+type losing struct {
+	http.RoundTripper
+	answers *atomic.Int64
+}
+
+func (l losing) RoundTrip(q *http.Request) (*http.Response, error) {
+	r, err := l.RoundTripper.RoundTrip(q)
+	if err == nil && l.answers.Add(-1) >= 0 {
+		r.Body.Close()
+		return nil, errors.New("the connection broke")
+	}
+	return r, err
 }
