@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/volumes/csi"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
@@ -306,7 +307,7 @@ func (k *Keeper) content(ctx context.Context, name string) (*repository.Reposito
 	if err != nil {
 		return nil, "", err
 	}
-	if b.Status.Content == nil {
+	if b.Status.Content == nil || b.Status.Phase == Deleting {
 		why := string(b.Status.Phase)
 		if b.Status.Error != "" {
 			why += ": " + b.Status.Error
@@ -382,8 +383,8 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 			if err != nil {
 				return nil, err
 			}
-			if b.Status.Content == nil {
-				return nil, fmt.Errorf("%w: %s", ErrNoContent, b.Metadata.Name)
+			if b.Status.Content == nil || b.Status.Phase == Deleting {
+				return nil, fmt.Errorf("%w (%s): %s", ErrNoContent, b.Status.Phase, b.Metadata.Name)
 			}
 			named = append(named, b)
 		}
@@ -391,7 +392,7 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 	}
 	var wanted []repository.Wanted
 	for _, b := range all {
-		if b.Status.Content != nil {
+		if b.Status.Content != nil && b.Status.Phase != Deleting {
 			wanted = append(wanted, repository.Wanted{ID: b.Status.Content.ID, Name: b.Metadata.Name})
 		}
 	}
@@ -406,7 +407,7 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 	return r.Verify(ctx, percent, wanted...)
 }
 
-// Delete forgets a backup. Its content is freed by Maintain, a day later.
+// Delete forgets a backup. Its content is freed by Maintain, a day later. What is cut off on the way is done by FinishDeletes.
 func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -417,30 +418,74 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	if b.Status.Phase == Running {
 		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
 	}
-	if b.Status.Snapshot != nil || b.Status.Base != nil {
-		if k.o.Cluster == nil {
-			return nil, fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
+	return b, k.remove(ctx, b)
+}
+
+// FinishDeletes removes what is left of backups that were being deleted when a process died, or something failed.
+func (k *Keeper) FinishDeletes(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all, err := k.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		if b.Status.Phase == Deleting && ctx.Err() == nil {
+			if removeErr := k.remove(ctx, b); removeErr != nil {
+				err = errors.Join(err, fmt.Errorf("delete %s: %w", b.Metadata.Name, removeErr))
+			}
 		}
-		if err := k.dropBase(ctx, b); err != nil {
-			return nil, err
+	}
+	return err
+}
+
+// remove removes a backup: that it is to go is recorded first, as one that has lost something must not be restored, and its record goes last.
+func (k *Keeper) remove(ctx context.Context, b *Backup) error {
+	if (b.Status.Snapshot != nil || b.Status.Base != nil) && k.o.Cluster == nil {
+		return fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
+	}
+	if b.Status.Phase != Deleting {
+		b.Status.Phase = Deleting
+		if err := k.record(ctx, b, journal.Modified); err != nil {
+			return err
 		}
+	}
+	if err := k.dropBase(ctx, b); err != nil {
+		return err
 	}
 	if b.Status.Snapshot != nil {
 		if err := k.deleteSnapshot(ctx, b); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if b.Status.Content != nil { // before the record: one without content would be a promise
-		r, err := k.o.Open(ctx, false)
-		if err != nil {
-			return nil, err
-		}
-		defer k.close(ctx, r)
-		if err := r.Forget(ctx, b.Status.Content.ID); err != nil {
-			return nil, err
-		}
+	if err := k.forget(ctx, b); err != nil {
+		return err
 	}
-	return b, k.record(ctx, b, journal.Deleted)
+	return k.record(ctx, b, journal.Deleted)
+}
+
+// forget has the repository forget all that it has of a backup: a mover that died before it could tell that it was done has left content which no
+// record names.
+func (k *Keeper) forget(ctx context.Context, b *Backup) error {
+	if b.Spec.Action == policy.Snapshot && b.Status.Content == nil {
+		return nil
+	}
+	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrNoRepository) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer k.close(ctx, r)
+	ids, err := r.Tagged(ctx, tagName, b.Metadata.Name)
+	if err != nil {
+		return err
+	}
+	if b.Status.Content != nil {
+		ids = append(ids, b.Status.Content.ID)
+	}
+	return r.Forget(ctx, ids...)
 }
 
 // deleteSnapshot has the storage delete the snapshot of a backup; one of a group goes with the last of them.
@@ -461,6 +506,10 @@ func (k *Keeper) deleteSnapshot(ctx context.Context, b *Backup) error {
 	return csi.Delete(limited, k.o.Cluster.Client, *b.Status.Snapshot, b.Metadata.Name)
 }
 
+// leftFor is how long what a backup that did not get whole has left is kept for the next try. Each try that gets whole forgets what those before
+// it left, so this is for claims that are not backed up any more.
+const leftFor = 14 * 24 * time.Hour
+
 // Maintain lets the repository do what is due; see repository.Maintain.
 func (k *Keeper) Maintain(ctx context.Context, now bool) error {
 	k.mu.Lock()
@@ -473,5 +522,39 @@ func (k *Keeper) Maintain(ctx context.Context, now bool) error {
 		return err
 	}
 	defer k.close(ctx, r)
+	if k.o.Record != nil { // otherwise nobody knows what is being made
+		if err := k.forgetLeft(ctx, r); err != nil {
+			return err
+		}
+	}
 	return r.Maintain(ctx, now)
+}
+
+// forgetLeft forgets what backups that did not get whole have left, unless the volume is being backed up.
+func (k *Keeper) forgetLeft(ctx context.Context, r *repository.Repository) error {
+	all, err := k.List(ctx)
+	if err != nil {
+		return err
+	}
+	busy := map[repository.Source]bool{}
+	for _, b := range all {
+		if b.Status.Phase == Running {
+			busy[sourceOf(b)] = true
+		}
+	}
+	left, err := r.Incomplete(ctx, k.o.Clock().Add(-leftFor))
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, b := range left {
+		if !busy[b.Source] {
+			ids = append(ids, b.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	k.o.Logger.Info("what backups that did not get whole have left is too old to go on from", zap.Int("manifests", len(ids)))
+	return r.Forget(ctx, ids...)
 }

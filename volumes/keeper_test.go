@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -31,11 +32,15 @@ func ok(t *testing.T, err error) {
 type history struct {
 	events []journal.Event
 	broken error
+	killed journal.Op // records of this kind fail: the process is dead by then
 }
 
 func (h *history) record(_ context.Context, e journal.Event) error {
 	if h.broken != nil {
 		return h.broken
+	}
+	if h.killed != 0 && e.Op == h.killed {
+		return errors.New("killed")
 	}
 	h.events = append(h.events, e)
 	return nil
@@ -314,5 +319,99 @@ func TestVerifyGoesOn(t *testing.T) {
 	w.away = errors.New("the store is away")
 	if v, err := k.Verify(t.Context(), 100, made[2].Metadata.Name); !errors.Is(err, w.away) {
 		t.Errorf("a store that fails counts as damage: %+v, %v", v, err)
+	}
+}
+
+// TestADeletionThatWasCutOff kills the process between the removal of the content and that of the record, or keeps the content from being removed.
+func TestADeletionThatWasCutOff(t *testing.T) {
+	w := newWorld(t)
+	k, dir := New(w.o), t.TempDir()
+	ok(t, os.WriteFile(dir+"/a", []byte("alpha"), 0o644))
+	b, err := k.Back(t.Context(), BackRequest{Path: dir, Namespace: "shop", Claim: "data"}, nil)
+	ok(t, err)
+	w.killed = journal.Deleted
+	if _, err := k.Delete(t.Context(), b.Metadata.Name); err == nil {
+		t.Fatal("nothing was cut off")
+	}
+	w.killed = 0
+	next := New(w.o)
+	all, err := next.List(t.Context())
+	ok(t, err)
+	if len(all) != 1 || all[0].Status.Phase != Deleting || len(Pick(all, PickRequest{At: w.now})) > 0 {
+		t.Errorf("a restore would take one that has no content: %+v", all)
+	}
+	if err := next.Read(t.Context(), b.Metadata.Name, "a", io.Discard); !errors.Is(err, ErrNoContent) {
+		t.Errorf("read: %v", err)
+	}
+	if v, err := next.Verify(t.Context(), 0); err != nil || v.Backups > 0 {
+		t.Errorf("it is verified: %+v, %v", v, err)
+	}
+	ok(t, next.Settle(t.Context()))
+	ok(t, next.FinishDeletes(t.Context()))
+	if all, err = next.List(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("it is still there: %+v, %v", all, err)
+	}
+}
+
+// TestDeleteForgetsAllContent has content that no record names: of a mover that died after it was done, and was done again.
+func TestDeleteForgetsAllContent(t *testing.T) {
+	w := newWorld(t)
+	k, dir := New(w.o), t.TempDir()
+	ok(t, os.WriteFile(dir+"/a", []byte("alpha"), 0o644))
+	done, other := w.back(k, dir), w.back(k, t.TempDir())
+	failed := newBackup("shop", Spec{Claim: "data", Run: "x"}, w.o.Clock())
+	failed.Status.Phase = Failed
+	ok(t, k.record(t.Context(), failed, journal.Added))
+	r, err := w.o.Open(t.Context(), false)
+	ok(t, err)
+	defer r.Close(t.Context())
+	for _, b := range []*Backup{done, failed} {
+		_, err := r.Back(t.Context(), sourceOf(b), dir, repository.BackupOptions{Tags: func() (map[string]string, error) { return tagsOf(b) }})
+		ok(t, err)
+		_, err = k.Delete(t.Context(), b.Metadata.Name)
+		ok(t, err)
+	}
+	left, err := r.List(t.Context())
+	ok(t, err)
+	if len(left) != 1 || left[0].ID != other.Status.Content.ID {
+		t.Errorf("what was deleted is still held, or too much is gone: %+v", left)
+	}
+}
+
+// TestWhatIsLeftGoes makes backups that do not get whole, of a claim that is not backed up any more.
+func TestWhatIsLeftGoes(t *testing.T) {
+	w := newWorld(t)
+	k := New(w.o)
+	whole := w.back(k, t.TempDir())
+	r, err := w.o.Open(t.Context(), true)
+	ok(t, err)
+	defer r.Close(t.Context())
+	_, err = r.Back(t.Context(), repository.Source{Namespace: "shop", Name: "data"}, "/proc/sys/net/ipv4/route", repository.BackupOptions{}) // it has a file that nobody can read
+	if !errors.Is(err, repository.ErrIncomplete) {
+		t.Fatal(err)
+	}
+	left := func(now time.Time) int {
+		t.Helper()
+		w.now = now
+		ok(t, k.Maintain(t.Context(), false))
+		all, err := r.Incomplete(t.Context(), time.Now().Add(time.Hour))
+		ok(t, err)
+		return len(all)
+	}
+	if n := left(time.Now().Add(leftFor - time.Hour)); n != 1 {
+		t.Errorf("before its time, %d are left", n)
+	}
+	running := newBackup("shop", Spec{Claim: "data", Run: "x"}, w.o.Clock())
+	ok(t, k.record(t.Context(), running, journal.Added))
+	if n := left(time.Now().Add(leftFor + time.Hour)); n != 1 {
+		t.Errorf("while the claim is backed up, %d are left", n)
+	}
+	running.Status.Phase = Failed
+	ok(t, k.record(t.Context(), running, journal.Modified))
+	if n := left(time.Now().Add(leftFor + time.Hour)); n != 0 {
+		t.Errorf("after its time, %d are left", n)
+	}
+	if v, err := k.Verify(t.Context(), 100); err != nil || v.Backups != 1 || len(v.Errors) > 0 {
+		t.Errorf("%s, which is whole: %+v, %v", whole.Metadata.Name, v, err)
 	}
 }

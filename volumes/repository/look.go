@@ -19,7 +19,9 @@ import (
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/repo/maintenance"
+	"github.com/kopia/kopia/repo/manifest"
 	"github.com/kopia/kopia/repo/object"
+	"github.com/kopia/kopia/snapshot"
 	"github.com/kopia/kopia/snapshot/snapshotfs"
 	"github.com/kopia/kopia/snapshot/snapshotmaintenance"
 
@@ -308,6 +310,45 @@ func (t *troubled) List(ctx context.Context, prefix, after string) iter.Seq2[arc
 			}
 		}
 	}
+}
+
+// Tagged are the IDs of all that a tag was given to.
+func (r *Repository) Tagged(ctx context.Context, key, value string) (ids []string, err error) {
+	if err := r.refresh(ctx); err != nil {
+		return nil, err
+	}
+	found, err := snapshot.ListSnapshotManifests(ctx, r.kopia, nil, map[string]string{tagPrefix + key: value})
+	if err != nil {
+		return nil, r.failed(err)
+	}
+	for _, id := range found {
+		ids = append(ids, string(id))
+	}
+	return ids, nil
+}
+
+// Incomplete are what backups that did not get whole have left for the next try: what they wrote before a moment.
+func (r *Repository) Incomplete(ctx context.Context, before time.Time) (all []Backup, err error) {
+	if err := r.refresh(ctx); err != nil {
+		return nil, err
+	}
+	found, err := r.kopia.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType})
+	if err != nil {
+		return nil, r.failed(err)
+	}
+	for _, e := range found {
+		if !e.ModTime.Before(before) {
+			continue
+		}
+		m, err := snapshot.LoadSnapshot(ctx, r.kopia, e.ID)
+		if err != nil {
+			return nil, r.failed(err)
+		}
+		if m.IncompleteReason != "" {
+			all = append(all, backupOf(m))
+		}
+	}
+	return all, nil
 }
 
 // Maintain does what is due: compacts indexes every hour, and every day frees what no backup needs, a day after it was
