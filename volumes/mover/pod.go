@@ -28,7 +28,7 @@ type Settings struct {
 	// Image has the program tidemark in its PATH.
 	Image string
 	// Pod is merged into the Pods as a strategic merge patch: resources, affinity, tolerations, security contexts, anything. The container's
-	// name is "mover". JSON.
+	// name is "mover". A Pod that has to be on the node of a workload stays there, and tolerates it. JSON.
 	Pod []byte
 	// Owner tells whose movers they are: those of the same owner are swept when it starts.
 	Owner string
@@ -280,12 +280,15 @@ func (s *Settings) pod(at *Place, name string, kind Kind) (*corev1.Pod, error) {
 			},
 		},
 	}
-	if at.Node != "" { // by affinity, so that the scheduler still says what is wrong; the workload tolerates the node, and so must this
-		p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{at.Node}}}}},
-		}}}
+	p, err := s.patched(p)
+	if err == nil && at.Node != "" {
+		pin(&p.Spec, at.Node)
 	}
+	return p, err
+}
+
+// patched merges the patch into a Pod.
+func (s *Settings) patched(p *corev1.Pod) (*corev1.Pod, error) {
 	if s.Pod == nil {
 		return p, nil
 	}
@@ -302,6 +305,26 @@ func (s *Settings) pod(at *Place, name string, kind Kind) (*corev1.Pod, error) {
 		return nil, fmt.Errorf("the mover's Pod: %w", err)
 	}
 	return p, nil
+}
+
+// pin has a Pod run on a node and nowhere else, whatever a patch says besides: elsewhere a volume that is in use is not mounted. It is done by affinity, so that
+// the scheduler still says what is wrong; the workload tolerates the node, and so must this.
+func pin(p *corev1.PodSpec, node string) {
+	p.Tolerations = append(p.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists})
+	if p.Affinity == nil {
+		p.Affinity = &corev1.Affinity{}
+	}
+	if p.Affinity.NodeAffinity == nil {
+		p.Affinity.NodeAffinity = &corev1.NodeAffinity{}
+	}
+	required := &p.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	if *required == nil || len((*required).NodeSelectorTerms) == 0 {
+		*required = &corev1.NodeSelector{NodeSelectorTerms: make([]corev1.NodeSelectorTerm, 1)}
+	}
+	terms := (*required).NodeSelectorTerms
+	for i := range terms { // one of them has to be met
+		terms[i].MatchFields = append(terms[i].MatchFields, corev1.NodeSelectorRequirement{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{node}})
+	}
 }
 
 // capabilities are what a mover needs to read, or write, everybody's files with all that they have.
