@@ -201,8 +201,8 @@ func (t *Ticket) waits() (stop func()) {
 	return func() { close(ended) }
 }
 
-// offer lets the job, which holds the repository's password, be asked for once: whoever can read the Secret of a Pod that runs
-// already learns nothing by it.
+// offer lets the job, which holds the repository's password, be asked for once: whoever reads the Secret of a Pod later than its mover asked
+// does not get the job, and a mover that comes too late fails, so that it is seen.
 func (t *Ticket) offer() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -418,7 +418,7 @@ func serveRead(w http.ResponseWriter, r *http.Request, t *Ticket) error {
 }
 
 // replaceable are the beginnings of names of files that Kopia writes again: its format files and its markers. All others
-// are written once, so that a mover can damage no backup that is there.
+// are written once, so that a mover can change nothing that a backup is read from.
 func replaceable(name string) bool {
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	return !strings.HasPrefix(base, "p") && !strings.HasPrefix(base, "q") && !strings.HasPrefix(base, "x") && !strings.HasPrefix(base, "n") && !strings.HasPrefix(base, "kopia.")
