@@ -29,6 +29,8 @@ const (
 	Running Phase = "Running"
 	Done    Phase = "Done"
 	Failed  Phase = "Failed"
+	// Deleting is a backup that is not to be used any more: perhaps some of it is gone already.
+	Deleting Phase = "Deleting"
 )
 
 // Consistency says what a backup may be relied on to hold.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/volumes/csi"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
@@ -279,6 +279,10 @@ func (k *Keeper) Find(ctx context.Context, name string) (*Backup, error) {
 	if err != nil {
 		return nil, err
 	}
+	return find(all, name)
+}
+
+func find(all []*Backup, name string) (*Backup, error) {
 	var found []*Backup
 	for _, b := range all {
 		if b.Metadata.Name == name {
@@ -303,7 +307,7 @@ func (k *Keeper) content(ctx context.Context, name string) (*repository.Reposito
 	if err != nil {
 		return nil, "", err
 	}
-	if b.Status.Content == nil {
+	if b.Status.Content == nil || b.Status.Phase == Deleting {
 		why := string(b.Status.Phase)
 		if b.Status.Error != "" {
 			why += ": " + b.Status.Error
@@ -368,27 +372,31 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 	if percent < 0 || percent > 100 {
 		return nil, fmt.Errorf("%w: %g%% of the files cannot be read: want 0 to 100", ErrRequest, percent)
 	}
-	var ids []string
 	all, err := k.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		b, err := k.Find(ctx, name)
-		if err != nil {
-			return nil, err
+	if len(names) > 0 {
+		named := all[:0:0]
+		for _, name := range names {
+			b, err := find(all, name)
+			if err != nil {
+				return nil, err
+			}
+			if b.Status.Content == nil || b.Status.Phase == Deleting {
+				return nil, fmt.Errorf("%w (%s): %s", ErrNoContent, b.Status.Phase, b.Metadata.Name)
+			}
+			named = append(named, b)
 		}
-		if b.Status.Content == nil {
-			return nil, fmt.Errorf("%w: %s", ErrNoContent, b.Metadata.Name)
-		}
-		ids = append(ids, b.Status.Content.ID)
+		all = named
 	}
+	var wanted []repository.Wanted
 	for _, b := range all {
-		if len(names) == 0 && b.Status.Content != nil {
-			ids = append(ids, b.Status.Content.ID)
+		if b.Status.Content != nil && b.Status.Phase != Deleting {
+			wanted = append(wanted, repository.Wanted{ID: b.Status.Content.ID, Name: b.Metadata.Name})
 		}
 	}
-	if len(ids) == 0 {
+	if len(wanted) == 0 {
 		return &repository.Verified{}, nil
 	}
 	r, err := k.o.Open(ctx, false)
@@ -396,10 +404,10 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 		return nil, err
 	}
 	defer k.close(ctx, r)
-	return r.Verify(ctx, percent, slices.Compact(ids)...)
+	return r.Verify(ctx, percent, wanted...)
 }
 
-// Delete forgets a backup. Its content is freed by Maintain, a day later.
+// Delete forgets a backup. Its content is freed by Maintain, a day later. What is cut off on the way is done by FinishDeletes.
 func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -410,30 +418,74 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	if b.Status.Phase == Running {
 		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
 	}
-	if b.Status.Snapshot != nil || b.Status.Base != nil || b.Status.Left != nil {
-		if k.o.Cluster == nil {
-			return nil, fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
+	return b, k.remove(ctx, b)
+}
+
+// FinishDeletes removes what is left of backups that were being deleted when a process died, or something failed.
+func (k *Keeper) FinishDeletes(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all, err := k.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range all {
+		if b.Status.Phase == Deleting && ctx.Err() == nil {
+			if removeErr := k.remove(ctx, b); removeErr != nil {
+				err = errors.Join(err, fmt.Errorf("delete %s: %w", b.Metadata.Name, removeErr))
+			}
 		}
-		if err := errors.Join(k.dropLeft(ctx, b), k.dropBase(ctx, b)); err != nil {
-			return nil, err
+	}
+	return err
+}
+
+// remove removes a backup: that it is to go is recorded first, as one that has lost something must not be restored, and its record goes last.
+func (k *Keeper) remove(ctx context.Context, b *Backup) error {
+	if (b.Status.Snapshot != nil || b.Status.Base != nil || b.Status.Left != nil) && k.o.Cluster == nil {
+		return fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
+	}
+	if b.Status.Phase != Deleting {
+		b.Status.Phase = Deleting
+		if err := k.record(ctx, b, journal.Modified); err != nil {
+			return err
 		}
+	}
+	if err := errors.Join(k.dropLeft(ctx, b), k.dropBase(ctx, b)); err != nil {
+		return err
 	}
 	if b.Status.Snapshot != nil {
 		if err := k.deleteSnapshot(ctx, b); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if b.Status.Content != nil { // before the record: one without content would be a promise
-		r, err := k.o.Open(ctx, false)
-		if err != nil {
-			return nil, err
-		}
-		defer k.close(ctx, r)
-		if err := r.Forget(ctx, b.Status.Content.ID); err != nil {
-			return nil, err
-		}
+	if err := k.forget(ctx, b); err != nil {
+		return err
 	}
-	return b, k.record(ctx, b, journal.Deleted)
+	return k.record(ctx, b, journal.Deleted)
+}
+
+// forget has the repository forget all that it has of a backup: a mover that died before it could tell that it was done has left content which no
+// record names.
+func (k *Keeper) forget(ctx context.Context, b *Backup) error {
+	if b.Spec.Action == policy.Snapshot && b.Status.Content == nil {
+		return nil
+	}
+	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrNoRepository) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer k.close(ctx, r)
+	ids, err := r.Tagged(ctx, tagName, b.Metadata.Name)
+	if err != nil {
+		return err
+	}
+	if b.Status.Content != nil {
+		ids = append(ids, b.Status.Content.ID)
+	}
+	return r.Forget(ctx, ids...)
 }
 
 // deleteSnapshot has the storage delete the snapshot of a backup; one of a group goes with the last of them.
@@ -454,6 +506,10 @@ func (k *Keeper) deleteSnapshot(ctx context.Context, b *Backup) error {
 	return csi.Delete(limited, k.o.Cluster.Client, *b.Status.Snapshot, b.Metadata.Name)
 }
 
+// leftFor is how long what a backup that did not get whole has left is kept for the next try. Each try that gets whole forgets what those before
+// it left, so this is for claims that are not backed up any more.
+const leftFor = 14 * 24 * time.Hour
+
 // Maintain lets the repository do what is due; see repository.Maintain.
 func (k *Keeper) Maintain(ctx context.Context, now bool) error {
 	k.mu.Lock()
@@ -466,5 +522,39 @@ func (k *Keeper) Maintain(ctx context.Context, now bool) error {
 		return err
 	}
 	defer k.close(ctx, r)
+	if k.o.Record != nil { // otherwise nobody knows what is being made
+		if err := k.forgetLeft(ctx, r); err != nil {
+			return err
+		}
+	}
 	return r.Maintain(ctx, now)
+}
+
+// forgetLeft forgets what backups that did not get whole have left, unless the volume is being backed up.
+func (k *Keeper) forgetLeft(ctx context.Context, r *repository.Repository) error {
+	all, err := k.List(ctx)
+	if err != nil {
+		return err
+	}
+	busy := map[repository.Source]bool{}
+	for _, b := range all {
+		if b.Status.Phase == Running {
+			busy[sourceOf(b)] = true
+		}
+	}
+	left, err := r.Incomplete(ctx, k.o.Clock().Add(-leftFor))
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, b := range left {
+		if !busy[b.Source] {
+			ids = append(ids, b.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	k.o.Logger.Info("what backups that did not get whole have left is too old to go on from", zap.Int("manifests", len(ids)))
+	return r.Forget(ctx, ids...)
 }

@@ -136,6 +136,7 @@ type Ticket struct {
 	token    string
 	until    time.Time         // the job ends then at the latest; zero: nobody knows
 	lender   archive.Presigner // nil: the store lends nothing
+	beat     time.Duration     // how often a mover that waits for the store counts as heard of
 
 	mu      sync.Mutex
 	seen    time.Time // when the mover was heard of last
@@ -150,7 +151,7 @@ func (b *Broker) add(ctx context.Context, job Job, store archive.Store, tags fun
 	if err := b.start(); err != nil {
 		return nil, err
 	}
-	t := &Ticket{job: job, store: store, tags: tags, progress: progress, token: rand.Text() + rand.Text(), done: make(chan struct{})}
+	t := &Ticket{job: job, store: store, tags: tags, progress: progress, token: rand.Text() + rand.Text(), beat: aliveEvery, done: make(chan struct{})}
 	t.until, _ = ctx.Deadline()
 	if lender, ok := store.(archive.Presigner); ok && !b.o.Through {
 		t.lender = lender
@@ -182,8 +183,26 @@ func (t *Ticket) touch() {
 	t.seen = time.Now()
 }
 
-// offer lets the job, which holds the repository's password, be asked for once: whoever can read the Secret of a Pod that runs
-// already learns nothing by it.
+// waits counts the mover as heard of until stop: it can say nothing, as it waits for the store, or for its turn under a limit.
+func (t *Ticket) waits() (stop func()) {
+	ended := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(t.beat)
+		defer tick.Stop()
+		for {
+			t.touch()
+			select {
+			case <-tick.C:
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() { close(ended) }
+}
+
+// offer lets the job, which holds the repository's password, be asked for once: whoever reads the Secret of a Pod later than its mover asked
+// does not get the job, and a mover that comes too late fails, so that it is seen.
 func (t *Ticket) offer() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -377,7 +396,10 @@ func serveRead(w http.ResponseWriter, r *http.Request, t *Ticket) error {
 	buf := make([]byte, min(left, chunk))
 	for first := true; left > 0; first = false {
 		part := buf[:min(left, chunk)]
-		if err := t.store.ReadAt(r.Context(), name, part, off); err != nil {
+		stop := t.waits()
+		err := t.store.ReadAt(r.Context(), name, part, off)
+		stop()
+		if err != nil {
 			if first {
 				return err
 			}
@@ -396,7 +418,7 @@ func serveRead(w http.ResponseWriter, r *http.Request, t *Ticket) error {
 }
 
 // replaceable are the beginnings of names of files that Kopia writes again: its format files and its markers. All others
-// are written once, so that a mover can damage no backup that is there.
+// are written once, so that a mover can change nothing that a backup is read from.
 func replaceable(name string) bool {
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	return !strings.HasPrefix(base, "p") && !strings.HasPrefix(base, "q") && !strings.HasPrefix(base, "x") && !strings.HasPrefix(base, "n") && !strings.HasPrefix(base, "kopia.")
@@ -429,6 +451,7 @@ func (b *Broker) serveCreate(_ http.ResponseWriter, r *http.Request, t *Ticket) 
 		}
 		o.Compliance = r.Header.Get("Lock-Compliance") == "true"
 	}
+	defer t.waits()()
 	err = t.store.Create(r.Context(), name, spool, size, o)
 	if errors.Is(err, fs.ErrExist) { // by a try whose answer was lost: names of such files are never used twice
 		if info, statErr := t.store.Stat(r.Context(), name); statErr == nil && info.Size == size {

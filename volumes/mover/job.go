@@ -3,8 +3,12 @@
 // The Pod runs 'tidemark mover'. It has no credentials of the object store and none of the cluster: a Broker, in the process that
 // wants the content moved, gives it a token that is good for one job and for the files of the repository, as long as the job
 // lasts. With it, the mover asks for everything: a store that can (archive.Presigner) lends it the right to one request, with which it
-// reads or creates one file itself; all else the Broker does for it. So every store will do, one set of credentials holds for all,
-// and whoever takes over a mover can neither remove nor replace what other backups need.
+// reads or creates one file itself; all else the Broker does for it. So every store will do, and one set of credentials holds for all.
+//
+// Whoever takes over a mover, or reads its Secret and asks for the job before the mover does, has the repository's password. While the job lasts, and for
+// 15 minutes more where rights were lent, he can read the content of all backups of the cluster. In the job of a backup he can also
+// create files. None that is there can be removed or replaced; but a new index can say that content, or a backup, is deleted, and the daemon's
+// maintenance believes it and frees that content a day or more later. Only a lock of the bucket's objects is proof against that.
 package mover
 
 import (

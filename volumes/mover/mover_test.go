@@ -2,16 +2,22 @@ package mover
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
@@ -171,15 +177,139 @@ func (r roundTripper) RoundTrip(q *http.Request) (*http.Response, error) {
 }
 
 func TestThePodCanBePatched(t *testing.T) {
-	patch, err := ParsePod([]byte("spec:\n  nodeSelector: {disk: fast}\n  containers:\n  - name: mover\n    resources: {limits: {memory: 1Gi}}\n"))
-	ok(t, err)
-	p, err := (&Settings{Image: "tidemark:1", Pod: patch}).pod(&Place{Namespace: "shop", Claim: "data", Node: "n1"}, "m", Backup)
-	ok(t, err)
-	c := p.Spec.Containers[0]
-	if p.Spec.NodeSelector["disk"] != "fast" || c.Image != "tidemark:1" || c.Resources.Limits.Memory().String() != "1Gi" || c.Resources.Requests.Cpu().IsZero() || len(c.VolumeMounts) != 3 {
-		t.Errorf("%+v", p.Spec)
+	pod := func(patch string, at Place) (*corev1.PodSpec, *corev1.Container) {
+		t.Helper()
+		b, err := ParsePod([]byte(patch))
+		ok(t, err)
+		at.Namespace, at.Claim = "shop", "data"
+		p, err := (&Settings{Image: "tidemark:1", Pod: b}).pod(&at, "m", Backup)
+		ok(t, err)
+		return &p.Spec, &p.Spec.Containers[0]
+	}
+	p, c := pod("spec:\n  nodeSelector: {disk: fast}\n  containers:\n  - name: mover\n    resources: {limits: {memory: 1Gi}}\n", Place{Node: "n1"})
+	if p.NodeSelector["disk"] != "fast" || c.Image != "tidemark:1" || c.Resources.Limits.Memory().String() != "1Gi" || c.Resources.Requests.Cpu().IsZero() || len(c.VolumeMounts) != 3 {
+		t.Errorf("%+v", p)
+	}
+	p, c = pod("spec:\n  securityContext: {runAsUser: 1000, supplementalGroups: [7]}\n  containers:\n  - name: mover\n    securityContext: {seLinuxOptions: {type: spc_t}, capabilities: {add: [SYS_ADMIN]}}\n", Place{})
+	if s := p.SecurityContext; *s.RunAsUser != 1000 || s.SeccompProfile == nil || len(s.SupplementalGroups) != 1 {
+		t.Errorf("the Pod's security context: %+v", s)
+	}
+	if s := c.SecurityContext; s.SELinuxOptions.Type != "spc_t" || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) ||
+		!slices.Equal(s.Capabilities.Add, []corev1.Capability{"SYS_ADMIN"}) { // a list is replaced, so that capabilities can be taken away too
+		t.Errorf("the container's security context: %+v", s)
 	}
 	if _, err := ParsePod([]byte("spec: {container: []}")); err == nil {
 		t.Error("a field that Pods do not have is taken")
 	}
+}
+
+// TestAPatchLeavesThePodOnItsNode has patches say where Pods may be, while the volume is in use on a node.
+func TestAPatchLeavesThePodOnItsNode(t *testing.T) {
+	const zones = "spec:\n  affinity:\n    nodeAffinity:\n      requiredDuringSchedulingIgnoredDuringExecution:\n        nodeSelectorTerms:\n" +
+		"        - matchExpressions: [{key: zone, operator: In, values: [a]}]\n        - matchExpressions: [{key: zone, operator: In, values: [b]}]\n"
+	for patch, c := range map[string]struct{ terms, expressions, tolerations int }{
+		"{}":  {1, 0, 1},
+		zones: {2, 1, 1},
+		"spec: {tolerations: [{key: backup, operator: Exists, effect: NoSchedule}]}":                                                                                         {1, 0, 2},
+		"spec: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: host}]}}}":                                                       {1, 0, 1},
+		"spec: {affinity: null, tolerations: null}":                                                                                                                          {1, 0, 1},
+		"spec: {affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: ssd, operator: Exists}]}}]}}}": {1, 0, 1},
+	} {
+		b, err := ParsePod([]byte(patch))
+		ok(t, err)
+		s := Settings{Image: "tidemark:1", Pod: b}
+		p, err := s.pod(&Place{Namespace: "shop", Claim: "data", Node: "n1"}, "m", Backup)
+		ok(t, err)
+		terms := p.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+		if len(terms) != c.terms || len(p.Spec.Tolerations) != c.tolerations || !slices.ContainsFunc(p.Spec.Tolerations, func(t corev1.Toleration) bool { return t.Key == "" && t.Operator == corev1.TolerationOpExists }) {
+			t.Errorf("%s: %+v, %+v", patch, terms, p.Spec.Tolerations)
+		}
+		for _, term := range terms {
+			if len(term.MatchExpressions) != c.expressions || len(term.MatchFields) != 1 || term.MatchFields[0].Values[0] != "n1" {
+				t.Errorf("%s: it may run where the volume is not: %+v", patch, term)
+			}
+		}
+		p, err = s.pod(&Place{Namespace: "shop", Claim: "data"}, "m", Backup)
+		ok(t, err)
+		if len(p.Spec.Tolerations) != c.tolerations-1 {
+			t.Errorf("%s: without a node: %+v", patch, p.Spec.Tolerations)
+		}
+	}
+}
+
+// TestALimitSlowsAMoverAndFailsNothing has four files wait for their turn for longer than a mover is patient, and longer than it may be silent.
+func TestALimitSlowsAMoverAndFailsNothing(t *testing.T) {
+	const rate, size = 256 << 10, 128 << 10
+	b := newBrokered(t)
+	b.store = repository.Limited(b.store, rate, rate)
+	ticket, s := b.mover(Job{Kind: Backup}, nil)
+	ticket.beat, s.patience = 10*time.Millisecond, 200*time.Millisecond
+	if transport, is := s.client.Transport.(*http.Transport); !is || transport.ResponseHeaderTimeout != 0 || s.client.Timeout != 0 {
+		t.Error("an answer may take only so long, and a low limit lets it take longer")
+	}
+	var lost atomic.Int64
+	lost.Store(1)
+	s.client.Transport = losing{s.client.Transport, &lost}
+	began, ended, silent := time.Now(), make(chan struct{}), make(chan time.Duration)
+	go func() {
+		longest := time.Duration(0)
+		for {
+			select {
+			case <-time.After(5 * time.Millisecond):
+				if heard := ticket.heard(); !heard.IsZero() {
+					longest = max(longest, time.Since(heard))
+				}
+			case <-ended:
+				silent <- longest
+				return
+			}
+		}
+	}()
+	content := rand.Text() + strings.Repeat("x", size)
+	content = content[:size]
+	name := func(i int) string { return repository.Files("c1") + "p" + strconv.Itoa(i) }
+	var g errgroup.Group
+	for i := range 4 {
+		g.Go(func() error {
+			return s.Create(t.Context(), name(i), strings.NewReader(content), size, archive.CreateOptions{})
+		})
+	}
+	ok(t, g.Wait())
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("uploads took %s, so there was no limit", took)
+	}
+	began = time.Now()
+	for i := range 4 {
+		g.Go(func() error {
+			got := make([]byte, size)
+			err := s.ReadAt(t.Context(), name(i), got, 0)
+			if string(got) != content {
+				t.Errorf("file %d comes back as something else", i)
+			}
+			return err
+		})
+	}
+	ok(t, g.Wait())
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("downloads took %s, so there was no limit", took)
+	}
+	close(ended)
+	if d := <-silent; d > 1200*time.Millisecond {
+		t.Errorf("nothing was heard for %s", d)
+	}
+}
+
+// losing loses answers.
+type losing struct {
+	http.RoundTripper
+	answers *atomic.Int64
+}
+
+func (l losing) RoundTrip(q *http.Request) (*http.Response, error) {
+	r, err := l.RoundTripper.RoundTrip(q)
+	if err == nil && l.answers.Add(-1) >= 0 {
+		r.Body.Close()
+		return nil, errors.New("the connection broke")
+	}
+	return r, err
 }

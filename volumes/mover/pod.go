@@ -1,6 +1,7 @@
 package mover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/yaml"
 
@@ -26,7 +28,7 @@ type Settings struct {
 	// Image has the program tidemark in its PATH.
 	Image string
 	// Pod is merged into the Pods as a strategic merge patch: resources, affinity, tolerations, security contexts, anything. The container's
-	// name is "mover". JSON.
+	// name is "mover". A Pod that has to be on the node of a workload stays there, and tolerates it. JSON.
 	Pod []byte
 	// Owner tells whose movers they are: those of the same owner are swept when it starts.
 	Owner string
@@ -115,13 +117,18 @@ func (r *Runner) try(ctx context.Context, pod, label string, t *Ticket, at *Plac
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 		defer cancel()
 		// Cancelled, it is given the time to send what it has read; otherwise there is nothing it could still do.
-		err = errors.Join(err, r.remove(last, at.Namespace, pod, ctx.Err() == nil))
+		removeErr := r.remove(last, at.Namespace, pod, ctx.Err() == nil)
+		if err == nil && removeErr != nil { // the job is done all the same
+			r.Logger.Warn("what a mover was made of cannot be removed; the next start removes it", zap.String("namespace", at.Namespace), zap.String("pod", pod), zap.Error(removeErr))
+			return
+		}
+		err = errors.Join(err, removeErr)
 	}()
-	if _, err := kube.Create(ctx, r.Client, kube.Secrets, at.Namespace, secret); err != nil {
-		return nil, fmt.Errorf("%w: %w", errHopeless, err)
+	if err := create(ctx, r.Client, kube.Secrets, at.Namespace, secret); err != nil {
+		return nil, err
 	}
-	if _, err := kube.Create(ctx, r.Client, kube.Pods, at.Namespace, p); err != nil {
-		return nil, fmt.Errorf("%w: %w", errHopeless, err)
+	if err := create(ctx, r.Client, kube.Pods, at.Namespace, p); err != nil {
+		return nil, err
 	}
 	t.offer()
 	watched, stop := context.WithCancelCause(ctx)
@@ -130,11 +137,46 @@ func (r *Runner) try(ctx context.Context, pod, label string, t *Ticket, at *Plac
 	return t.wait(watched)
 }
 
-// cleanTime is how long taking things away may take.
-const cleanTime = 60 * time.Second
+const (
+	// createTime is how long the API server may be away when a mover is to be made, until that counts as a try.
+	createTime = time.Minute
+	// cleanTime is how long taking things away may take.
+	cleanTime = 60 * time.Second
+)
+
+// create makes an object of a mover, also when the API server is away for a moment.
+func create[T any](ctx context.Context, c *kube.Client, r schema.GroupVersionResource, namespace string, o *T) error {
+	limited, cancel := context.WithTimeout(ctx, createTime)
+	defer cancel()
+	var last error
+	err := kube.Until(limited, func(ctx context.Context) (bool, error) {
+		_, err := kube.Create(ctx, c, r, namespace, o)
+		switch {
+		case err == nil:
+			return true, nil
+		case kube.Lasting(err) != nil, apierrors.IsNotFound(err): // the namespace is
+			return false, fmt.Errorf("%w: %w", errHopeless, err)
+		case ctx.Err() == nil:
+			last = err
+		}
+		return false, nil
+	})
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		return fmt.Errorf("%w: it was tried for %s: %w", ErrMover, createTime, last)
+	}
+	return err
+}
 
 func (r *Runner) remove(ctx context.Context, namespace, pod string, now bool) error {
-	return errors.Join(r.Client.Delete(ctx, kube.Pods, namespace, pod, now), r.Client.Delete(ctx, kube.Secrets, namespace, pod, false), r.Client.Gone(ctx, kube.Pods, namespace, pod))
+	var last error
+	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
+		last = errors.Join(r.Client.Delete(ctx, kube.Pods, namespace, pod, now), r.Client.Delete(ctx, kube.Secrets, namespace, pod, false))
+		return last == nil, kube.Lasting(last)
+	})
+	if err = cmp.Or(last, err); err != nil {
+		return err
+	}
+	return r.Client.Gone(ctx, kube.Pods, namespace, pod)
 }
 
 // watch returns why the Pod will not do its job any more.
@@ -238,12 +280,15 @@ func (s *Settings) pod(at *Place, name string, kind Kind) (*corev1.Pod, error) {
 			},
 		},
 	}
-	if at.Node != "" { // by affinity, so that the scheduler still says what is wrong; the workload tolerates the node, and so must this
-		p.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{at.Node}}}}},
-		}}}
+	p, err := s.patched(p)
+	if err == nil && at.Node != "" {
+		pin(&p.Spec, at.Node)
 	}
+	return p, err
+}
+
+// patched merges the patch into a Pod.
+func (s *Settings) patched(p *corev1.Pod) (*corev1.Pod, error) {
 	if s.Pod == nil {
 		return p, nil
 	}
@@ -260,6 +305,26 @@ func (s *Settings) pod(at *Place, name string, kind Kind) (*corev1.Pod, error) {
 		return nil, fmt.Errorf("the mover's Pod: %w", err)
 	}
 	return p, nil
+}
+
+// pin has a Pod run on a node and nowhere else, whatever a patch says besides: elsewhere a volume that is in use is not mounted. It is done by affinity, so that
+// the scheduler still says what is wrong; the workload tolerates the node, and so must this.
+func pin(p *corev1.PodSpec, node string) {
+	p.Tolerations = append(p.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists})
+	if p.Affinity == nil {
+		p.Affinity = &corev1.Affinity{}
+	}
+	if p.Affinity.NodeAffinity == nil {
+		p.Affinity.NodeAffinity = &corev1.NodeAffinity{}
+	}
+	required := &p.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	if *required == nil || len((*required).NodeSelectorTerms) == 0 {
+		*required = &corev1.NodeSelector{NodeSelectorTerms: make([]corev1.NodeSelectorTerm, 1)}
+	}
+	terms := (*required).NodeSelectorTerms
+	for i := range terms { // one of them has to be met
+		terms[i].MatchFields = append(terms[i].MatchFields, corev1.NodeSelectorRequirement{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{node}})
+	}
 }
 
 // capabilities are what a mover needs to read, or write, everybody's files with all that they have.

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -25,7 +26,7 @@ import (
 type remote struct {
 	url, token string
 	client     *http.Client
-	// patience is how long a broker may be away before a request fails.
+	// patience is how long a broker may be away before a request fails, from the first try on that tells that it is.
 	patience time.Duration
 	// direct is the way to the store itself. Nil: there is none.
 	direct *direct
@@ -38,9 +39,13 @@ func newRemote(url, token string, ca []byte) (*remote, error) {
 	if !pool.AppendCertsFromPEM(ca) {
 		return nil, errors.New("the broker's certificate cannot be read")
 	}
+	// An answer may take as long as it wants: the broker makes movers wait for their turn under a limit, however low. That it, or its node, is no
+	// more, the keep-alives of the connection tell.
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 9}}
 	return &remote{url: url, token: token, patience: 2 * time.Minute, client: &http.Client{Transport: &http.Transport{
+		DialContext:         dialer.DialContext,
 		TLSClientConfig:     &tls.Config{RootCAs: pool, ServerName: serverName, MinVersion: tls.VersionTLS13},
-		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: 5 * time.Minute,
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute,
 	}}}, nil
 }
 
@@ -75,7 +80,8 @@ func (s *remote) do(ctx context.Context, method, path string, v url.Values, body
 		u += "?" + v.Encode()
 	}
 	var last error
-	for end, wait := time.Now().Add(s.patience), 200*time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+	var end time.Time
+	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		var in io.Reader
 		if body != nil {
 			in = body()
@@ -110,6 +116,9 @@ func (s *remote) do(ctx context.Context, method, path string, v url.Values, body
 		last = err
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if end.IsZero() {
+			end = time.Now().Add(s.patience) // until now it may have been at work
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("the broker was away for %s: %w", s.patience, last)

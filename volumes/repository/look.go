@@ -1,21 +1,31 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"iter"
+	"math/rand/v2"
 	"path"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/repo/maintenance"
+	"github.com/kopia/kopia/repo/manifest"
+	"github.com/kopia/kopia/repo/object"
+	"github.com/kopia/kopia/snapshot"
 	"github.com/kopia/kopia/snapshot/snapshotfs"
 	"github.com/kopia/kopia/snapshot/snapshotmaintenance"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
 
 // File is one file of a backup.
@@ -130,42 +140,215 @@ type Verified struct {
 	Errors  []string `json:"errors,omitempty"`
 }
 
-// Verify checks that all that backups need is there, and reads percent of their files. Without ids: all whole backups.
-func (r *Repository) Verify(ctx context.Context, percent float64, ids ...string) (*Verified, error) {
-	if len(ids) == 0 {
+// Wanted is a backup that Verify looks at. Name is what it is called in Errors; empty: its ID.
+type Wanted struct{ ID, Name string }
+
+// Verify checks that all that backups need is there, and reads percent of their files. Nothing named: all whole backups. It reads what the store
+// has, and nothing from a cache: what was read once proves nothing. Damage is in Errors, also where it leaves nothing else to be
+// looked at; the error is for what keeps it from looking.
+func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Wanted) (*Verified, error) {
+	if err := r.storage.behind.settle(); err != nil {
+		return nil, r.failed(err)
+	}
+	o, store := r.o, &troubled{Store: r.o.Store}
+	o.Store, o.CacheDir, o.ReadOnly = store, "", true
+	fresh, err := Open(ctx, o)
+	if err == nil {
+		defer fresh.release()
+		v := &Verified{}
+		err = errors.Join(fresh.verify(ctx, v, percent, wanted), fresh.kopia.Close(context.WithoutCancel(ctx)))
+		if err == nil && store.err() == nil {
+			return v, nil
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case store.err() != nil:
+		return nil, fmt.Errorf("the store fails, so that nothing can be said of the backups in it: %w", store.err())
+	}
+	// The store gave what it has, and that is of no use: indexes, or the list of backups.
+	return &Verified{Backups: len(wanted), Errors: []string{"of all backups: " + err.Error()}}, nil
+}
+
+// errorsToKeep bounds what a verification tells, and ends it when there is more.
+const errorsToKeep = 100
+
+// verify looks at backups, and fails with what concerns all of them.
+func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, wanted []Wanted) error {
+	if len(wanted) == 0 {
 		all, err := r.List(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, b := range all {
-			ids = append(ids, b.ID)
+			wanted = append(wanted, Wanted{ID: b.ID})
 		}
 	}
 	blobs, err := blob.ReadBlobMap(ctx, r.kopia.BlobReader())
 	if err != nil {
-		return nil, r.failed(err)
+		return r.failed(err)
 	}
-	const errorsToKeep = 100
-	v := snapshotfs.NewVerifier(ctx, r.kopia, snapshotfs.VerifierOptions{VerifyFilesPercent: percent, Parallelism: 4, MaxErrors: errorsToKeep, BlobMap: blobs})
-	found, err := v.InParallel(ctx, func(w *snapshotfs.TreeWalker) error {
-		for _, id := range ids {
-			e, _, err := r.root(ctx, id, "")
-			if err != nil {
-				return err
+	c := &checker{r: r, blobs: blobs, percent: percent}
+	w, err := snapshotfs.NewTreeWalker(ctx, snapshotfs.TreeWalkerOptions{
+		Parallelism: 4, MaxErrors: errorsToKeep,
+		EntryCallback: func(ctx context.Context, e fs.Entry, id object.ID, at string) error {
+			if err := c.check(ctx, e, id); err != nil {
+				return fmt.Errorf("%s: %w", at, err)
 			}
-			if err := w.Process(ctx, e, id); err != nil {
-				return err
+			return nil
+		},
+	})
+	if err != nil {
+		return r.failed(err)
+	}
+	defer w.Close(ctx)
+	for _, b := range wanted {
+		if w.TooManyErrors() || ctx.Err() != nil {
+			break
+		}
+		v.Backups++
+		name := cmp.Or(b.Name, b.ID)
+		e, _, err := r.root(ctx, b.ID, "")
+		if err != nil {
+			w.ReportError(ctx, name, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		_ = w.Process(ctx, e, name) // it is among the errors, and the others are looked at all the same
+	}
+	found, _ := w.GetErrors()
+	for _, err := range found {
+		v.Errors = append(v.Errors, err.Error())
+	}
+	v.Files, v.Read = c.looked.Load(), c.read.Load()
+	return ctx.Err()
+}
+
+// checker checks entries of backups, several at once.
+type checker struct {
+	r            *Repository
+	blobs        map[blob.ID]blob.Metadata
+	percent      float64
+	looked, read atomic.Int64
+}
+
+func (c *checker) check(ctx context.Context, e fs.Entry, id object.ID) error {
+	c.looked.Add(1)
+	if dir, ok := e.(fs.Directory); ok {
+		_, err := dir.Iterate(ctx) // which reads all of it; it is kept for the walk
+		return err
+	}
+	contents, err := c.r.kopia.VerifyObject(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, content := range contents {
+		info, err := c.r.kopia.ContentInfo(ctx, content)
+		if err != nil {
+			return err
+		}
+		pack, ok := c.blobs[info.PackBlobID]
+		if !ok {
+			return fmt.Errorf("its content %s lies in the file %s, which is not there", content, info.PackBlobID)
+		}
+		if end := int64(info.PackOffset) + int64(info.PackedLength); pack.Length < end {
+			return fmt.Errorf("its content %s lies in the file %s up to byte %d, which has only %d", content, info.PackBlobID, end, pack.Length)
+		}
+	}
+	if 100*rand.Float64() >= c.percent {
+		return nil
+	}
+	in, err := c.r.kopia.OpenObject(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	n, err := io.Copy(io.Discard, &contextReader{ctx, in})
+	c.read.Add(n)
+	return err
+}
+
+// troubled remembers the first failure of a store, other than that it has not what is asked for.
+type troubled struct {
+	archive.Store
+	mu    sync.Mutex
+	first error
+}
+
+func (t *troubled) note(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, iofs.ErrNotExist) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.first = cmp.Or(t.first, err)
+	}
+	return err
+}
+
+func (t *troubled) err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.first
+}
+
+// ReadAt implements archive.Store.
+func (t *troubled) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
+	return t.note(ctx, t.Store.ReadAt(ctx, name, p, off))
+}
+
+// Stat implements archive.Store.
+func (t *troubled) Stat(ctx context.Context, name string) (archive.FileInfo, error) {
+	info, err := t.Store.Stat(ctx, name)
+	return info, t.note(ctx, err)
+}
+
+// List implements archive.Store.
+func (t *troubled) List(ctx context.Context, prefix, after string) iter.Seq2[archive.FileInfo, error] {
+	return func(yield func(archive.FileInfo, error) bool) {
+		for info, err := range t.Store.List(ctx, prefix, after) {
+			if !yield(info, t.note(ctx, err)) {
+				return
 			}
 		}
-		return nil
-	})
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
 	}
-	if err != nil && found.ErrorCount == 0 {
+}
+
+// Tagged are the IDs of all that a tag was given to.
+func (r *Repository) Tagged(ctx context.Context, key, value string) (ids []string, err error) {
+	if err := r.refresh(ctx); err != nil {
+		return nil, err
+	}
+	found, err := snapshot.ListSnapshotManifests(ctx, r.kopia, nil, map[string]string{tagPrefix + key: value})
+	if err != nil {
 		return nil, r.failed(err)
 	}
-	return &Verified{Backups: len(ids), Files: found.Stats.ProcessedObjectCount, Read: found.Stats.ReadBytes, Errors: found.ErrorStrings}, nil
+	for _, id := range found {
+		ids = append(ids, string(id))
+	}
+	return ids, nil
+}
+
+// Incomplete are what backups that did not get whole have left for the next try: what they wrote before a moment.
+func (r *Repository) Incomplete(ctx context.Context, before time.Time) (all []Backup, err error) {
+	if err := r.refresh(ctx); err != nil {
+		return nil, err
+	}
+	found, err := r.kopia.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: snapshot.ManifestType})
+	if err != nil {
+		return nil, r.failed(err)
+	}
+	for _, e := range found {
+		if !e.ModTime.Before(before) {
+			continue
+		}
+		m, err := snapshot.LoadSnapshot(ctx, r.kopia, e.ID)
+		if err != nil {
+			return nil, r.failed(err)
+		}
+		if m.IncompleteReason != "" {
+			all = append(all, backupOf(m))
+		}
+	}
+	return all, nil
 }
 
 // Maintain does what is due: compacts indexes every hour, and every day frees what no backup needs, a day after it was

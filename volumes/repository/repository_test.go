@@ -333,6 +333,34 @@ func TestUploadLimit(t *testing.T) {
 	}
 }
 
+// TestARestoreTellsOfOneLargeFile restores one file for some seconds, under a limit. Who hears nothing takes a mover for lost.
+func TestARestoreTellsOfOneLargeFile(t *testing.T) {
+	const size = 24 << 20
+	w, dir := newWorld(t), t.TempDir()
+	content := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{3}).Read(content)
+	ok(t, os.WriteFile(dir+"/large", content, 0o600))
+	res := w.back(w.open(), dir)
+	o := w.options()
+	o.Store = Limited(o.Store, 0, 8<<20)
+	r, err := Open(t.Context(), o)
+	ok(t, err)
+	defer r.Close(context.Background())
+	within, began := 0, time.Now()
+	p, err := r.Restore(t.Context(), res.ID, t.TempDir(), RestoreOptions{Progress: func(p Progress) {
+		if p.Bytes > 0 && p.Bytes < size {
+			within++
+		}
+	}})
+	ok(t, err)
+	if p.Bytes != size || p.Files != 1 || time.Since(began) < 2*time.Second {
+		t.Errorf("%+v, in %s", p, time.Since(began))
+	}
+	if within == 0 {
+		t.Error("nothing was told while the file was written")
+	}
+}
+
 // What a restore reads must not pile up on the disk that is for temporary files.
 func TestARestoreKeepsLittleOfWhatItReads(t *testing.T) {
 	w, dir := newWorld(t), t.TempDir()

@@ -243,7 +243,7 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 		to = &sparseWriter{f: f}
 	}
 	buf := buffers.Get().(*[copySize]byte)
-	n, err := io.CopyBuffer(to, &contextReader{ctx, in}, buf[:])
+	n, err := io.CopyBuffer(to, &reportingReader{&contextReader{ctx, in}, report}, buf[:])
 	buffers.Put(buf)
 	if err == nil && at.Sparse {
 		err = f.Truncate(n)
@@ -251,10 +251,22 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 	if err != nil {
 		return err
 	}
-	report(n)
 	w.files.Add(1)
 	w.bytes.Add(n)
 	return w.setFile(int(f.Fd()), e, &at)
+}
+
+// reportingReader tells what is read as it is read: who moves a file that takes hours, with holes that take no request, must be heard of.
+type reportingReader struct {
+	io.Reader
+	report restore.FileWriteProgress
+}
+
+// Read implements io.Reader.
+func (r *reportingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.report(int64(n))
+	return n, err
 }
 
 // copySize is how much of a file is copied at once, in bytes.

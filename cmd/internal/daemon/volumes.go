@@ -191,7 +191,7 @@ func expired(all []*volumes.Backup, p VolumePolicy, now time.Time) (names []stri
 	}
 	var items []retention.Item
 	for _, b := range all {
-		if b.Spec.Origin != volumes.Scheduled(p.Name) || b.Status.Phase == volumes.Running {
+		if b.Spec.Origin != volumes.Scheduled(p.Name) || b.Status.Phase == volumes.Running || b.Status.Phase == volumes.Deleting {
 			continue
 		}
 		items = append(items, retention.Item{
@@ -282,6 +282,7 @@ func (d *daemon) keepVolumes(ctx context.Context) error {
 			return nil
 		}
 	}
+	d.finishDeletes(ctx)
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
 	for {
@@ -293,8 +294,16 @@ func (d *daemon) keepVolumes(ctx context.Context) error {
 		if err := d.retainVolumes(ctx); err != nil && ctx.Err() == nil {
 			d.o.Logger.Warn("old volume backups could not all be deleted; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))
 		}
+		d.finishDeletes(ctx)
 		if err := d.volumes.Maintain(ctx, false); err != nil && ctx.Err() == nil {
 			d.o.Logger.Warn("the repository of volumes could not be maintained; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))
 		}
+	}
+}
+
+// finishDeletes removes what is left of backups that were being deleted.
+func (d *daemon) finishDeletes(ctx context.Context) {
+	if err := d.volumes.FinishDeletes(ctx); err != nil && ctx.Err() == nil {
+		d.o.Logger.Warn("volume backups whose deletion was cut off could not all be deleted; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))
 	}
 }

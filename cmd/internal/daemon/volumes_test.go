@@ -24,6 +24,7 @@ func TestExpiredVolumeBackups(t *testing.T) {
 	add("a", "a-72h", 72, volumes.Done, "schedule/p")
 	add("a", "a-66h", 66, volumes.Done, "schedule/p")
 	add("a", "a-65h-failed", 65, volumes.Failed, "schedule/p")
+	add("a", "a-65h-deleting", 65, volumes.Deleting, "schedule/p") // FinishDeletes does
 	add("a", "a-64h-by-hand", 64, volumes.Done, "manual")
 	add("a", "a-63h-of-another", 63, volumes.Done, "schedule/q")
 	add("a", "a-10h", 10, volumes.Done, "schedule/p")
