@@ -88,6 +88,12 @@ func odd(t *testing.T, dir string) {
 	ok(t, os.Chmod(dir+"/empty", 0))
 	ok(t, unix.Mkfifo(dir+"/a/pipe", 0o640))
 	ok(t, unix.Mknod(dir+"/a/zero", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))))
+	for _, name := range []string{"bad\xff", "bad\xfe", "d\xe9/in\xe9side", "d\xe9/100%\xff", ".tidemark-name.bad%FF", ".tidemark-name.x", "d\ufffd"} {
+		write(t, dir+"/a/"+name, name)
+	}
+	ok(t, os.Link(dir+"/a/bad\xff", dir+"/a/d\xe9/linked\xff"))
+	ok(t, os.Symlink("bad\xff", dir+"/a/link\xff"))
+	ok(t, unix.Mkfifo(dir+"/a/d\xe9/pipe\xff", 0o600))
 	f, err := os.Create(dir + "/holes")
 	ok(t, err)
 	_, err = f.WriteAt([]byte("end"), 10<<20)
@@ -97,6 +103,7 @@ func odd(t *testing.T, dir string) {
 		t.Skip("the directory for temporary files has no extended attributes: set TMPDIR to one that has")
 	}
 	ok(t, unix.Setxattr(dir+"/a/plain", "user.colour", []byte("blue\x00"), 0))
+	ok(t, unix.Setxattr(dir+"/a/bad\xfe", "user.\xff", []byte("key"), 0))
 	ok(t, unix.Setxattr(dir+"/a", "user.dir", []byte("yes"), 0))
 	ok(t, unix.Setxattr(dir, "user.root", []byte("yes"), 0))
 	ok(t, unix.Lsetxattr(dir+"/outside", "trusted.link", []byte("yes"), 0))
@@ -242,8 +249,22 @@ func TestPartsComeBack(t *testing.T) {
 		ok(t, err)
 		names = append(names, f.Path)
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, escapedPrefix) || name == "a/d\ufffd" })
 	if want := []string{"a/.kopiaignore", "a/also", "a/dangling", "a/none", "a/plain", "a/root"}; !reflect.DeepEqual(names, want) {
 		t.Errorf("files %v, want %v", names, want)
+	}
+	for path, want := range map[string]string{"a/.tidemark-name.d%E9/.tidemark-name.100%25%FF": "d\xe9/100%\xff", EscapePath("a/bad\xff"): "bad\xff"} {
+		out.Reset()
+		ok(t, r.Read(t.Context(), b.ID, path, &out))
+		if out.String() != want {
+			t.Errorf("%s reads as %q", path, out.String())
+		}
+	}
+	to = t.TempDir()
+	_, err = r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: EscapePath("a/d\xe9"), DeleteExtra: true})
+	ok(t, err)
+	if text, err := os.ReadFile(to + "/linked\xff"); err != nil || string(text) != "bad\xff" {
+		t.Errorf("%q, %v", text, err)
 	}
 	for _, bad := range []string{"missing", "a/missing"} {
 		if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: bad}); err == nil {

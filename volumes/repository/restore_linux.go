@@ -43,7 +43,8 @@ func (r *Repository) restoreTree(ctx context.Context, id string, root fs.Directo
 			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], at)
 		}
 	}
-	from, err := out.choose(ctx, root, o.Path)
+	names := &namedDirectory{root, root.Name()}
+	from, err := out.choose(ctx, names, o.Path)
 	if err != nil {
 		return Progress{}, fmt.Errorf("restore %s: %w", id, err)
 	}
@@ -88,13 +89,13 @@ var _ restore.Output = (*output)(nil)
 
 // choose finds the part that is to come back.
 func (w *output) choose(ctx context.Context, root fs.Directory, part string) (fs.Entry, error) {
-	part = path.Clean("/" + part)[1:]
+	part = partOf(part)
 	if part == "" {
 		return root, nil
 	}
 	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
 	if err != nil {
-		return nil, fmt.Errorf("it holds no %s", part)
+		return nil, fmt.Errorf("it holds no %s", EscapePath(part))
 	}
 	if e.IsDir() {
 		w.prefix = part + "/"

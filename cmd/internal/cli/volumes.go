@@ -71,8 +71,8 @@ backup is given by its name, or as much of it as no other has. Claims (Persisten
 by the daemon of their cluster. With --archive and --identity, all else is done here, without a daemon;
 otherwise the daemon does it, with paths of its own machine.
 
-Files come back with owner, mode, times, extended attributes and ACLs, hard links, holes, pipes and devices.
-Symbolic links are kept as they are, and never followed.
+Files come back with their names byte for byte, owner, mode, times, extended attributes and ACLs, hard links, holes, pipes and devices;
+sockets are left out, as who listens makes them anew. Symbolic links are kept as they are, and never followed.
 
 The repository is one of Kopia's: 'kopia' can open the directory volumes/CLUSTER/kopia/ of the location.`,
 		Args: noArgs,
@@ -256,15 +256,17 @@ func newVolumesFiles() *cobra.Command {
 	var deep bool
 	var output string
 	cmd := &cobra.Command{
-		Use:     "files BACKUP [PATH]",
-		Short:   "List the files of a backup",
+		Use:   "files BACKUP [PATH]",
+		Short: "List the files of a backup",
+		Long: `List the files of a backup. A name that is not UTF-8 is shown as .tidemark-name. and the name, with % and two digits for each byte that
+is none; other commands take it like this, or as it is.`,
 		Example: "  tidemark volumes files data-20261125 var/lib\n  tidemark volumes files data-20261125 -R -o json",
 		Args:    someArgs(1, 2, "the name of a backup, and optionally a path in it"),
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
 		path := ""
 		if len(args) == 2 {
-			path = args[1]
+			path = repository.EscapePath(args[1])
 		}
 		all := []repository.File{}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 1, ' ', 0)
@@ -302,7 +304,7 @@ func newVolumesGet() *cobra.Command {
 		Args:    someArgs(2, 2, "the name of a backup and a path in it"),
 	}
 	return volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		return v.Read(cmd.Context(), args[0], args[1], cmd.OutOrStdout())
+		return v.Read(cmd.Context(), args[0], repository.EscapePath(args[1]), cmd.OutOrStdout())
 	})
 }
 
