@@ -84,7 +84,13 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		var wrong int64
 		res, err := r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (m *snapshot.Manifest, err error) {
 			m = &snapshot.Manifest{Source: source.info(r.o.Cluster), StartTime: fs.UTCTimestampFromTime(r.kopia.Time())}
-			m.RootEntry, whole, wrong, err = r.backDevice(ctx, s.w, f, &o, s.progress)
+			o := o
+			if whole = ""; s.again && o.Blocks != nil {
+				o.Blocks, whole = nil, "content that it shares with earlier backups is lost from the store"
+			}
+			var why string
+			m.RootEntry, why, wrong, err = r.backDevice(ctx, s.w, f, &o, s.progress)
+			whole += why
 			m.EndTime = fs.UTCTimestampFromTime(r.kopia.Time())
 			return m, err
 		})
@@ -94,12 +100,14 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		res.Whole, res.Wrong = whole, wrong
 		return res, nil
 	}
-	root, kept, done, err := openTree(path)
-	if err != nil {
-		return nil, fmt.Errorf("back up %s: %w", path, err)
-	}
-	defer done()
-	return r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (*snapshot.Manifest, error) { return r.upload(ctx, s, root, kept, o) })
+	return r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (*snapshot.Manifest, error) {
+		root, kept, done, err := openTree(path)
+		if err != nil {
+			return nil, fmt.Errorf("back up %s: %w", path, err)
+		}
+		defer done()
+		return r.upload(ctx, s, root, kept, o)
+	})
 }
 
 // session is the writing of one backup.
@@ -109,6 +117,7 @@ type session struct {
 	source   snapshot.SourceInfo
 	before   []*snapshot.Manifest
 	progress *counter
+	again    bool // everything is to be read, whatever was before
 }
 
 // write makes a backup of what content writes: with its tags, and recorded last.
@@ -116,11 +125,15 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 	if err := r.refresh(ctx); err != nil {
 		return nil, err
 	}
+	gone, err := r.lookForLost(ctx)
+	if err != nil {
+		return nil, err
+	}
 	progress := &counter{report: o.Progress, done: make(chan struct{})}
 	var m *snapshot.Manifest
 	whole, flushed := stretch(ctx, flushTime)
 	defer flushed()
-	err := repo.WriteSession(whole, r.kopia, repo.WriteSessionOptions{
+	err = repo.WriteSession(whole, r.kopia, repo.WriteSessionOptions{
 		Purpose: "backup", OnUpload: func(n int64) { progress.sent.Add(n) }, FlushOnFailure: true,
 	}, func(whole context.Context, w repo.RepositoryWriter) error {
 		before, err := snapshot.FindPreviousManifests(whole, w, source, nil)
@@ -128,7 +141,7 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 			return err
 		}
 		go progress.run()
-		m, err = content(&session{whole, w, source, before, progress})
+		m, err = gone.make(whole, &session{whole: whole, w: w, source: source, before: before, progress: progress}, content)
 		progress.stop()
 		if err != nil {
 			return err
@@ -176,7 +189,11 @@ func (r *Repository) upload(ctx context.Context, s *session, root fs.Directory, 
 	}
 	stop := context.AfterFunc(ctx, u.Cancel)
 	defer stop()
-	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, s.before...)
+	before := s.before
+	if s.again {
+		before = nil
+	}
+	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, before...)
 	if err == nil && ctx.Err() == nil && m.IncompleteReason == "" {
 		err = addAttributes(s.whole, s.w, m, kept)
 	}
@@ -304,6 +321,13 @@ func (c *counter) FinishedHashingFile(_ string, n int64) {
 
 // HashedBytes implements upload.Progress.
 func (c *counter) HashedBytes(n int64) { c.read.Add(n) }
+
+// restart counts anew, for what is read once more.
+func (c *counter) restart() {
+	for _, n := range []*atomic.Int64{&c.files, &c.cached, &c.bytes, &c.read} {
+		n.Store(0)
+	}
+}
 
 func (c *counter) now() Progress {
 	return Progress{Files: c.files.Load(), Cached: c.cached.Load(), Bytes: c.bytes.Load(), Read: c.read.Load(), Sent: c.sent.Load(), Total: c.total.Load()}

@@ -138,6 +138,26 @@ func TestBlocksAudit(t *testing.T) {
 	w.holds(r, lie.ID, d.content)
 }
 
+// What a device shares with a backup that is damaged is read and written anew, though its list says that it has not changed.
+func TestBlocksThatAreLost(t *testing.T) {
+	w := newWorld(t)
+	r, rng := w.open(), rand.NewChaCha8([32]byte{10})
+	d := &image{path: filepath.Join(t.TempDir(), "image"), content: make([]byte, 6*mib)}
+	d.write(rng, 0, 5*mib)
+	first := w.device(r, d, d.list(t, ""))
+	for _, name := range w.files("p") {
+		ok(t, os.Remove(strings.TrimPrefix(w.store.String(), "dir://")+"/"+name))
+	}
+	d.written = nil
+	d.write(rng, mib, 10)
+	r = w.open()
+	second := w.device(r, d, d.list(t, first.ID))
+	if second.Whole == "" || second.Read != 6*mib || second.Progress.Bytes != 6*mib {
+		t.Errorf("%+v", second)
+	}
+	w.holds(r, second.ID, d.content)
+}
+
 // TestBlocksThatCannotBeUsed: all is read, and the result says why.
 func TestBlocksThatCannotBeUsed(t *testing.T) {
 	w := newWorld(t)

@@ -130,6 +130,10 @@ func (r *Repository) connect(ctx context.Context, dir string) error {
 	if err := os.Unsetenv("KOPIA_CACHE_DIRECTORY"); err != nil {
 		return err
 	}
+	// Of what is deleted and lost, nothing is missed; a maintenance that cannot rewrite it is not to fail. There is no other way to tell it so.
+	if err := os.Setenv("KOPIA_IGNORE_MAINTENANCE_REWRITE_ERROR", "true"); err != nil {
+		return err
+	}
 	config := filepath.Join(dir, fmt.Sprintf("repository-%d-%d.config", os.Getpid(), r.storage.number))
 	defer os.Remove(config)
 	defer os.Remove(config + ".mlock")
