@@ -434,6 +434,31 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// What is missing of a repository is not made anew: that would hide what is there.
+func TestAMissingFileIsNotMadeAnew(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	write(t, dir+"/a", "a")
+	b := w.back(w.open(), dir)
+	for _, name := range []string{"keys/00000001.age", "kopia/kopia.repository"} {
+		path := strings.TrimPrefix(w.store.String(), "dir://") + "/volumes/c1/" + name
+		ok(t, os.Rename(path, filepath.Join(dir, "gone")))
+		for _, open := range []func(context.Context, Options) (*Repository, error){Open, Create} {
+			if _, err := open(t.Context(), w.options()); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), filepath.Dir(name)) {
+				t.Errorf("without %s: %v", name, err)
+			}
+		}
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was made anew", name)
+		}
+		ok(t, os.Rename(filepath.Join(dir, "gone"), path))
+	}
+	_, err := w.open().Restore(t.Context(), b.ID, t.TempDir(), RestoreOptions{KeepOwners: true})
+	ok(t, err)
+	if all, err := Clusters(t.Context(), w.store); err != nil || !slices.Equal(all, []string{"c1"}) {
+		t.Errorf("clusters %v, %v", all, err)
+	}
+}
+
 // files are the names in the location that hold content.
 func (w *world) files(prefix string) (all []string) {
 	w.Helper()

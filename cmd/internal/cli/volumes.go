@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -36,8 +38,30 @@ func (f *serverFlags) volumes(ctx context.Context) (v api.Volumes, done func(), 
 		if create {
 			return repository.Create(ctx, ro)
 		}
-		return repository.Open(ctx, ro)
+		r, err := repository.Open(ctx, ro)
+		if errors.Is(err, repository.ErrNoRepository) {
+			err = noVolumes(ctx, ro, err)
+		}
+		return r, err
 	}}), func() {}, nil
+}
+
+// noVolumes says what there is in place of the volumes of a cluster. It leaves the error as it is when only the cluster's archive is there: then there are
+// none yet. Anything else may be the wrong place, which must not look like good news.
+func noVolumes(ctx context.Context, ro repository.Options, none error) error {
+	if _, err := ro.Store.Stat(ctx, ro.Cluster+"/format"); err == nil {
+		return none
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	others, err := repository.Clusters(ctx, ro.Store)
+	if err != nil {
+		return err
+	}
+	if len(others) == 0 {
+		return failure(nil, "%s holds no volumes, of no cluster: is it the right place? 'tidemark volumes backup' makes some", ro.Store)
+	}
+	return failure(nil, "%s holds no volumes of cluster %s%s: name another with --cluster: %s", ro.Store, ro.Cluster, didYouMean(ro.Cluster, others), strings.Join(others, ", "))
 }
 
 // repository says where the content of volumes is, in the archive that --archive names.
@@ -49,6 +73,9 @@ func (f *serverFlags) repository(ctx context.Context) (ro repository.Options, er
 	if o.Cluster == "" {
 		a, err := archive.Open(ctx, store, o)
 		if err != nil {
+			if others, err := repository.Clusters(ctx, store); err == nil && len(others) > 0 {
+				return ro, usage("say whose volumes with --cluster: %s has those of %s", store, strings.Join(others, ", "))
+			}
 			return ro, fmt.Errorf("%w; or say whose volumes with --cluster", err)
 		}
 		o.Cluster = a.Cluster()
