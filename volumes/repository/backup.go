@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,6 +35,12 @@ type Progress struct {
 	Read   int64 `json:"read,omitempty"`   // bytes read
 	Sent   int64 `json:"sent,omitempty"`   // bytes sent to the store
 	Total  int64 `json:"total,omitempty"`  // bytes, where it is known
+	// Removed is what a restore has removed because the backup does not have it; a directory counts as one.
+	Removed int64 `json:"removed,omitempty"`
+	// Missed counts what a restore could not give to files besides their content, such as owners and extended attributes. MissedFirst
+	// names the first of them.
+	Missed      int64    `json:"missed,omitempty"`
+	MissedFirst []string `json:"missedFirst,omitempty"`
 	// Step says what is being done, for people, where there is more to it than files.
 	Step string `json:"step,omitempty"`
 }
@@ -52,6 +60,8 @@ type BackupOptions struct {
 	Blocks *Blocks
 	// Progress is called now and then, by one goroutine at a time.
 	Progress func(Progress)
+
+	image bool // an ordinary file is as good as a device: for tests
 }
 
 // Result is what a backup became.
@@ -74,7 +84,10 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 	if err != nil {
 		return nil, fmt.Errorf("back up: %w", err)
 	}
-	if info.Mode()&os.ModeDevice != 0 || info.Mode().IsRegular() {
+	if err := r.apart(path); err != nil {
+		return nil, err
+	}
+	if info.Mode().Type() == os.ModeDevice || info.Mode().IsRegular() && o.image {
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, fmt.Errorf("back up: %w", err)
@@ -100,6 +113,9 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		res.Whole, res.Wrong = whole, wrong
 		return res, nil
 	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s is neither a directory nor a block device: back up a directory that it is in, such as %s", path, filepath.Dir(path))
+	}
 	return r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (*snapshot.Manifest, error) {
 		root, kept, done, err := openTree(path)
 		if err != nil {
@@ -108,6 +124,28 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		defer done()
 		return r.upload(ctx, s, root, kept, o)
 	})
+}
+
+// apart returns an error if the repository lies in the path, or the path in it: each backup would read what the one before has written.
+func (r *Repository) apart(path string) error {
+	at, err := url.Parse(r.o.Store.String())
+	if err != nil || at.Scheme != "dir" {
+		return nil
+	}
+	own := filepath.Join(at.Path, r.o.dir())
+	held, err := filepath.EvalSymlinks(own)
+	if err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
+	for _, pair := range [][2]string{{path, held}, {held, path}} {
+		if rel, err := filepath.Rel(pair[0], pair[1]); err == nil && filepath.IsLocal(rel) {
+			return fmt.Errorf("back up %s: the repository is in %s, and would hold its own files, more with each backup: name a path without it, or keep the archive elsewhere", path, own)
+		}
+	}
+	return nil
 }
 
 // session is the writing of one backup.
@@ -195,6 +233,9 @@ func (r *Repository) upload(ctx context.Context, s *session, root fs.Directory, 
 	}
 	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, before...)
 	if err == nil && ctx.Err() == nil && m.IncompleteReason == "" {
+		if sum := m.RootEntry.DirSummary; sum != nil { // Kopia counts symbolic links among those that it has not read
+			s.progress.cached.Store(max(0, sum.TotalFileCount-int64(m.Stats.NonCachedFiles)))
+		}
 		err = addAttributes(s.whole, s.w, m, kept)
 	}
 	return m, err
@@ -240,7 +281,7 @@ func unread(m *snapshot.Manifest) error {
 	for _, f := range s.FailedEntries {
 		names = append(names, f.EntryPath+" ("+f.Error+")")
 	}
-	return fmt.Errorf("%w: %d files could not be read, such as %s", ErrIncomplete, s.FatalErrorCount+s.IgnoredErrorCount, strings.Join(names[:min(len(names), 3)], ", "))
+	return fmt.Errorf("%w: %d files or directories could not be read, such as %s: make them readable to this user, or leave them out of the path", ErrIncomplete, s.FatalErrorCount+s.IgnoredErrorCount, strings.Join(names[:min(len(names), 3)], ", "))
 }
 
 // dropIncomplete forgets checkpoints that a whole backup makes superfluous.

@@ -56,7 +56,7 @@ type fataler interface{ Fatal(args ...any) }
 func (w *world) device(r *Repository, d *image, b *Blocks) *Result {
 	w.Helper()
 	ok(w.T, os.WriteFile(d.path, d.content, 0o600))
-	res, err := r.Back(w.Context(), Source{"shop", "raw"}, d.path, BackupOptions{Blocks: b})
+	res, err := r.Back(w.Context(), Source{"shop", "raw"}, d.path, BackupOptions{Blocks: b, image: true})
 	ok(w.T, err)
 	return res
 }

@@ -91,6 +91,7 @@ type Repository struct {
 	storage *storage
 	kopia   repo.DirectRepository
 	temp    string // to be removed
+	lock    string // of Kopia's maintenance, to be removed
 	fatal   chan error
 }
 
@@ -167,7 +168,7 @@ func (r *Repository) connect(ctx context.Context, dir string) error {
 	}
 	config := filepath.Join(dir, fmt.Sprintf("repository-%d-%d.config", os.Getpid(), r.storage.number))
 	defer os.Remove(config)
-	defer os.Remove(config + ".mlock")
+	r.lock = config + ".mlock"
 	settings := repo.LocalConfig{
 		Storage: new(r.storage.ConnectionInfo()),
 		Caching: &content.CachingOptions{
@@ -239,6 +240,7 @@ func (r *Repository) Close(ctx context.Context) error {
 
 func (r *Repository) release() {
 	r.storage.forget()
+	_ = os.Remove(r.lock)
 	if r.temp != "" {
 		_ = os.RemoveAll(r.temp)
 	}

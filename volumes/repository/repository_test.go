@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/kopia/kopia/snapshot"
 	"golang.org/x/sys/unix"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
@@ -58,7 +59,7 @@ func (w *world) open() *Repository {
 
 func (w *world) back(r *Repository, dir string) *Result {
 	w.Helper()
-	res, err := r.Back(w.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return map[string]string{"backup": "x"}, nil }})
+	res, err := r.Back(w.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return map[string]string{"backup": "x"}, nil }, image: true})
 	ok(w.T, err)
 	return res
 }
@@ -279,6 +280,10 @@ func TestUnchangedFilesAreNotReadAgain(t *testing.T) {
 	for i := range 50 {
 		write(t, fmt.Sprintf("%s/d%d/f%d", dir, i%7, i), strings.Repeat("x", i))
 	}
+	for i := range 5 { // are no files, neither when they are counted nor when they are unchanged
+		ok(t, os.Symlink("x", fmt.Sprintf("%s/link%d", dir, i)))
+		ok(t, unix.Mkfifo(fmt.Sprintf("%s/pipe%d", dir, i), 0o600))
+	}
 	if b := w.back(r, dir); b.Cached != 0 || b.Backup.Files != 50 {
 		t.Errorf("first %+v", b)
 	}
@@ -299,7 +304,7 @@ func TestWhatCannotBeReadFailsTheBackup(t *testing.T) {
 	r, dir := w.open(), t.TempDir()
 	write(t, dir+"/a", "a")
 	// A setting that can only be written.
-	if _, err := r.Back(t.Context(), Source{"shop", "data"}, "/proc/sys/net/ipv4/route", BackupOptions{}); !errors.Is(err, ErrIncomplete) {
+	if _, err := r.Back(t.Context(), Source{"shop", "data"}, "/proc/sys/net/ipv4/route", BackupOptions{}); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "such as flush (") {
 		t.Errorf("reading what cannot be read: %v", err)
 	}
 	if all, err := r.List(t.Context()); err != nil || len(all) != 0 {
@@ -307,6 +312,95 @@ func TestWhatCannotBeReadFailsTheBackup(t *testing.T) {
 	}
 	if _, err := r.Back(t.Context(), Source{"shop", "data"}, dir+"/missing", BackupOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a path that is not there: %v", err)
+	}
+}
+
+func TestWhatIsNotBackedUp(t *testing.T) {
+	w := newWorld(t)
+	r, dir := w.open(), t.TempDir()
+	write(t, dir+"/a", "a")
+	own := strings.TrimPrefix(w.store.String(), "dir://")
+	ok(t, os.Symlink(own, dir+"/link"))
+	for path, want := range map[string]string{
+		dir + "/a": "such as " + dir, "/dev/null": "neither a directory nor a block device",
+		own: "its own files", filepath.Dir(own): "its own files", own + "/volumes": "its own files", own + "/volumes/c1/kopia": "its own files", dir + "/link": "its own files",
+	} {
+		if _, err := r.Back(t.Context(), Source{Name: path}, path, BackupOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// What a file system or a user cannot have is told, and keeps nothing from coming back.
+func TestWhatTheTargetCannotHave(t *testing.T) {
+	w := newWorld(t)
+	r, dir, to := w.open(), t.TempDir(), t.TempDir()
+	for i := range 15 {
+		write(t, fmt.Sprintf("%s/f%02d", dir, i), "content")
+	}
+	source := Source{"shop", "data"}
+	b, err := r.write(t.Context(), source.info("c1"), BackupOptions{}, func(s *session) (*snapshot.Manifest, error) {
+		root, kept, done, err := openTree(dir)
+		ok(t, err)
+		defer func() { ok(t, done()) }()
+		m, err := r.upload(t.Context(), s, root, kept, BackupOptions{})
+		ok(t, err)
+		for i := range 15 {
+			name := fmt.Sprintf("f%02d", i)
+			kept.all[name] = attribute{Path: name, Xattrs: map[string][]byte{"unknown.here": []byte("x")}}
+		}
+		return m, addAttributes(t.Context(), s.w, m, kept)
+	})
+	ok(t, err)
+	p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+	if p.Files != 15 || p.Missed != 15 || len(p.MissedFirst) != missedNames || !strings.Contains(p.MissedFirst[0], "extended attribute unknown.here: operation not supported") {
+		t.Errorf("%+v", p)
+	}
+	same(t, described(t, to), described(t, dir))
+}
+
+// What is in the target and not in the backup stays, unless it is to go.
+func TestDirectoriesAreNotReplacedByFiles(t *testing.T) {
+	w := newWorld(t)
+	r, dir, to := w.open(), t.TempDir(), t.TempDir()
+	write(t, dir+"/a", "file")
+	ok(t, os.Symlink("x", dir+"/b"))
+	b := w.back(r, dir)
+	for _, name := range []string{"a", "b"} {
+		ok(t, os.RemoveAll(to))
+		write(t, to+"/"+name+"/inner", "mine")
+		if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), name+" is a directory with files in the target, and none in the backup: --delete-extra replaces it") {
+			t.Errorf("%v", err)
+		}
+		if text, err := os.ReadFile(to + "/" + name + "/inner"); err != nil || string(text) != "mine" {
+			t.Errorf("%q, %v", text, err)
+		}
+	}
+	write(t, to+"/more", "x")
+	if p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true}); err != nil || p.Removed != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	same(t, described(t, to), described(t, dir))
+	to += "/new"
+	if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: "misspelt"}); err == nil || strings.Contains(err.Error(), b.ID) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a restore of nothing made its target: %v", err)
+	}
+}
+
+func TestALockOfMaintenanceDoesNotStay(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	o.CacheDir = t.TempDir()
+	r, err := Create(t.Context(), o)
+	ok(t, err)
+	ok(t, r.Maintain(t.Context(), true))
+	ok(t, r.Close(t.Context()))
+	if left, err := filepath.Glob(o.CacheDir + "/repository*"); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
 	}
 }
 
