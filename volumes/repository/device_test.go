@@ -56,7 +56,7 @@ type fataler interface{ Fatal(args ...any) }
 func (w *world) device(r *Repository, d *image, b *Blocks) *Result {
 	w.Helper()
 	ok(w.T, os.WriteFile(d.path, d.content, 0o600))
-	res, err := r.Back(w.Context(), Source{"shop", "raw"}, d.path, BackupOptions{Blocks: b})
+	res, err := r.Back(w.Context(), Source{"shop", "raw"}, d.path, BackupOptions{Blocks: b, image: true})
 	ok(w.T, err)
 	return res
 }
@@ -136,6 +136,26 @@ func TestBlocksAudit(t *testing.T) {
 		t.Errorf("a list that leaves two pieces out: %+v", lie)
 	}
 	w.holds(r, lie.ID, d.content)
+}
+
+// What a device shares with a backup that is damaged is read and written anew, though its list says that it has not changed.
+func TestBlocksThatAreLost(t *testing.T) {
+	w := newWorld(t)
+	r, rng := w.open(), rand.NewChaCha8([32]byte{10})
+	d := &image{path: filepath.Join(t.TempDir(), "image"), content: make([]byte, 6*mib)}
+	d.write(rng, 0, 5*mib)
+	first := w.device(r, d, d.list(t, ""))
+	for _, name := range w.files("p") {
+		ok(t, os.Remove(strings.TrimPrefix(w.store.String(), "dir://")+"/"+name))
+	}
+	d.written = nil
+	d.write(rng, mib, 10)
+	r = w.open()
+	second := w.device(r, d, d.list(t, first.ID))
+	if second.Whole == "" || second.Read != 6*mib || second.Progress.Bytes != 6*mib {
+		t.Errorf("%+v", second)
+	}
+	w.holds(r, second.ID, d.content)
 }
 
 // TestBlocksThatCannotBeUsed: all is read, and the result says why.
