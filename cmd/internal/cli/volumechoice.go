@@ -83,7 +83,7 @@ func (f *volumeFlags) choose(ctx context.Context, src replay.Source, cut journal
 	}
 	out := map[string]replay.Volume{}
 	for key, b := range picked {
-		v := replay.Volume{Backup: b.Metadata.Name, Taken: b.Moment(), Off: cut.Time.Sub(b.Moment()), Files: b.Status.Content != nil}
+		v := replay.Volume{Backup: b.Metadata.Name, Taken: b.Read(), Off: cut.Time.Sub(b.Read()), Files: b.Status.Content != nil}
 		if b.Spec.Source != nil {
 			v.Size = b.Spec.Source.Capacity
 		}
