@@ -354,7 +354,7 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 		return err
 	}
 	if !bound {
-		return &leftAlone{fmt.Sprintf("has no volume yet after %s, so that VolumeSnapshot %s and VolumeSnapshotContent %s stay: delete both when it has one", a.o.Wait, it.Snapshot, it.Snapshot)}
+		return &leftAlone{fmt.Sprintf("has no volume yet after %s, so that %s stay: delete them when it has one", a.o.Wait, it.snapshotObjects())}
 	}
 	for _, gr := range []schema.GroupResource{groupContents, snapshots, snapshotContents} {
 		served, ok := a.target.version(gr, "v1")
@@ -370,4 +370,12 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 		}
 	}
 	return nil
+}
+
+// snapshotObjects names what a claim is made of, for people.
+func (it *Item) snapshotObjects() string {
+	if it.Volume.Snapshot.Group != "" {
+		return fmt.Sprintf("VolumeSnapshot, VolumeSnapshotContent and VolumeGroupSnapshotContent %s", it.Snapshot)
+	}
+	return fmt.Sprintf("VolumeSnapshot and VolumeSnapshotContent %s", it.Snapshot)
 }
