@@ -41,6 +41,9 @@ stops archiving and says so. Cut off, the command is simply run again.`,
 			if err != nil {
 				return err
 			}
+			for _, name := range r.Lost {
+				fmt.Fprintf(cmd.ErrOrStderr(), "# warning: archive file %s is lost: what hangs on it is not in the new journal; 'tidemark verify' tells what that costs\n", name)
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "recovered %s changes and states of cluster %s, from %s to %s, out of %d files\n",
 				humanize.Comma(int64(r.Keys)), r.Cluster, from(r.From), stamp(r.To.Time), r.Files)
 			fmt.Fprintf(cmd.OutOrStdout(), "go on with: tidemark run --data-dir %s --archive %s\n", quote(dir), quote(f.url))
