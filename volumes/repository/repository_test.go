@@ -708,7 +708,7 @@ func TestWhatIsLostIsWrittenAnew(t *testing.T) {
 			}
 
 			r = w.open() // without what is in the cache
-			if v, err := r.Verify(t.Context(), 100, first.ID); err == nil && len(v.Errors) == 0 {
+			if v, err := r.Verify(t.Context(), 100, Wanted{ID: first.ID}); err == nil && len(v.Errors) == 0 {
 				t.Error("nothing is damaged")
 			}
 			b := w.back(r, dir)
@@ -717,7 +717,7 @@ func TestWhatIsLostIsWrittenAnew(t *testing.T) {
 			}
 			e, err := r.Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
 			ok(t, err)
-			v, err := r.Verify(t.Context(), 100, first.ID, b.ID, elsewhere.ID, e.ID)
+			v, err := r.Verify(t.Context(), 100, Wanted{ID: first.ID}, Wanted{ID: b.ID}, Wanted{ID: elsewhere.ID}, Wanted{ID: e.ID})
 			ok(t, err)
 			if len(v.Errors) > 0 {
 				t.Errorf("damaged: %v", v.Errors)
