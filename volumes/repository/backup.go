@@ -102,7 +102,7 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 				o.Blocks, whole = nil, "content that it shares with earlier backups is lost from the store"
 			}
 			var why string
-			m.RootEntry, why, wrong, err = r.backDevice(ctx, s.w, f, &o, s.progress)
+			m.RootEntry, why, wrong, err = r.backDevice(s.ctx, s.w, f, &o, s.progress)
 			whole += why
 			m.EndTime = fs.UTCTimestampFromTime(r.kopia.Time())
 			return m, err
@@ -122,7 +122,7 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 			return nil, fmt.Errorf("back up %s: %w", path, err)
 		}
 		defer done()
-		return r.upload(ctx, s, root, kept, o)
+		return r.upload(s, root, kept, o)
 	})
 }
 
@@ -150,7 +150,8 @@ func (r *Repository) apart(path string) error {
 
 // session is the writing of one backup.
 type session struct {
-	whole    context.Context // ends some time after that of the backup, so that what was read can be sent
+	ctx      context.Context // ends when no more is to be read
+	whole    context.Context // ends some time after that, so that what was read can be sent
 	w        repo.RepositoryWriter
 	source   snapshot.SourceInfo
 	before   []*snapshot.Manifest
@@ -167,6 +168,9 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 	if err != nil {
 		return nil, err
 	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	defer r.storage.whenItFails(giveUp)()
 	progress := &counter{report: o.Progress, done: make(chan struct{})}
 	var m *snapshot.Manifest
 	whole, flushed := stretch(ctx, flushTime)
@@ -179,7 +183,7 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 			return err
 		}
 		go progress.run()
-		m, err = gone.make(whole, &session{whole: whole, w: w, source: source, before: before, progress: progress}, content)
+		m, err = gone.make(whole, &session{ctx: ctx, whole: whole, w: w, source: source, before: before, progress: progress}, content)
 		progress.stop()
 		if err != nil {
 			return err
@@ -218,21 +222,21 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 }
 
 // upload has Kopia read a directory.
-func (r *Repository) upload(ctx context.Context, s *session, root fs.Directory, kept *attributes, o BackupOptions) (*snapshot.Manifest, error) {
+func (r *Repository) upload(s *session, root fs.Directory, kept *attributes, o BackupOptions) (*snapshot.Manifest, error) {
 	u := upload.NewUploader(s.w)
 	u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = s.progress, o.Parallel, true, false
 	u.CheckpointInterval = min(cmp.Or(o.Checkpoint, DefaultCheckpoint), upload.DefaultCheckpointInterval) // no more is accepted
 	if u.ParallelUploads == 0 {
 		u.ParallelUploads = 4
 	}
-	stop := context.AfterFunc(ctx, u.Cancel)
+	stop := context.AfterFunc(s.ctx, u.Cancel)
 	defer stop()
 	before := s.before
 	if s.again {
 		before = nil
 	}
 	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, before...)
-	if err == nil && ctx.Err() == nil && m.IncompleteReason == "" {
+	if err == nil && s.ctx.Err() == nil && m.IncompleteReason == "" {
 		if sum := m.RootEntry.DirSummary; sum != nil { // Kopia counts symbolic links among those that it has not read
 			s.progress.cached.Store(max(0, sum.TotalFileCount-int64(m.Stats.NonCachedFiles)))
 		}

@@ -195,7 +195,7 @@ func (w *world) stream(r *Repository, content []byte) string {
 	w.Helper()
 	root := virtualfs.NewStaticDirectory(".", []fs.Entry{virtualfs.StreamingFileFromReader(deviceName, io.NopCloser(bytes.NewReader(content)))})
 	res, err := r.write(w.Context(), Source{"shop", "raw"}.info("c1"), BackupOptions{}, func(s *session) (*snapshot.Manifest, error) {
-		return r.upload(w.Context(), s, root, &attributes{}, BackupOptions{})
+		return r.upload(s, root, &attributes{}, BackupOptions{})
 	})
 	ok(w.T, err)
 	return res.ID

@@ -343,7 +343,7 @@ func TestWhatTheTargetCannotHave(t *testing.T) {
 		root, kept, done, err := openTree(dir)
 		ok(t, err)
 		defer func() { ok(t, done()) }()
-		m, err := r.upload(t.Context(), s, root, kept, BackupOptions{})
+		m, err := r.upload(s, root, kept, BackupOptions{})
 		ok(t, err)
 		for i := range 15 {
 			name := fmt.Sprintf("f%02d", i)
