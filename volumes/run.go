@@ -99,12 +99,12 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 
 // runUnit backs up the claims of a unit, and records what became of them.
 func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
-	release, err := k.slots.take(ctx, u)
+	release, err := k.slots.unit(ctx)
 	if err != nil {
 		u.fail(err)
 	} else {
 		defer release()
-		k.takeUnit(ctx, u, report)
+		k.takeInTurn(ctx, u, report)
 	}
 	var wg sync.WaitGroup
 	for _, t := range u.tasks {
@@ -120,6 +120,27 @@ func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 		k.end(ctx, t)
 		k.dropOldBases(ctx, t)
 	}
+}
+
+// takeInTurn takes a unit when there are places for the movers that it needs while the application is held.
+func (k *Keeper) takeInTurn(ctx context.Context, u *unit, report *report) {
+	var live []*task
+	for _, t := range u.tasks {
+		if t.choice.Action == policy.Kopia && t.err == nil {
+			live = append(live, t)
+		}
+	}
+	if len(live) > 0 {
+		var nodes []string
+		u.live, nodes = k.slots.share(live)
+		release, err := k.slots.movers(ctx, nodes...)
+		if err != nil {
+			u.fail(err)
+			return
+		}
+		defer release()
+	}
+	k.takeUnit(ctx, u, report)
 }
 
 // takeUnit does what has to be done at one time: until it returns, the applications may be held.
@@ -187,15 +208,20 @@ func (k *Keeper) takeAll(ctx context.Context, u *unit, report *report) {
 	var wg sync.WaitGroup
 	for _, t := range u.tasks {
 		switch {
-		case t.err != nil:
-		case t.choice.Action == policy.Kopia:
-			wg.Go(func() { t.err = k.backLive(ctx, t, hooked, report) })
+		case t.err != nil, t.choice.Action == policy.Kopia:
 		case t.group != "":
 			key := t.Claim.Namespace + "/" + t.Driver() + "/" + t.group
 			groups[key] = append(groups[key], t)
 		default:
 			wg.Go(func() { t.err = k.takeOne(ctx, t, report) })
 		}
+	}
+	for _, lot := range u.live {
+		wg.Go(func() {
+			for _, t := range lot {
+				t.err = k.backLive(ctx, t, hooked, report)
+			}
+		})
 	}
 	for _, tasks := range groups {
 		wg.Go(func() { k.takeGroup(ctx, tasks, report) })
@@ -298,6 +324,12 @@ func (k *Keeper) dropSnapshot(ctx context.Context, t *task) {
 
 // move reads the files of a snapshot: of a claim that is made of it, in a Pod that mounts the claim.
 func (k *Keeper) move(ctx context.Context, t *task, report *report) error {
+	report.step(t, "waiting for the turn of its mover")
+	release, err := k.slots.movers(ctx, "") // it is made where the volume can be
+	if err != nil {
+		return err
+	}
+	defer release()
 	c, name := k.o.Cluster.Client, t.backup.Metadata.Name
 	ns := k.o.Cluster.Namespace
 	if ns == "" {
