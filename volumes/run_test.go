@@ -69,6 +69,7 @@ func newCluster(t *testing.T, limits Cluster, objects ...runtime.Object) *cluste
 	}
 	c.FakeDynamicClient = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, append(classes, objects...)...)
 	c.PrependReactor("create", "*", c.create)
+	c.PrependReactor("get", groupGVR.Resource, c.becomeReady)
 	limits.Client, limits.Mover = &kube.Client{Dynamic: c.FakeDynamicClient}, c
 	limits.Exec = func(_ context.Context, _, pod, _ string, command []string) (kube.Executed, error) {
 		c.did("exec " + command[0])
@@ -141,6 +142,19 @@ func (c *cluster) create(a kubetesting.Action) (bool, runtime.Object, error) {
 		return false, nil, c.Tracker().Create(r.GroupVersion().WithResource("volumegroupsnapshotcontents"), content, "")
 	}
 	return false, nil, nil
+}
+
+// becomeReady is what the snapshot controller does with a group in the end.
+func (c *cluster) becomeReady(a kubetesting.Action) (bool, runtime.Object, error) {
+	get, is := a.(kubetesting.GetAction)
+	if !is || c.ready == nil || !c.ready() {
+		return false, nil, nil
+	}
+	o, err := c.Tracker().Get(groupGVR, a.GetNamespace(), get.GetName())
+	if u, is := o.(*unstructured.Unstructured); is {
+		err = errors.Join(err, unstructured.SetNestedField(u.Object, true, "status", "readyToUse"))
+	}
+	return err == nil, o, err
 }
 
 // Run implements Mover.

@@ -92,6 +92,7 @@ type task struct {
 	group  string // "label=value"; empty: it is alone
 	backup *Backup
 
+	cut      *csi.Group // the snapshot that it was taken with; nil: alone
 	taken    *csi.Taken
 	err      error
 	unhooked Consistency // what it would be without hooks
