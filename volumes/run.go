@@ -99,27 +99,69 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 
 // runUnit backs up the claims of a unit, and records what became of them.
 func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
-	release, err := k.slots.take(ctx, u)
+	release, err := k.slots.unit(ctx)
 	if err != nil {
 		u.fail(err)
 	} else {
 		defer release()
-		k.takeUnit(ctx, u, report)
+		k.takeInTurn(ctx, u, report)
 	}
-	var wg sync.WaitGroup
+	k.settleUnit(ctx, u, report)
+	k.dropSnapshots(ctx, u)
 	for _, t := range u.tasks {
+		k.end(ctx, t)
+		k.dropOldBases(ctx, t)
+	}
+}
+
+// settleUnit does what takes time, when the applications are not held any more.
+func (k *Keeper) settleUnit(ctx context.Context, u *unit, report *report) {
+	var wg sync.WaitGroup
+	settle := func(t *task) {
 		wg.Go(func() {
 			if t.err == nil && t.taken != nil {
 				t.err = k.settleSnapshot(ctx, t, report)
 			}
 		})
 	}
-	wg.Wait()
-	k.dropSnapshots(ctx, u)
+	groups := map[*csi.Group][]*task{}
 	for _, t := range u.tasks {
-		k.end(ctx, t)
-		k.dropOldBases(ctx, t)
+		if t.cut != nil {
+			groups[t.cut] = append(groups[t.cut], t)
+			continue
+		}
+		settle(t)
 	}
+	for g, tasks := range groups {
+		wg.Go(func() {
+			k.settleGroup(ctx, g, tasks, report)
+			for _, t := range tasks {
+				settle(t)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// takeInTurn takes a unit when there are places for the movers that it needs while the application is held.
+func (k *Keeper) takeInTurn(ctx context.Context, u *unit, report *report) {
+	var live []*task
+	for _, t := range u.tasks {
+		if t.choice.Action == policy.Kopia && t.err == nil {
+			live = append(live, t)
+		}
+	}
+	if len(live) > 0 {
+		var nodes []string
+		u.live, nodes = k.slots.share(live)
+		release, err := k.slots.movers(ctx, nodes...)
+		if err != nil {
+			u.fail(err)
+			return
+		}
+		defer release()
+	}
+	k.takeUnit(ctx, u, report)
 }
 
 // takeUnit does what has to be done at one time: until it returns, the applications may be held.
@@ -142,19 +184,7 @@ func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 	if u.failed() {
 		return
 	}
-	defer func() { // always, also when we are to end: the application may be frozen
-		_ = k.runHooks(context.WithoutCancel(ctx), u, "post", report) // it is in the notes of the backups
-		all := u.tasks[0].backup.Status.Hooks
-		failed := slices.ContainsFunc(all, func(h Hook) bool { return h.When == "post" && h.State == HookFailed })
-		for _, t := range u.tasks {
-			s := &t.backup.Status
-			s.Hooks = all
-			if failed && s.Consistency == Application { // it may tell that what the pre hook took was lost meanwhile, as a lock can be
-				s.Consistency = t.unhooked
-				s.Notes = append(s.Notes, "counts as "+string(t.unhooked)+": a post hook failed, so the application may not have been held all the time")
-			}
-		}
-	}()
+	defer k.letGo(context.WithoutCancel(ctx), u, report) // always, also when we are to end: the application may be frozen
 	if err := k.runHooks(ctx, u, "pre", report); err != nil {
 		u.fail(err)
 		return
@@ -180,16 +210,34 @@ func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 	}
 }
 
+// letGo runs the post hooks of a unit, and records it at once: a daemon that ends while content is moved owes them no more.
+func (k *Keeper) letGo(ctx context.Context, u *unit, report *report) {
+	if len(u.pods) == 0 {
+		return
+	}
+	_ = k.runHooks(ctx, u, "post", report) // it is in the notes of the backups
+	failed := slices.ContainsFunc(u.tasks[0].backup.Status.Hooks, func(h Hook) bool { return h.When == "post" && h.State == HookFailed })
+	for _, t := range u.tasks {
+		s := &t.backup.Status
+		if failed && s.Consistency == Application { // it may tell that what the pre hook took was lost meanwhile, as a lock can be
+			s.Consistency = t.unhooked
+			t.backup.note("counts as %s: a post hook failed, so the application may not have been held all the time", t.unhooked)
+		}
+		last, cancel := context.WithTimeout(ctx, recordTime)
+		if err := k.record(last, t.backup, journal.Modified); err != nil { // the next daemon would run them again
+			k.o.Logger.Warn("that the hooks of a volume backup were run cannot be recorded", zap.String("backup", t.backup.Metadata.Name), zap.Error(err))
+		}
+		cancel()
+	}
+}
+
 // takeAll takes the snapshots of a unit, and reads the files of those that have none.
 func (k *Keeper) takeAll(ctx context.Context, u *unit, report *report) {
-	hooked := len(u.pods) > 0 && k.hooksHeld(u)
 	groups := map[string][]*task{}
 	var wg sync.WaitGroup
 	for _, t := range u.tasks {
 		switch {
-		case t.err != nil:
-		case t.choice.Action == policy.Kopia:
-			wg.Go(func() { t.err = k.backLive(ctx, t, hooked, report) })
+		case t.err != nil, t.choice.Action == policy.Kopia:
 		case t.group != "":
 			key := t.Claim.Namespace + "/" + t.Driver() + "/" + t.group
 			groups[key] = append(groups[key], t)
@@ -197,13 +245,20 @@ func (k *Keeper) takeAll(ctx context.Context, u *unit, report *report) {
 			wg.Go(func() { t.err = k.takeOne(ctx, t, report) })
 		}
 	}
+	for _, lot := range u.live {
+		wg.Go(func() {
+			for _, t := range lot {
+				t.err = k.backLive(ctx, u, t, report)
+			}
+		})
+	}
 	for _, tasks := range groups {
 		wg.Go(func() { k.takeGroup(ctx, tasks, report) })
 	}
 	wg.Wait()
 	for _, t := range u.tasks {
-		if t.err == nil && t.taken != nil && hooked {
-			t.unhooked, t.backup.Status.Consistency = t.backup.Status.Consistency, Application
+		if t.err == nil && t.choice.Action != policy.Kopia {
+			u.tell(t)
 		}
 	}
 }
@@ -298,6 +353,12 @@ func (k *Keeper) dropSnapshot(ctx context.Context, t *task) {
 
 // move reads the files of a snapshot: of a claim that is made of it, in a Pod that mounts the claim.
 func (k *Keeper) move(ctx context.Context, t *task, report *report) error {
+	report.step(t, "waiting for the turn of its mover")
+	release, err := k.slots.movers(ctx, "") // it is made where the volume can be
+	if err != nil {
+		return err
+	}
+	defer release()
 	c, name := k.o.Cluster.Client, t.backup.Metadata.Name
 	ns := k.o.Cluster.Namespace
 	if ns == "" {
@@ -325,16 +386,15 @@ func (k *Keeper) move(ctx context.Context, t *task, report *report) error {
 }
 
 // backLive reads the files of a claim as it is used, in a Pod on the node where it is mounted.
-func (k *Keeper) backLive(ctx context.Context, t *task, hooked bool, report *report) error {
+func (k *Keeper) backLive(ctx context.Context, u *unit, t *task, report *report) error {
 	if len(t.Pods) > 0 && slices.Contains(t.Claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
 		return fmt.Errorf("%w: %s can be mounted by one Pod only, and is: back it up with snapshots", ErrRequest, t.key())
 	}
 	t.backup.Status.Taken, t.backup.Status.Consistency = k.o.Clock().UTC(), Live
 	if len(t.Pods) == 0 {
 		t.backup.Status.Consistency = Crash // nobody writes to it
-	} else if hooked && k.hasPost(t) {
-		t.unhooked, t.backup.Status.Consistency = Live, Application // it is held until it is read
 	}
+	u.tell(t) // before it is read: the repository keeps the record beside
 	report.step(t, "reading the volume")
 	return k.read(ctx, t, mover.Place{Namespace: t.Claim.Namespace, Claim: t.Claim.Name, Block: t.block(), Node: t.node()}, report)
 }

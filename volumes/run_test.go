@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic/fake"
@@ -35,8 +36,8 @@ type cluster struct {
 	*fake.FakeDynamicClient
 	k *Keeper
 
-	exec func(pod, command string) (kube.Executed, error) // nil: every program succeeds
-	move func(ctx context.Context, at mover.Place) error  // nil: every mover succeeds
+	exec  func(pod, command string) (kube.Executed, error) // nil: every program succeeds
+	mover func(ctx context.Context, at mover.Place) error  // nil: every mover succeeds
 	// ready says whether group snapshots can be used yet.
 	ready func() bool
 
@@ -68,6 +69,7 @@ func newCluster(t *testing.T, limits Cluster, objects ...runtime.Object) *cluste
 	}
 	c.FakeDynamicClient = fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, append(classes, objects...)...)
 	c.PrependReactor("create", "*", c.create)
+	c.PrependReactor("get", groupGVR.Resource, c.becomeReady)
 	limits.Client, limits.Mover = &kube.Client{Dynamic: c.FakeDynamicClient}, c
 	limits.Exec = func(_ context.Context, _, pod, _ string, command []string) (kube.Executed, error) {
 		c.did("exec " + command[0])
@@ -123,13 +125,15 @@ func (c *cluster) create(a kubetesting.Action) (bool, runtime.Object, error) {
 	case groupGVR.Resource:
 		c.did("group")
 		label, _, _ := unstructured.NestedStringMap(u.Object, "spec", "source", "selector", "matchLabels")
-		claims, err := c.Resource(kube.Claims).Namespace(u.GetNamespace()).List(context.Background(), metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(&metav1.LabelSelector{MatchLabels: label})})
+		claims, err := c.Tracker().List(kube.Claims, corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"), u.GetNamespace())
 		if err != nil {
 			return true, nil, err
 		}
 		var members []any
-		for i := range claims.Items {
-			members = append(members, map[string]any{"volumeHandle": "handle-" + claims.Items[i].GetName(), "snapshotHandle": "h-" + claims.Items[i].GetName()})
+		for _, claim := range claims.(*unstructured.UnstructuredList).Items {
+			if labels.SelectorFromSet(label).Matches(labels.Set(claim.GetLabels())) {
+				members = append(members, map[string]any{"volumeHandle": "handle-" + claim.GetName(), "snapshotHandle": "h-" + claim.GetName()})
+			}
 		}
 		content.SetAPIVersion(groupGVR.GroupVersion().String())
 		content.SetKind("VolumeGroupSnapshotContent")
@@ -140,11 +144,24 @@ func (c *cluster) create(a kubetesting.Action) (bool, runtime.Object, error) {
 	return false, nil, nil
 }
 
+// becomeReady is what the snapshot controller does with a group in the end.
+func (c *cluster) becomeReady(a kubetesting.Action) (bool, runtime.Object, error) {
+	get, is := a.(kubetesting.GetAction)
+	if !is || c.ready == nil || !c.ready() {
+		return false, nil, nil
+	}
+	o, err := c.Tracker().Get(groupGVR, a.GetNamespace(), get.GetName())
+	if u, is := o.(*unstructured.Unstructured); is {
+		err = errors.Join(err, unstructured.SetNestedField(u.Object, true, "status", "readyToUse"))
+	}
+	return err == nil, o, err
+}
+
 // Run implements Mover.
 func (c *cluster) Run(ctx context.Context, name string, _ mover.Job, at mover.Place, _ archive.Store, tags func() (map[string]string, error), _ func(repository.Progress)) (*mover.Outcome, error) {
 	c.did("move " + at.Claim)
-	if c.move != nil {
-		if err := c.move(ctx, at); err != nil {
+	if c.mover != nil {
+		if err := c.mover(ctx, at); err != nil {
 			return nil, err
 		}
 	}

@@ -36,7 +36,8 @@ type Cluster struct {
 	Exec func(ctx context.Context, namespace, pod, container string, command []string) (kube.Executed, error)
 	// Namespace is where claims that are made of snapshots are mounted, to be read. Default: the claim's own.
 	Namespace string
-	// Concurrency is how many claims are worked on at once, PerNode how many of those on one node.
+	// Concurrency is how many movers there are at once, of backups and of restores together, and how many units of claims are worked on. PerNode is how many
+	// movers there are on one node, of those that can run on no other: what reads or fills a claim that is mounted there.
 	Concurrency, PerNode int
 	// ReadyTime is how long a snapshot may take to be ready to use.
 	ReadyTime time.Duration
@@ -91,6 +92,7 @@ type task struct {
 	group  string // "label=value"; empty: it is alone
 	backup *Backup
 
+	cut      *csi.Group // the snapshot that it was taken with; nil: alone
 	taken    *csi.Taken
 	err      error
 	unhooked Consistency // what it would be without hooks
@@ -120,6 +122,7 @@ func (t *task) node() string {
 type unit struct {
 	tasks []*task
 	pods  []*hooked
+	live  [][]*task // those that are read as they are, by the places of their movers
 }
 
 // fail has all claims of the unit fail.
