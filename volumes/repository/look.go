@@ -9,6 +9,7 @@ import (
 	iofs "io/fs"
 	"iter"
 	"math/rand/v2"
+	"os"
 	"path"
 	"strings"
 	"sync"
@@ -143,6 +144,9 @@ type Verified struct {
 // Wanted is a backup that Verify looks at. Name is what it is called in Errors; empty: its ID.
 type Wanted struct{ ID, Name string }
 
+// VerifyDir is what the directories in Options.CacheDir begin with that verifications use. A process that died has left its.
+const VerifyDir = "verify-"
+
 // Verify checks that all that backups need is there, and reads percent of their files. Nothing named: all whole backups. It reads what the store
 // has, and nothing from a cache: what was read once proves nothing. Damage is in Errors, also where it leaves nothing else to be
 // looked at; the error is for what keeps it from looking.
@@ -150,8 +154,13 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 	if err := r.storage.behind.settle(); err != nil {
 		return nil, r.failed(err)
 	}
+	dir, err := os.MkdirTemp(r.o.CacheDir, VerifyDir)
+	if err != nil {
+		return nil, fmt.Errorf("make a cache for the verification: %w", err)
+	}
+	defer os.RemoveAll(dir)
 	o, store := r.o, &troubled{Store: r.o.Store}
-	o.Store, o.CacheDir, o.ReadOnly = store, "", true
+	o.Store, o.CacheDir, o.ReadOnly = store, dir, true
 	fresh, err := Open(ctx, o)
 	if err == nil {
 		defer fresh.release()

@@ -48,6 +48,13 @@ func (d *daemon) newKeeper(l Archive, recipients []age.Recipient, identities []a
 		}
 		return repository.Limited(store, d.o.Volumes.Upload, d.o.Volumes.Download), nil
 	})
+	cache := filepath.Join(d.o.DataDir, volumesCache)
+	left, _ := filepath.Glob(filepath.Join(cache, repository.VerifyDir+"*"))
+	for _, dir := range left { // by a daemon before this one that was killed
+		if err := os.RemoveAll(dir); err != nil {
+			d.o.Logger.Warn("what a verification of volume backups that was cut off left cannot be removed", zap.Error(err))
+		}
+	}
 	cluster, err := d.movers()
 	if err != nil {
 		return nil, err
@@ -65,7 +72,7 @@ func (d *daemon) newKeeper(l Archive, recipients []age.Recipient, identities []a
 			}
 			o := repository.Options{
 				Store: store, Cluster: id, Identities: identities, Recipients: recipients, Lock: lock, Compliance: compliance,
-				CacheDir: filepath.Join(d.o.DataDir, volumesCache),
+				CacheDir: cache,
 			}
 			if create {
 				return repository.Create(ctx, o)
