@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"filippo.io/age"
-	"github.com/kopia/kopia/snapshot"
 	"golang.org/x/sys/unix"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
@@ -354,66 +353,6 @@ func TestWhatIsNotBackedUp(t *testing.T) {
 	}
 }
 
-// What a file system or a user cannot have is told, and keeps nothing from coming back.
-func TestWhatTheTargetCannotHave(t *testing.T) {
-	w := newWorld(t)
-	r, dir, to := w.open(), t.TempDir(), t.TempDir()
-	for i := range 15 {
-		write(t, fmt.Sprintf("%s/f%02d", dir, i), "content")
-	}
-	source := Source{"shop", "data"}
-	b, err := r.write(t.Context(), source.info("c1"), BackupOptions{}, func(s *session) (*snapshot.Manifest, error) {
-		root, kept, done, err := openTree(dir)
-		ok(t, err)
-		defer func() { ok(t, done()) }()
-		m, err := r.upload(t.Context(), s, root, kept, BackupOptions{})
-		ok(t, err)
-		for i := range 15 {
-			name := fmt.Sprintf("f%02d", i)
-			kept.all[name] = attribute{Path: name, Xattrs: map[string][]byte{"unknown.here": []byte("x")}}
-		}
-		return m, addAttributes(t.Context(), s.w, m, kept)
-	})
-	ok(t, err)
-	p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
-	ok(t, err)
-	if p.Files != 15 || p.Missed != 15 || len(p.MissedFirst) != missedNames || !strings.Contains(p.MissedFirst[0], "extended attribute unknown.here: operation not supported") {
-		t.Errorf("%+v", p)
-	}
-	same(t, described(t, to), described(t, dir))
-}
-
-// What is in the target and not in the backup stays, unless it is to go.
-func TestDirectoriesAreNotReplacedByFiles(t *testing.T) {
-	w := newWorld(t)
-	r, dir, to := w.open(), t.TempDir(), t.TempDir()
-	write(t, dir+"/a", "file")
-	ok(t, os.Symlink("x", dir+"/b"))
-	b := w.back(r, dir)
-	for _, name := range []string{"a", "b"} {
-		ok(t, os.RemoveAll(to))
-		write(t, to+"/"+name+"/inner", "mine")
-		if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), name+" is a directory with files in the target, and none in the backup: --delete-extra replaces it") {
-			t.Errorf("%v", err)
-		}
-		if text, err := os.ReadFile(to + "/" + name + "/inner"); err != nil || string(text) != "mine" {
-			t.Errorf("%q, %v", text, err)
-		}
-	}
-	write(t, to+"/more", "x")
-	if p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true}); err != nil || p.Removed != 1 {
-		t.Errorf("%+v, %v", p, err)
-	}
-	same(t, described(t, to), described(t, dir))
-	to += "/new"
-	if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: "misspelt"}); err == nil || strings.Contains(err.Error(), b.ID) {
-		t.Errorf("%v", err)
-	}
-	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a restore of nothing made its target: %v", err)
-	}
-}
-
 func TestALockOfMaintenanceDoesNotStay(t *testing.T) {
 	w := newWorld(t)
 	o := w.options()
@@ -662,70 +601,6 @@ func TestDamageIsFound(t *testing.T) {
 	defer r.Close(context.Background())
 	if v, err := r.Verify(t.Context(), 0); err != nil || len(v.Errors) == 0 {
 		t.Errorf("a missing pack was not found: %+v, %v", v, err)
-	}
-}
-
-// A pack that is gone must not be relied on by what is backed up later, and comes back by it as far as the volume still has its content.
-func TestWhatIsLostIsWrittenAnew(t *testing.T) {
-	for _, kind := range []string{"directories", "files", "the end of files"} {
-		t.Run(kind, func(t *testing.T) {
-			w := newWorld(t)
-			r, dir, other := w.open(), t.TempDir(), t.TempDir()
-			large := make([]byte, 12<<20)
-			_, _ = rand.NewChaCha8([32]byte{1}).Read(large)
-			write(t, dir+"/a/large", string(large)) // of several contents
-			for i := range 10 {
-				write(t, fmt.Sprintf("%s/d%d/f%d", dir, i%3, i), strings.Repeat("x", 1000+i))
-			}
-			write(t, other+"/same", strings.Repeat("x", 1001))
-			before := w.files("q")
-			failed := errors.New("failed")
-			if _, err := r.Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return nil, failed }}); !errors.Is(err, failed) {
-				t.Fatal(err) // so that manifests are in other packs than directories
-			}
-			lost := w.files("p")
-			if kind == "directories" {
-				lost = slices.DeleteFunc(w.files("q"), func(name string) bool { return slices.Contains(before, name) })
-			}
-			w.back(r, dir)
-			_, err := r.Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
-			ok(t, err)
-			if len(lost) == 0 {
-				t.Fatal("nothing is lost")
-			}
-			for _, name := range lost {
-				name = strings.TrimPrefix(w.store.String(), "dir://") + "/" + name
-				if kind == "the end of files" {
-					ok(t, os.Truncate(name, 1000))
-				} else {
-					ok(t, os.Remove(name))
-				}
-			}
-
-			r = w.open() // without what is in the cache
-			if v, err := r.Verify(t.Context(), 100); err == nil && len(v.Errors) == 0 {
-				t.Error("nothing is damaged")
-			}
-			b := w.back(r, dir)
-			if b.Cached != 0 || b.Backup.Files != 11 || b.Progress.Files != 11 {
-				t.Errorf("%+v", b)
-			}
-			_, err = r.Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
-			ok(t, err)
-			v, err := r.Verify(t.Context(), 100)
-			ok(t, err)
-			if len(v.Errors) > 0 {
-				t.Errorf("damaged: %v", v.Errors)
-			}
-			to := t.TempDir()
-			_, err = r.Restore(t.Context(), b.ID, to, RestoreOptions{})
-			ok(t, err)
-			same(t, described(t, to), described(t, dir))
-			if c := w.back(r, dir); c.Cached != 11 {
-				t.Errorf("of a backup that is whole, %d files were taken over", c.Cached)
-			}
-			ok(t, r.Maintain(t.Context(), true))
-		})
 	}
 }
 
