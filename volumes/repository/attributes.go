@@ -3,6 +3,8 @@ package repository
 import (
 	"bufio"
 	"bytes"
+	"compress/flate"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 // attributesName is the file in the root of a backup that holds what Kopia does not keep: one JSON object on a line for each file
@@ -37,34 +40,129 @@ type attribute struct {
 	Rdev    uint64 `json:"rdev,omitempty"`
 }
 
-// attributes collects them.
+// attributes collects them, in the order in which a tree is read. encode gives them in that of their paths, so that they are the same file from one backup
+// to the next. With SELinux, each file has some, and there may be millions: so they are sorted and compressed, some megabytes at a time.
 type attributes struct {
-	mu       sync.Mutex
-	all      map[string]attribute
+	mu       sync.Mutex           // guards what follows
+	lines    []line               // the newest
+	size     int                  // of those, in bytes
+	runs     [][]byte             // the others: sorted and compressed
 	links    map[[2]uint64]string // the first path of a file with several, by device and inode
 	noXattrs bool                 // the file system has none
 }
 
-// encode gives the content of the file, in the order of the paths; nil when there is nothing to keep.
-func (a *attributes) encode() ([]byte, error) {
-	if len(a.all) == 0 {
-		return nil, nil
+// line is what one file has besides, as JSON that ends in a newline.
+type line struct {
+	path string
+	json []byte
+}
+
+// runSize is how much is collected before it is compressed.
+const runSize = 8 << 20
+
+// keep adds what one file has; mu is held.
+func (a *attributes) keep(it attribute) error {
+	p := it.Path
+	it.Path, it.Link, it.Xattrs = escapeNames(it.Path), escapeNames(it.Link), eachKey(it.Xattrs, escapeName)
+	b, err := json.Marshal(it)
+	if err != nil {
+		return err
 	}
+	a.lines = append(a.lines, line{p, append(b, '\n')})
+	if a.size += len(p) + len(b) + int(unsafe.Sizeof(line{})); a.size < runSize {
+		return nil
+	}
+	return a.compress()
+}
+
+// compress makes a run of the newest lines.
+func (a *attributes) compress() error {
+	slices.SortStableFunc(a.lines, func(l, m line) int { return strings.Compare(l.path, m.path) })
 	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	for _, p := range slices.Sorted(maps.Keys(a.all)) {
-		it := a.all[p]
-		it.Path, it.Link, it.Xattrs = escapeNames(it.Path), escapeNames(it.Link), eachKey(it.Xattrs, escapeName)
-		if err := enc.Encode(it); err != nil {
-			return nil, err
+	z, err := flate.NewWriter(&b, flate.BestSpeed)
+	if err != nil {
+		return err
+	}
+	for _, l := range a.lines {
+		if _, err := z.Write(append(binary.AppendUvarint(nil, uint64(len(l.path))), l.path...)); err != nil {
+			return err
+		}
+		if _, err := z.Write(l.json); err != nil {
+			return err
 		}
 	}
-	return b.Bytes(), nil
+	if err := z.Close(); err != nil {
+		return err
+	}
+	a.runs = append(a.runs, bytes.Clone(b.Bytes()))
+	clear(a.lines)
+	a.lines, a.size = a.lines[:0], 0
+	return nil
+}
+
+// run reads one, line by line.
+type run struct {
+	*bufio.Reader
+	line
+}
+
+// next goes to the next line; io.EOF: there is none.
+func (r *run) next() error {
+	n, err := binary.ReadUvarint(r)
+	if err != nil {
+		return err
+	}
+	p := make([]byte, n)
+	if _, err := io.ReadFull(r, p); err != nil {
+		return err
+	}
+	r.path = string(p)
+	r.json, err = r.ReadBytes('\n')
+	return err
+}
+
+// encode writes the content of the file, in the order of the paths.
+func (a *attributes) encode(to io.Writer) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.compress(); err != nil {
+		return err
+	}
+	var runs []*run
+	for _, b := range a.runs {
+		r := &run{Reader: bufio.NewReader(flate.NewReader(bytes.NewReader(b)))}
+		switch err := r.next(); {
+		case err == nil:
+			runs = append(runs, r)
+		case !errors.Is(err, io.EOF):
+			return err
+		}
+	}
+	last := ""
+	for len(runs) > 0 {
+		first := slices.MinFunc(runs, func(r, s *run) int { return strings.Compare(r.path, s.path) })
+		if first.path != last { // a directory that was read twice
+			if _, err := to.Write(first.json); err != nil {
+				return err
+			}
+			last = first.path
+		}
+		switch err := first.next(); {
+		case errors.Is(err, io.EOF):
+			runs = slices.DeleteFunc(runs, func(r *run) bool { return r == first })
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // decodeAttributes reads what encode wrote.
-func decodeAttributes(r io.Reader) (map[string]attribute, error) {
-	all := map[string]attribute{}
+func decodeAttributes(r io.Reader) (map[string]*attribute, error) {
+	all := map[string]*attribute{}
+	// Files that have nothing but the same extended attributes share them: with SELinux, these are nearly all.
+	alike := map[string]*attribute{}
+	const mostAlike = 10_000
 	dec := json.NewDecoder(bufio.NewReader(r))
 	for {
 		var a attribute
@@ -76,7 +174,20 @@ func decodeAttributes(r io.Reader) (map[string]attribute, error) {
 			return nil, fmt.Errorf("%s of the backup: %w", attributesName, err)
 		}
 		a.Path, a.Link, a.Xattrs = UnescapePath(a.Path), UnescapePath(a.Link), eachKey(a.Xattrs, unescapeName)
-		all[a.Path] = a
+		p := a.Path
+		if all[p] = &a; a.Link != "" || a.Special != "" || !a.Modified.IsZero() {
+			continue
+		}
+		a.Path = ""
+		key, err := json.Marshal(a)
+		if err != nil {
+			return nil, err
+		}
+		if same := alike[string(key)]; same != nil {
+			all[p] = same
+		} else if len(alike) < mostAlike {
+			alike[string(key)] = &a
+		}
 	}
 }
 
@@ -91,10 +202,10 @@ func eachKey(xattrs map[string][]byte, f func(string) string) map[string][]byte 
 }
 
 // relink names, for what lies below prefix, other paths below it as links, where the one that was kept is elsewhere.
-func relink(all map[string]attribute, prefix string) {
+func relink(all map[string]*attribute, prefix string) {
 	first := map[string]string{}
 	for _, p := range slices.Sorted(maps.Keys(all)) {
-		at := all[p]
+		at := *all[p]
 		if at.Link == "" || !strings.HasPrefix(p, prefix) || strings.HasPrefix(at.Link, prefix) {
 			continue
 		}
@@ -104,6 +215,6 @@ func relink(all map[string]attribute, prefix string) {
 			first[at.Link] = p
 			at.Link = ""
 		}
-		all[p] = at
+		all[p] = &at
 	}
 }

@@ -1,7 +1,7 @@
 package repository
 
 import (
-	"bytes"
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -302,12 +302,8 @@ func dropIncomplete(ctx context.Context, w repo.RepositoryWriter, before []*snap
 
 // addAttributes puts the file of attributes into the root of an uploaded tree.
 func addAttributes(ctx context.Context, w repo.RepositoryWriter, m *snapshot.Manifest, kept *attributes) error {
-	b, err := kept.encode()
-	if b == nil || err != nil {
-		return err
-	}
-	id, err := writeObject(ctx, w, b)
-	if err != nil {
+	id, size, err := writeAttributes(ctx, w, kept)
+	if err != nil || size == 0 {
 		return err
 	}
 	root := snapshotfs.DirectoryEntry(w, m.RootEntry.ObjectID, nil)
@@ -322,7 +318,7 @@ func addAttributes(ctx context.Context, w repo.RepositoryWriter, m *snapshot.Man
 		}
 	}
 	dir.AddEntry(&snapshot.DirEntry{
-		Name: attributesName, Type: snapshot.EntryTypeFile, Permissions: 0o600, FileSize: int64(len(b)), ModTime: fs.UTCTimestampFromTime(time.Now()), ObjectID: id,
+		Name: attributesName, Type: snapshot.EntryTypeFile, Permissions: 0o600, FileSize: size, ModTime: fs.UTCTimestampFromTime(time.Now()), ObjectID: id,
 	})
 	if m.RootEntry.ObjectID, err = snapshotfs.WriteDirManifest(ctx, w, ".", dir.Build(m.RootEntry.ModTime, ""), ""); err != nil {
 		return err
@@ -330,13 +326,28 @@ func addAttributes(ctx context.Context, w repo.RepositoryWriter, m *snapshot.Man
 	return nil
 }
 
-func writeObject(ctx context.Context, w repo.RepositoryWriter, b []byte) (object.ID, error) {
+func writeAttributes(ctx context.Context, w repo.RepositoryWriter, kept *attributes) (id object.ID, size int64, err error) {
 	out := w.NewObjectWriter(ctx, object.WriterOptions{Description: attributesName, Compressor: compressor})
 	defer out.Close()
-	if _, err := io.Copy(out, bytes.NewReader(b)); err != nil {
-		return object.EmptyID, err
+	b := bufio.NewWriterSize(counted{out, &size}, 256<<10)
+	if err := errors.Join(kept.encode(b), b.Flush()); err != nil {
+		return object.EmptyID, 0, err
 	}
-	return out.Result()
+	id, err = out.Result()
+	return id, size, err
+}
+
+// counted counts what is written.
+type counted struct {
+	io.Writer
+	n *int64
+}
+
+// Write implements io.Writer.
+func (c counted) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	*c.n += int64(n)
+	return n, err
 }
 
 // counter is Kopia's view of progress.

@@ -268,8 +268,12 @@ func (r *Repository) explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrBroken):
+	case errors.Is(err, ErrBroken), errors.Is(err, ErrIncomplete):
 		return err
+	case errors.Is(err, archive.ErrDenied):
+		for inner := err; errors.Is(inner, archive.ErrDenied); inner = errors.Unwrap(inner) {
+			err = inner // without all that Kopia was about to do, twice
+		}
 	case errors.Is(err, repo.ErrRepositoryNotInitialized):
 		return fmt.Errorf("%w in %s", ErrNoRepository, r.o.Store)
 	case errors.Is(err, repo.ErrInvalidPassword):

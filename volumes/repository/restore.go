@@ -26,6 +26,9 @@ type RestoreOptions struct {
 	Progress func(Progress)
 }
 
+// missedNames is how much of what was missed is named.
+const missedNames = 10
+
 // Restore writes a backup into the directory, or over the block device, target. Files that are there are replaced, also those
 // that are newer; symbolic links in the target are replaced and never followed. Made again after it was cut off,
 // it writes what is missing. What the target, or this user, cannot have besides content, such as owners, is counted, and no error.
@@ -49,7 +52,7 @@ func (r *Repository) Restore(ctx context.Context, id, target string, o RestoreOp
 }
 
 // attributes reads the file of attributes of a backup.
-func (r *Repository) attributes(ctx context.Context, root fs.Directory) (map[string]attribute, error) {
+func (r *Repository) attributes(ctx context.Context, root fs.Directory) (map[string]*attribute, error) {
 	e, err := root.Child(ctx, attributesName)
 	if errors.Is(err, fs.ErrEntryNotFound) {
 		return nil, nil

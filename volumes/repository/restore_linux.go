@@ -32,7 +32,7 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	out := &output{kept: kept, special: map[string][]attribute{}, o: &o}
 	for p, at := range kept {
 		if at.Special != "" {
-			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], at)
+			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], *at)
 		}
 	}
 	names := &namedDirectory{root, root.Name()}
@@ -74,7 +74,7 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 // output writes into a directory, and nowhere else.
 type output struct {
 	root    *os.Root
-	kept    map[string]attribute
+	kept    map[string]*attribute
 	special map[string][]attribute // pipes and devices, by their directory
 	o       *RestoreOptions
 	prefix  string // of the chosen part, in the backup: "" or "a/b/"
@@ -87,9 +87,6 @@ type output struct {
 	missed int64
 	first  []string // of what was missed
 }
-
-// missedNames is how much of what was missed is named.
-const missedNames = 10
 
 // miss is for something that a file could not be given besides its content. It is counted, and the restore goes on, when that is because the target's
 // file system, or this user, cannot have it at all.
@@ -111,6 +108,14 @@ func (w *output) miss(rel, what string, err error) error {
 }
 
 var _ restore.Output = (*output)(nil)
+
+// attribute is what a file of the backup has besides.
+func (w *output) attribute(p string) attribute {
+	if at := w.kept[p]; at != nil {
+		return *at
+	}
+	return attribute{}
+}
 
 // choose finds the part that is to come back.
 func (w *output) choose(ctx context.Context, root fs.Directory, part string) (fs.Entry, error) {
@@ -207,7 +212,7 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 	}
 	for _, name := range names {
 		p := path.Join(rel, name)
-		if had[name] || w.kept[w.prefix+p].Special != "" || rel == "" && name == "lost+found" {
+		if had[name] || w.attribute(w.prefix+p).Special != "" || rel == "" && name == "lost+found" {
 			continue
 		}
 		if err := w.root.RemoveAll(p); err != nil {
@@ -255,7 +260,7 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 }
 
 func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report restore.FileWriteProgress) error {
-	at := w.kept[w.prefix+rel]
+	at := w.attribute(w.prefix + rel)
 	if w.linked(&at) {
 		return nil // finish links it
 	}
@@ -393,7 +398,7 @@ func (w *output) CreateSymlink(ctx context.Context, rel string, e fs.Symlink) er
 	if err != nil {
 		return err
 	}
-	at := w.kept[w.prefix+rel]
+	at := w.attribute(w.prefix + rel)
 	if w.linked(&at) {
 		return nil
 	}
@@ -444,7 +449,7 @@ func (w *output) FinishDirectory(_ context.Context, rel string, e fs.Directory) 
 		return err
 	}
 	defer f.Close()
-	at := w.kept[path.Join(w.prefix, cmpDot(rel))]
+	at := w.attribute(path.Join(w.prefix, cmpDot(rel)))
 	return w.setFile(int(f.Fd()), rel, e, &at)
 }
 
@@ -477,7 +482,7 @@ func (w *output) makeSpecial(at attribute) error {
 func (w *output) finish() error {
 	times := map[string]os.FileInfo{}
 	for _, p := range slices.Sorted(maps.Keys(w.kept)) {
-		at := w.kept[p]
+		at := w.attribute(p)
 		if !strings.HasPrefix(p, w.prefix) || !w.linked(&at) {
 			continue
 		}

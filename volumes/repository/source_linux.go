@@ -263,19 +263,19 @@ func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.all == nil {
-		a.all, a.links = map[string]attribute{}, map[[2]uint64]string{}
-	}
 	if shared {
 		id := [2]uint64{st.Dev, st.Ino}
 		if first, ok := a.links[id]; ok && first != path {
 			it.Link = first
 		} else {
+			if a.links == nil {
+				a.links = map[[2]uint64]string{}
+			}
 			a.links[id] = path
 		}
 	}
 	if it.Link != "" || it.Xattrs != nil || !it.Modified.IsZero() || it.Sparse {
-		a.all[path] = it
+		return a.keep(it)
 	}
 	return nil
 }

@@ -155,9 +155,12 @@ func (f *volumeFlags) filler(ctx context.Context, plan *replay.Plan, server *ser
 		done = func() { _ = broker.Close() } // nobody is served any more
 	}
 	return func(ctx context.Context, q replay.Filling, tell func(string)) error {
-		_, err := v.Fill(ctx, volumes.FillRequest{Backup: q.Volume.Backup, Namespace: q.Namespace, Claim: q.Claim, DeleteExtra: true, Used: q.Volume.Existing}, func(p repository.Progress) {
+		done, err := v.Fill(ctx, volumes.FillRequest{Backup: q.Volume.Backup, Namespace: q.Namespace, Claim: q.Claim, DeleteExtra: true, Used: q.Volume.Existing}, func(p repository.Progress) {
 			tell(fmt.Sprintf("%s files, %s", humanize.Comma(p.Files), humanize.IBytes(uint64(p.Bytes))))
 		})
+		if done.Missed > 0 {
+			tell(fmt.Sprintf("%s owners or attributes could not be set, such as %s", humanize.Comma(done.Missed), done.MissedFirst[0]))
+		}
 		return err
 	}, done, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -115,6 +117,9 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 	server := new(serverFlags)
 	server.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o := cmd.Flags().Lookup("output"); o != nil && o.Value.String() != "" && o.Value.String() != "json" {
+			return usage("-o %s: want json", o.Value)
+		}
 		v, done, err := server.volumes(cmd.Context())
 		if err != nil {
 			return err
@@ -123,6 +128,42 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 		return run(cmd, v, args)
 	}
 	return cmd
+}
+
+// find is the backup of a name, of a part that no other name has, or of the name that was given with --name to what it was made with.
+func find(ctx context.Context, v api.Volumes, name string) (*volumes.Backup, error) {
+	b, err := v.Find(ctx, name)
+	if err == nil || name == "" {
+		return b, err
+	}
+	all, listErr := v.List(ctx)
+	if listErr != nil {
+		return nil, err
+	}
+	var made, parts []*volumes.Backup
+	for _, b := range all {
+		if b.Spec.Run == name {
+			made = append(made, b)
+		}
+		if strings.Contains(b.Metadata.Name, name) {
+			parts = append(parts, b)
+		}
+	}
+	switch {
+	case len(made) == 1:
+		return made[0], nil
+	case len(made) > 1:
+		return nil, usage("%d backups were made as %q: give the name of one, such as %s", len(made), name, made[len(made)-1].Metadata.Name)
+	case len(parts) == 1:
+		return parts[0], nil
+	}
+	return nil, err
+}
+
+// local reports whether volumes are looked after by this process, and by no daemon.
+func local(v api.Volumes) bool {
+	_, keeper := v.(*volumes.Keeper)
+	return keeper
 }
 
 func newVolumesList() *cobra.Command {
@@ -198,10 +239,11 @@ func newVolumesDescribe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "describe BACKUP",
 		Short: "All about one backup",
+		Long:  "All about one backup: by its name, a part of it that no other has, or the --name it was made with.",
 		Args:  someArgs(1, 1, "the name of one backup"),
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		b, err := v.Find(cmd.Context(), args[0])
+		b, err := find(cmd.Context(), v, args[0])
 		if err != nil {
 			return err
 		}
@@ -231,7 +273,11 @@ func newVolumesDescribe() *cobra.Command {
 			row("Duration", "%s", d.Round(time.Millisecond))
 		}
 		if c := b.Status.Content; c != nil {
-			row("Content", "%s files, %s, %s of them unchanged, %s sent", humanize.Comma(c.Files), humanize.IBytes(uint64(c.Bytes)), humanize.Comma(c.Unchanged), humanize.IBytes(uint64(c.Sent)))
+			figures := fmt.Sprintf("%s files, %s", humanize.Comma(c.Files), humanize.IBytes(uint64(c.Bytes)))
+			if c.Sent > 0 { // only a daemon's history has these
+				figures += fmt.Sprintf(", %s of them unchanged, %s sent", humanize.Comma(c.Unchanged), humanize.IBytes(uint64(c.Sent)))
+			}
+			row("Content", "%s", figures)
 			if c.Read > 0 || c.Listed > 0 {
 				row("Read", "%s of the device; %d backups rely on the driver's lists of changed blocks since all was read", humanize.IBytes(uint64(c.Read)), c.Listed)
 			}
@@ -336,8 +382,7 @@ func newVolumesGet() *cobra.Command {
 }
 
 func newVolumesVerify() *cobra.Command {
-	var percent float64
-	var output string
+	var read, output string
 	cmd := &cobra.Command{
 		Use:   "verify [BACKUP...]",
 		Short: "Check that backups are whole; all of them without names",
@@ -347,8 +392,9 @@ says, chosen anew each time. Exit code 5: damage.`,
 		Args:    cobra.ArbitraryArgs,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		if percent < 0 || percent > 100 {
-			return usage("--read %g: want 0 to 100", percent)
+		percent, err := strconv.ParseFloat(strings.TrimSuffix(read, "%"), 64)
+		if err != nil || !(percent >= 0 && percent <= 100) {
+			return usage("--read %s: want how many percent of the files, from 0 to 100", read)
 		}
 		found, err := v.Verify(cmd.Context(), percent, args...)
 		if err != nil {
@@ -360,7 +406,7 @@ says, chosen anew each time. Exit code 5: damage.`,
 			for _, e := range found.Errors {
 				fmt.Fprintf(cmd.OutOrStdout(), "DAMAGED: %s\n", text(e))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d backups, %s files and directories, %s read\n", found.Backups, humanize.Comma(found.Files), humanize.IBytes(uint64(found.Read)))
+			fmt.Fprintf(cmd.OutOrStdout(), "%d backups, %s different files and directories, %s read\n", found.Backups, humanize.Comma(found.Files), humanize.IBytes(uint64(found.Read)))
 			if found.Read == 0 && len(found.Errors) == 0 && found.Backups > 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "all that is wanted is there; no content was read: --read 100 reads all of it")
 			}
@@ -370,7 +416,7 @@ says, chosen anew each time. Exit code 5: damage.`,
 		}
 		return err
 	})
-	cmd.Flags().Float64Var(&percent, "read", 10, "percent of the files that are read")
+	cmd.Flags().StringVar(&read, "read", "10", "percent of the files that are read")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
 }
@@ -434,16 +480,29 @@ func newVolumesDelete() *cobra.Command {
 		Use:     "delete BACKUP...",
 		Aliases: []string{"forget", "rm"},
 		Short:   "Delete backups",
-		Long:    "Delete backups. Snapshots are deleted at once, those of a group with the last of them. Content in the repository is freed a day later, when the daemon maintains the repository: a backup that is being made may use it.",
+		Long:    "Delete backups. Snapshots are deleted at once, those of a group with the last of them. Content in the repository is freed a day later, when the daemon maintains the repository, or 'tidemark volumes maintain' does: a backup that is being made may use it.",
 		Args:    someArgs(1, 0, "the names of backups"),
 	}
 	return volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
+		var names []string
 		for _, name := range args {
+			b, err := find(cmd.Context(), v, name)
+			if err != nil {
+				return fmt.Errorf("nothing is deleted: %w", err)
+			}
+			if !slices.Contains(names, b.Metadata.Name) {
+				names = append(names, b.Metadata.Name)
+			}
+		}
+		for _, name := range names {
 			b, err := v.Delete(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted\n", b.Metadata.Name)
+		}
+		if local(v) {
+			fmt.Fprintln(cmd.ErrOrStderr(), "'tidemark volumes maintain' frees the space, from a day on")
 		}
 		return nil
 	})

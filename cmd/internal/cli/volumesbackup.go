@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -118,6 +119,11 @@ func backClaims(cmd *cobra.Command, v api.Volumes, q volumes.ClaimsRequest, outp
 	if m == nil {
 		return err
 	}
+	if src, ok := v.(source); ok && len(m.Backups)+len(m.Skipped) == 0 && len(q.Namespaces) == 1 {
+		if err := namespaceSeen(cmd.Context(), src, q.Namespaces[0]); err != nil {
+			return err
+		}
+	}
 	failed := 0
 	for _, b := range m.Backups {
 		if b.Status.Phase != volumes.Done {
@@ -151,6 +157,15 @@ func backClaims(cmd *cobra.Command, v api.Volumes, q volumes.ClaimsRequest, outp
 		return failure(kind, "%d of %d volumes were not backed up: 'tidemark volumes describe BACKUP' says more", failed, len(m.Backups))
 	}
 	return err
+}
+
+// namespaceSeen returns an error for a namespace that history does not know: it is misspelt rather than empty.
+func namespaceSeen(ctx context.Context, src source, namespace string) error {
+	catalog, err := src.Ledgers(ctx)
+	if err != nil {
+		return err
+	}
+	return (&history{src: src, catalog: catalog, namespace: namespace}).knownNamespace(ctx)
 }
 
 // summary is a backup in one line, or some more when there is something to say.

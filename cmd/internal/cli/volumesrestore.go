@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -34,7 +35,7 @@ it. Snapshots that were not read into the repository cannot be written into a cl
 makes the claim anew.
 
 Files that are there are replaced, also those that are newer; other files stay, unless --delete-extra says
-otherwise. Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
+otherwise. Owners, extended attributes and devices that the target or this user cannot have are told, and no reason to stop (exit code 3). Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
 same command once more completes it.`,
 		Example: `  tidemark volumes restore data-20261125 --to /srv/data --delete-extra
   tidemark volumes restore data-20261125 etc/app.conf --to /tmp
@@ -51,6 +52,12 @@ same command once more completes it.`,
 		if claim != "" {
 			if q.To != "" {
 				return usage("--claim and --to are two places: give one")
+			}
+			if q.KeepOwners {
+				return usage("--no-owners is for --to: a claim is written by a Pod of root's, and gets the owners of the backup")
+			}
+			if local(v) {
+				return usage("claims are written by the daemon of their cluster: leave out --archive; without a daemon, restore into a directory with --to, or make the claim anew with 'tidemark restore'")
 			}
 			ns, err := namespace.resolve()
 			if err != nil {
@@ -74,10 +81,9 @@ same command once more completes it.`,
 			return err
 		}
 		if output == "json" {
-			return writeJSON(cmd.OutOrStdout(), done)
+			return cmp.Or(writeJSON(cmd.OutOrStdout(), done), partly(&done))
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), q.To, time.Since(began).Round(time.Millisecond))
-		return nil
+		return told(cmd, &done, q.To, time.Since(began))
 	})
 	fs := cmd.Flags()
 	namespace.add(cmd)
@@ -100,10 +106,33 @@ func fill(cmd *cobra.Command, v api.Volumes, q volumes.FillRequest, output strin
 		return err
 	}
 	if output == "json" {
-		return writeJSON(cmd.OutOrStdout(), done)
+		return cmp.Or(writeJSON(cmd.OutOrStdout(), done), partly(&done))
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s files, %s, restored to claim %s/%s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), q.Namespace, q.Claim, time.Since(began).Round(time.Millisecond))
-	return nil
+	return told(cmd, &done, "claim "+q.Namespace+"/"+q.Claim, time.Since(began))
+}
+
+// told says what a restore has done, and what it could not do.
+func told(cmd *cobra.Command, done *repository.Progress, to string, took time.Duration) error {
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), to, took.Round(time.Millisecond))
+	if done.Removed > 0 {
+		fmt.Fprintf(out, "%s files and directories that the backup does not have were removed\n", humanize.Comma(done.Removed))
+	}
+	for _, line := range done.MissedFirst {
+		fmt.Fprintf(out, "not set: %s\n", text(line))
+	}
+	if more := done.Missed - int64(len(done.MissedFirst)); more > 0 {
+		fmt.Fprintf(out, "not set: %s more\n", humanize.Comma(more))
+	}
+	return partly(done)
+}
+
+// partly is the error of a restore that could not give files all that they had.
+func partly(done *repository.Progress) error {
+	if done.Missed == 0 {
+		return nil
+	}
+	return failure(ErrPartly, "all content is back, but %s owners, extended attributes or special files are not, as the target or this user cannot have them: restore as root, or leave owners out with --no-owners", humanize.Comma(done.Missed))
 }
 
 // bytesProgress shows on a terminal how far something is.

@@ -1,0 +1,75 @@
+package repository
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A pack that is gone must not be relied on by what is backed up later, and comes back by it as far as the volume still has its content.
+func TestWhatIsLostIsWrittenAnew(t *testing.T) {
+	for _, kind := range []string{"directories", "files", "the end of files"} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t)
+			r, dir, other := w.open(), t.TempDir(), t.TempDir()
+			large := make([]byte, 12<<20)
+			_, _ = rand.NewChaCha8([32]byte{1}).Read(large)
+			write(t, dir+"/a/large", string(large)) // of several contents
+			for i := range 10 {
+				write(t, fmt.Sprintf("%s/d%d/f%d", dir, i%3, i), strings.Repeat("x", 1000+i))
+			}
+			write(t, other+"/same", strings.Repeat("x", 1001))
+			before := w.files("q")
+			failed := errors.New("failed")
+			if _, err := r.Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return nil, failed }}); !errors.Is(err, failed) {
+				t.Fatal(err) // so that manifests are in other packs than directories
+			}
+			lost := w.files("p")
+			if kind == "directories" {
+				lost = slices.DeleteFunc(w.files("q"), func(name string) bool { return slices.Contains(before, name) })
+			}
+			w.back(r, dir)
+			_, err := r.Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
+			ok(t, err)
+			if len(lost) == 0 {
+				t.Fatal("nothing is lost")
+			}
+			for _, name := range lost {
+				name = strings.TrimPrefix(w.store.String(), "dir://") + "/" + name
+				if kind == "the end of files" {
+					ok(t, os.Truncate(name, 1000))
+				} else {
+					ok(t, os.Remove(name))
+				}
+			}
+
+			r = w.open() // without what is in the cache
+			if v, err := r.Verify(t.Context(), 100); err == nil && len(v.Errors) == 0 {
+				t.Error("nothing is damaged")
+			}
+			b := w.back(r, dir)
+			if b.Cached != 0 || b.Backup.Files != 11 || b.Progress.Files != 11 {
+				t.Errorf("%+v", b)
+			}
+			_, err = r.Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
+			ok(t, err)
+			v, err := r.Verify(t.Context(), 100)
+			ok(t, err)
+			if len(v.Errors) > 0 {
+				t.Errorf("damaged: %v", v.Errors)
+			}
+			to := t.TempDir()
+			_, err = r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+			ok(t, err)
+			same(t, described(t, to), described(t, dir))
+			if c := w.back(r, dir); c.Cached != 11 {
+				t.Errorf("of a backup that is whole, %d files were taken over", c.Cached)
+			}
+			ok(t, r.Maintain(t.Context(), true))
+		})
+	}
+}
