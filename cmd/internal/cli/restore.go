@@ -252,7 +252,7 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	switch {
 	case errors.Is(err, replay.ErrNothing):
 		return failure(ErrNotInHistory, "%v%s", err, h.severalTypes())
-	case errors.Is(err, replay.ErrTooManyDeletes), errors.Is(err, replay.ErrOtherCluster):
+	case errors.Is(err, replay.ErrTooManyDeletes), errors.Is(err, replay.ErrOtherCluster), errors.Is(err, replay.ErrNoField):
 		return usage("%v", err)
 	case err != nil:
 		return err
