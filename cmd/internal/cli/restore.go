@@ -233,6 +233,7 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 		return err
 	}
 	picked := picksFew(h.targets)
+	f.request.Named = picked
 	if picked && f.request.Prune && !sameNames(h.targets) {
 		return usage("--prune with single objects of several types: use one command for each type")
 	}
