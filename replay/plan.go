@@ -284,7 +284,7 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 		return err
 	}
 	if why == "" {
-		why = p.live.missing(it)
+		why = p.live.missing(it, p.req.Cut)
 	}
 	if why != "" {
 		it.Action, it.Reason = ActionFail, why

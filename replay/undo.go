@@ -173,7 +173,7 @@ func (u *undoer) reverse(ctx context.Context, r *Reversal) error {
 		it.Action, it.Reason = ActionFail, fmt.Sprintf("the target does not serve %s any more", it.Resource)
 		return nil
 	}
-	if why := u.live.missing(it); why != "" && it.live == nil && before != nil {
+	if why := u.live.missing(it, journal.Cut{}); why != "" && it.live == nil && before != nil {
 		it.Action, it.Reason = ActionFail, why
 		return nil
 	}

@@ -142,7 +142,7 @@ func (f *restoreFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer h.src.Close()
-	cut, err := h.cut(ctx, f.at)
+	cut, err := h.cut(ctx, "--at", f.at)
 	if err != nil {
 		return err
 	}

@@ -102,14 +102,14 @@ func (f *undoFlags) undoTime(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer h.src.Close()
-	from, err := h.cut(ctx, f.from)
+	from, err := h.cut(ctx, "--from", f.from)
 	if err != nil {
 		return err
 	}
 	if f.to == "" {
 		f.to = "now"
 	}
-	to, err := h.cut(ctx, f.to)
+	to, err := h.cut(ctx, "--to", f.to)
 	if err != nil {
 		return err
 	}
