@@ -74,7 +74,7 @@ func TestPausedDaemonLosesToTheOneThatTookOver(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	ok(t, s.Run(ctx))
-	if st := s.Status(); !st.Stopped || !strings.Contains(st.Error, "another daemon writes this archive now") || ctx.Err() != nil {
+	if st := s.Status(); !st.Stopped || !strings.Contains(st.Error, "another daemon writes this archive now") || !strings.Contains(st.Error, "stop this daemon if that one is to go on") || ctx.Err() != nil {
 		t.Errorf("its status: %+v", st)
 	}
 	if _, err := m.shipper(t, mem).Connect(t.Context()); !errors.Is(err, compactor.ErrForeign) {

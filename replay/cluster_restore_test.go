@@ -501,7 +501,7 @@ func testSingle(t *testing.T, w *world) {
 	w.want(w.plan(h, never), "configmaps", "a", ActionDelete, "was not there")
 	w.delete("namespaces", "", "solo")
 	w.gone("namespaces", "", "solo")
-	w.want(w.plan(h, one), "configmaps", "a", ActionFail, "restore namespaces/solo")
+	w.want(w.plan(h, one), "configmaps", "a", ActionFail, "restore namespaces/solo --at rv:1/")
 	one.Scope.Names = []string{"nope"}
 	if _, err := NewPlan(t.Context(), h, w.target, one); !errors.Is(err, ErrNothing) || !strings.Contains(err.Error(), "tidemark log -n solo") {
 		t.Errorf("an unknown name: %v", err)

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -36,8 +37,10 @@ func ParseField(path string) (string, error) {
 // planFields plans to make single fields of a live object as they were, and nothing else.
 func (p *planner) planFields(it *Item, live, have, want object) error {
 	body := live.clone()
-	for _, path := range p.req.Fields {
-		if err := copyField(body, want, splitPath(path)); err != nil {
+	for i, path := range p.req.Fields {
+		steps := splitPath(path)
+		p.fieldsSeen[i] = p.fieldsSeen[i] || hasField(map[string]any(live), steps) || hasField(map[string]any(want), steps)
+		if err := copyField(body, want, steps); err != nil {
 			it.Action, it.Reason = ActionFail, fmt.Sprintf("%s: %v", path, err)
 			return nil
 		}
@@ -56,6 +59,39 @@ func (p *planner) planFields(it *Item, live, have, want object) error {
 		return nil
 	})
 	return nil
+}
+
+// ErrNoField is returned by NewPlan for a field that none of the objects has, or had.
+var ErrNoField = errors.New("there is no such field")
+
+// unknownField is the error about a field that was looked for in vain. Where some objects have it, the others are as they were.
+func (p *planner) unknownField() error {
+	compared := slices.ContainsFunc(p.plan.Items, func(it *Item) bool { return it.Action == ActionUpdate || it.Action == ActionUnchanged })
+	if i := slices.Index(p.fieldsSeen, false); i >= 0 && compared {
+		return fmt.Errorf("%w: --field %s: no object that was chosen has it, and none had it then: 'tidemark get TYPE/NAME -o yaml' shows the names of fields", ErrNoField, p.req.Fields[i])
+	}
+	return nil
+}
+
+// hasField reports whether there is a value at the path.
+func hasField(v any, path []pathStep) bool {
+	for _, step := range path {
+		if step.element != "" {
+			list, _ := v.([]any)
+			i := findElement(list, step.element)
+			if i < 0 {
+				return false
+			}
+			v = list[i]
+			continue
+		}
+		m, _ := v.(map[string]any)
+		there := false
+		if v, there = m[step.name]; !there {
+			return false
+		}
+	}
+	return true
 }
 
 // copyField makes the value at the path in to as it is in from; where it is not in from, it goes.

@@ -6,6 +6,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+func TestFieldsThatAreNotThere(t *testing.T) {
+	o := fromYAML(t, `{spec: {replicas: 2, paused: null, containers: [{name: web, image: "web:1"}]}}`)
+	for path, want := range map[string]bool{
+		".spec.replicas": true, ".spec.replica": false, ".spec.paused": true, ".spec.replicas.x": false, ".spec.containers[name=web].image": true,
+		".spec.containers[name=nginxx].image": false, ".spec.containers[name=web]": true, ".spec.replicas[0]": false,
+	} {
+		if got := hasField(map[string]any(o), splitPath(path)); got != want {
+			t.Errorf("%s is there: %v, want %v", path, got, want)
+		}
+	}
+}
+
 func TestCopyField(t *testing.T) {
 	const was = `{spec: {replicas: 2, containers: [{name: web, image: "web:1", ports: [{containerPort: 80, protocol: TCP, name: old}]}, {name: log, image: "log:1"}]}, metadata: {labels: {a.b/c: x}}}`
 	const live = `{spec: {replicas: 5, paused: true, containers: [{name: new}, {name: web, image: "web:2", ports: [{containerPort: 80, protocol: TCP, name: new}]}]}, metadata: {labels: {a.b/c: y, z: "1"}}}`

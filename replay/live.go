@@ -9,6 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidemark-backup/tidemark/journal"
 )
 
 const (
@@ -197,15 +199,19 @@ func (l *liveSet) read(ctx context.Context, target *Target, r servedResource, na
 	return nil
 }
 
-// missing says why an item cannot be restored as things are in the target, or nothing.
-func (l *liveSet) missing(it *Item) string {
+// missing says why an item cannot be restored as things are in the target, or nothing. cut is the moment that is restored; zero for an undo.
+func (l *liveSet) missing(it *Item, cut journal.Cut) string {
 	if err := l.errs[it.key()]; err != nil {
 		return err.Error() + ": ask for the right to read it, or restore with another kubeconfig"
 	}
 	switch ns := it.Namespace; {
 	case ns == "" || l.created[ns]:
 	case l.none[ns]:
-		return fmt.Sprintf("namespace %s is not there: restore it first, with 'tidemark restore namespaces/%s' (or 'tidemark undelete ns/%s' for all of it), or make it with 'kubectl create namespace %s'", ns, ns, ns, ns)
+		alone := ""
+		if !cut.Revision.IsZero() {
+			alone = fmt.Sprintf("bring back the namespace alone with 'tidemark restore namespaces/%s --at rv:%s', or ", ns, cut.Revision)
+		}
+		return fmt.Sprintf("namespace %s is not there: %sall of it with 'tidemark undelete ns/%s', or make it with 'kubectl create namespace %s'", ns, alone, ns, ns)
 	case l.gone[ns]:
 		return fmt.Sprintf("namespace %s is being deleted: restore it as a whole with 'tidemark undelete ns/%s', or wait until it is gone", ns, ns)
 	}

@@ -261,5 +261,8 @@ func nothing(req *RestoreRequest) error {
 	if len(req.Scope.Names) > 0 {
 		what = "named " + strings.Join(req.Scope.Names, ", ") + " " + what
 	}
+	if req.Scope.Selector != nil {
+		what = fmt.Sprintf("with the labels %s %s", req.Scope.Selector, what)
+	}
 	return fmt.Errorf("%w: nothing %s was recorded at %s: see 'tidemark log%s' for what happened when, or choose another moment with --at", ErrNothing, what, req.Cut, flag)
 }

@@ -133,6 +133,7 @@ type planner struct {
 	// sameCluster says that the target is the cluster that history is of, as far as it can be told.
 	sameCluster bool
 	strategies  map[schema.GroupResource]string // conversion strategies of CRDs looked up
+	fieldsSeen  []bool                          // which of req.Fields some object has, or had
 }
 
 // NewPlan compares what was at the cut with what is live and decides about each object. It
@@ -150,7 +151,7 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		return nil, fmt.Errorf("reading the ledgers: %w", err)
 	}
 	p := &planner{
-		src: src, target: target, req: &req, strategies: map[schema.GroupResource]string{},
+		src: src, target: target, req: &req, strategies: map[schema.GroupResource]string{}, fieldsSeen: make([]bool, len(req.Fields)),
 		plan: &Plan{Made: time.Now().UTC(), Cut: req.Cut, req: req, Items: []*Item{}},
 	}
 	p.plan.ID = planID(&req, p.plan.Made)
@@ -172,6 +173,9 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		if err := p.decide(ctx, e); err != nil {
 			return nil, err
 		}
+	}
+	if err := p.unknownField(); err != nil {
+		return nil, err
 	}
 	if err := p.tryAll(ctx); err != nil {
 		return nil, err
@@ -280,7 +284,7 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 		return err
 	}
 	if why == "" {
-		why = p.live.missing(it)
+		why = p.live.missing(it, p.req.Cut)
 	}
 	if why != "" {
 		it.Action, it.Reason = ActionFail, why

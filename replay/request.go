@@ -119,6 +119,8 @@ type RestoreRequest struct {
 	// Owned brings back objects as well that a restored controller would make anew, such as
 	// the Pods of a ReplicaSet.
 	Owned bool
+	// Named says that single objects are named, which are meant whoever made them.
+	Named bool
 }
 
 // restoresStatus reports whether an object gets its status back: its annotation, which is Velero's, has the
@@ -158,6 +160,11 @@ func (r *RestoreRequest) namespace(ns string) string {
 
 // whole reports whether all objects of some namespaces, or of the cluster, are asked for.
 func (r *RestoreRequest) whole() bool { return r.Scope.Names == nil && r.Scope.Resources == nil }
+
+// byKind reports whether all objects of some resources are asked for, and not what they belong to.
+func (r *RestoreRequest) byKind() bool {
+	return r.Scope.Resources != nil && r.Scope.Names == nil && !r.Named
+}
 
 func (r *RestoreRequest) validate() error {
 	if r.Cut.Time.IsZero() {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/tidemark-backup/tidemark/journal"
 )
 
@@ -123,5 +125,15 @@ warning: mind the gap
 	}
 	if p.Writes() != 9 || p.Count(ActionSkip) != 6 {
 		t.Errorf("%d writes, %d skips", p.Writes(), p.Count(ActionSkip))
+	}
+}
+
+func TestASelectorThatMatchesNothingIsNamed(t *testing.T) {
+	selector, err := labels.Parse("nothing=there")
+	ok(t, err)
+	scope := InNamespace("shop")
+	scope.Selector = selector
+	if err := nothing(&RestoreRequest{Scope: scope}); !strings.Contains(err.Error(), "nothing with the labels nothing=there in namespace shop was recorded") {
+		t.Error(err)
 	}
 }

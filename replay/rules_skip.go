@@ -140,8 +140,12 @@ func skipRemade(s *subject) string {
 		if kind != ref.str("kind") {
 			continue
 		}
-		if owner := s.past.byUID[ref.str("uid")]; owner != nil && owner.refused == "" {
+		owner := s.past.byUID[ref.str("uid")]
+		switch {
+		case owner != nil && owner.refused == "":
 			return fmt.Sprintf("%s %s is restored and makes it anew (--owned brings it back)", kind, ref.str("name"))
+		case owner == nil && s.req.byKind():
+			return fmt.Sprintf("%s %s makes it: restore that, or what owns it (--owned, or its name, brings it back)", kind, ref.str("name"))
 		}
 	}
 	return ""

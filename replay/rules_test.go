@@ -73,6 +73,14 @@ var ruleCases = []ruleCase{
 		rule: "made-by-controller", name: "pods are brought back when asked for", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: rs, uid: u, controller: true}]}}`, kept: true,
 		others: []string{"replicasets.apps", `{kind: ReplicaSet, metadata: {name: rs, namespace: a, uid: u}}`}, req: RestoreRequest{Owned: true},
 	},
+	{
+		rule: "made-by-controller", name: "all pods of a namespace are made beside those of their controllers", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: rs, uid: u, controller: true}]}}`,
+		req: RestoreRequest{Scope: Scope{Resources: []schema.GroupResource{{Resource: "pods"}}}},
+	},
+	{
+		rule: "made-by-controller", name: "pods that are named are meant", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: rs, uid: u, controller: true}]}}`, kept: true,
+		req: RestoreRequest{Scope: Scope{Resources: []schema.GroupResource{{Resource: "pods"}}}, Named: true},
+	},
 	{rule: "made-by-controller", name: "pods whose controller does not come back are lost", resource: "pods", before: `{kind: Pod, metadata: {name: p, namespace: a, ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: rs, uid: u, controller: true}]}}`, kept: true},
 	{
 		rule: "made-by-controller", name: "what an operator may never make again is lost", resource: "replicasets.apps", before: `{kind: ReplicaSet, metadata: {name: rs, namespace: a, ownerReferences: [{apiVersion: argoproj.io/v1alpha1, kind: Deployment, name: r, uid: u, controller: true}]}}`, kept: true,

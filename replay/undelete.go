@@ -31,8 +31,8 @@ type Ref struct {
 // String names the object: "deployments.apps shop/web".
 func (r Ref) String() string { return objectName(r.Resource, r.Namespace, r.Name) }
 
-// typed is how the CLI takes the object.
-func (r Ref) typed() string {
+// Typed is how the CLI takes the object.
+func (r Ref) Typed() string {
 	if r.Resource == namespaces {
 		return "ns/" + r.Name
 	}
@@ -85,7 +85,7 @@ func LastAlive(ctx context.Context, src Source, ref Ref) (journal.Cut, *Change, 
 	case !known:
 		return journal.Cut{}, nil, fmt.Errorf("%s %w%s", ref, ErrNeverSeen, near(ctx, src, ref))
 	case end == nil:
-		return journal.Cut{}, nil, fmt.Errorf("%s %w: to see how it changed use 'tidemark log %s', to take it back use 'tidemark restore %s --existing update --at ...'", ref, ErrStillLives, ref.typed(), ref.typed())
+		return journal.Cut{}, nil, fmt.Errorf("%s %w: to see how it changed use 'tidemark log %s', to take it back use 'tidemark restore %s --existing update --at ...'", ref, ErrStillLives, ref.Typed(), ref.Typed())
 	case !lived:
 		return journal.Cut{}, nil, fmt.Errorf("the deletion of %s had begun before it was recorded first, at %s: no moment of its life is known; see 'tidemark status'", ref, end.Observed.UTC().Format(time.RFC3339))
 	}

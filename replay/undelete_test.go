@@ -2,6 +2,7 @@ package replay
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +110,21 @@ func TestReversalsGoByRevision(t *testing.T) {
 	}
 	if got := strings.Join(names, " "); got != "to late" {
 		t.Errorf("taken back: %s", got)
+	}
+}
+
+// A manager that is named stands for its writes to subresources as well; one that did nothing is an error that names those who did.
+func TestReversalsByManager(t *testing.T) {
+	const set = `{metadata: {name: a, namespace: shop, managedFields: [{manager: kubectl, operation: Update, subresource: %s, apiVersion: v1, time: "2026-01-01T00:00:0%dZ", fieldsType: FieldsV1, fieldsV1: {"f:data": {"f:k": {}}}}]}, data: {k: "%d"}}`
+	h := &history{}
+	h.add(t, journal.Added, "configmaps", fmt.Sprintf(set, "scale", 1, 1))
+	h.add(t, journal.Modified, "configmaps", fmt.Sprintf(set, "scale", 2, 2))
+	from := journal.Cut{Revision: h.events[0].Revision, Time: h.events[0].Observed}
+	for manager, want := range map[string]string{"kubectl": "", "kubectl/scale": "", "kubectl/status": "kubectl/scale did", "kube": "kubectl/scale did"} {
+		all, err := Reversals(t.Context(), h, from, h.now(), InNamespace("shop"), manager)
+		if want == "" && (err != nil || len(all) != 1) || want != "" && (!errors.Is(err, ErrNobody) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("by %s: %d, %v", manager, len(all), err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -172,7 +173,7 @@ func (u *undoer) reverse(ctx context.Context, r *Reversal) error {
 		it.Action, it.Reason = ActionFail, fmt.Sprintf("the target does not serve %s any more", it.Resource)
 		return nil
 	}
-	if why := u.live.missing(it); why != "" && it.live == nil && before != nil {
+	if why := u.live.missing(it, journal.Cut{}); why != "" && it.live == nil && before != nil {
 		it.Action, it.Reason = ActionFail, why
 		return nil
 	}
@@ -429,7 +430,8 @@ const slowWatch = time.Minute
 
 // Reversals reads from history what changed after one cut and up to another, so that it can be taken back. manager, when not
 // empty, chooses the changes in which that field manager had a part; deletions name nobody, and are
-// left out then.
+// left out then. A manager is its writes to subresources as well, unless one of these is named, such as kubectl/scale. ErrNobody is returned when
+// it changed nothing.
 func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scope, manager string) ([]Reversal, error) {
 	catalog, err := src.Ledgers(ctx)
 	if err != nil {
@@ -448,11 +450,18 @@ func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scop
 	q := ChangeQuery{From: from.Time.Add(-slowWatch), To: to.Time.Add(slowWatch), Scope: scope, Objects: true}
 	byKey := map[objectKey]*Reversal{}
 	var order []*Reversal
+	others := map[string]bool{}
 	for c, err := range src.Changes(ctx, q) {
 		if err != nil {
 			return nil, fmt.Errorf("reading what changed: %w", err)
 		}
-		if !between(&c) || c.Flags&journal.Initial != 0 || c.Resource.Group == journal.OwnGroup || manager != "" && !slices.Contains(c.Managers, manager) && !slices.Contains(c.Managers, manager+"/status") {
+		if !between(&c) || c.Flags&journal.Initial != 0 || c.Resource.Group == journal.OwnGroup {
+			continue
+		}
+		if manager != "" && !slices.ContainsFunc(c.Managers, func(m string) bool { return m == manager || strings.HasPrefix(m, manager+"/") }) {
+			for _, m := range c.Managers {
+				others[m] = true
+			}
 			continue
 		}
 		s := Step{Before: slices.Clone(c.Before), UID: c.UID}
@@ -472,6 +481,9 @@ func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scop
 			r.Steps = append(r.Steps, s)
 		}
 	}
+	if manager != "" && len(order) == 0 {
+		return nil, nobody(manager, slices.Sorted(maps.Keys(others)))
+	}
 	all := make([]Reversal, 0, len(order))
 	for _, r := range order {
 		for i := range r.Steps {
@@ -482,4 +494,18 @@ func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scop
 		all = append(all, *r)
 	}
 	return all, nil
+}
+
+// ErrNobody is returned by Reversals for a manager that changed nothing.
+var ErrNobody = errors.New("changed nothing in that time")
+
+func nobody(manager string, others []string) error {
+	const most = 10
+	switch n := len(others); {
+	case n == 0:
+		return fmt.Errorf("%s %w, and neither did anybody else whose name is known: 'tidemark log' shows what changed", manager, ErrNobody)
+	case n > most:
+		return fmt.Errorf("%s %w: %s and %d more did; 'tidemark log' shows who did what", manager, ErrNobody, strings.Join(others[:most], ", "), n-most)
+	}
+	return fmt.Errorf("%s %w: %s did; 'tidemark log' shows who did what", manager, ErrNobody, strings.Join(others, ", "))
 }

@@ -308,7 +308,7 @@ func (a *Archive) fenced(s *State, c *Change) error {
 		c.TakeOver = s.Broken
 		return nil
 	}
-	return fmt.Errorf("%w: %s took over (archived up to %s)", ErrFenced, s.Writer, s.Known.Position.Cut)
+	return fmt.Errorf("%w: %s took over (archived up to %s): stop this daemon if that one is to go on; if this one is, stop that one, and give this one another --archive", ErrFenced, s.Writer, s.Known.Position.Cut)
 }
 
 // commit writes one manifest; done is false when the number was taken.

@@ -110,7 +110,7 @@ func (f *diffFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	answer := diffAnswer{Live: f.to == "live", Differences: []objectDiff{}}
-	if answer.At, err = h.cut(ctx, f.at); err != nil {
+	if answer.At, err = h.cut(ctx, "--at", f.at); err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "# - %s (rv:%s)\n", stamp(answer.At.Time), answer.At.Revision)
@@ -122,7 +122,7 @@ func (f *diffFlags) run(cmd *cobra.Command, args []string) error {
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), "# + live")
 	} else {
-		to, err := h.cut(ctx, f.to)
+		to, err := h.cut(ctx, "--to", f.to)
 		if err != nil {
 			return err
 		}

@@ -80,7 +80,7 @@ func (f *getFlags) run(cmd *cobra.Command, args []string) error {
 	if err := h.oneNamespace(); err != nil {
 		return err
 	}
-	cut, err := h.cut(ctx, f.at)
+	cut, err := h.cut(ctx, "--at", f.at)
 	if err != nil {
 		return err
 	}

@@ -69,18 +69,18 @@ func (f *historyFlags) open(ctx context.Context, args []string) (*history, error
 	return h, nil
 }
 
-// cut resolves the text of an --at.
-func (h *history) cut(ctx context.Context, text string) (journal.Cut, error) {
+// cut resolves the text of a flag that takes what --at takes.
+func (h *history) cut(ctx context.Context, flag, text string) (journal.Cut, error) {
 	at, err := replay.ParseAt(text)
 	if err != nil {
 		return journal.Cut{}, usage("%v", err)
 	}
 	cut, err := h.src.Resolve(ctx, at)
-	return cut, h.asTyped(text, at, err)
+	return cut, h.asTyped(flag, text, at, err)
 }
 
-// asTyped makes an error about a moment repeat what was typed, and offer the names there are.
-func (h *history) asTyped(text string, at replay.At, err error) error {
+// asTyped makes an error about a moment repeat what was typed, and offer the names there are, or a moment for the same flag.
+func (h *history) asTyped(flag, text string, at replay.At, err error) error {
 	outside, ok := errors.AsType[*replay.RangeError](err)
 	if !ok {
 		return err
@@ -89,7 +89,7 @@ func (h *history) asTyped(text string, at replay.At, err error) error {
 		return &message{fmt.Sprintf("no moment is named %q%s; 'tidemark mark' lists all names", at.Mark, h.someMarks(at.Mark)), outside}
 	}
 	if rest, found := strings.CutPrefix(outside.Error(), outside.At.String()); found {
-		return &message{text + rest, outside}
+		return &message{text + strings.ReplaceAll(rest, "'--at ", "'"+flag+" "), outside}
 	}
 	return err
 }

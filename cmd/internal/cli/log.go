@@ -70,10 +70,19 @@ func (f *logFlags) run(cmd *cobra.Command, args []string) error {
 	defer h.src.Close()
 	q := replay.ChangeQuery{Scope: scopeOf(h.targets, h.namespace), Follow: f.follow}
 	q.Scope.Selector = h.selector
-	if q.From, err = h.moment(ctx, f.since+f.from); err != nil {
+	first := "--from"
+	if f.since != "" {
+		first = "--since"
+	}
+	if q.From, err = h.moment(ctx, first, f.since+f.from); err != nil {
 		return err
 	}
-	if q.To, err = h.moment(ctx, f.to); err != nil {
+	if q.From.After(h.catalog.To.Time) { // it may lie in the future, where nothing can have changed
+		if _, err := h.cut(ctx, first, f.since+f.from); err != nil {
+			return err
+		}
+	}
+	if q.To, err = h.moment(ctx, "--to", f.to); err != nil {
 		return err
 	}
 	if !q.To.IsZero() && q.To.Before(q.From) {
@@ -110,7 +119,7 @@ func (f *logFlags) run(cmd *cobra.Command, args []string) error {
 
 // moment is the time of an --at text. Times and durations are taken as they are: a log may
 // begin before the restorable range does.
-func (h *history) moment(ctx context.Context, text string) (time.Time, error) {
+func (h *history) moment(ctx context.Context, flag, text string) (time.Time, error) {
 	if text == "" || text == "now" {
 		return time.Time{}, nil
 	}
@@ -122,10 +131,10 @@ func (h *history) moment(ctx context.Context, text string) (time.Time, error) {
 		return at.Time, nil
 	}
 	cut, err := h.src.Resolve(ctx, at)
-	if outside, ok := errors.AsType[*replay.RangeError](err); ok && at.Ago != 0 {
-		return outside.To.Time.Add(-at.Ago), nil // by the daemon's clock, not by this machine's
+	if _, ok := errors.AsType[*replay.RangeError](err); ok && at.Ago != 0 {
+		return h.catalog.To.Time.Add(-at.Ago), nil // by the daemon's clock, not by this machine's
 	}
-	return cut.Time, h.asTyped(text, at, err)
+	return cut.Time, h.asTyped(flag, text, at, err)
 }
 
 // logPrinter writes changes and the gaps between them.

@@ -84,7 +84,7 @@ func (f *markFlags) run(cmd *cobra.Command, args []string) error {
 			return err
 		}
 	}
-	cut, err := h.cut(ctx, f.at)
+	cut, err := h.cut(ctx, "--at", f.at)
 	if err != nil {
 		return err
 	}

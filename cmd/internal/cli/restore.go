@@ -142,7 +142,7 @@ func (f *restoreFlags) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer h.src.Close()
-	cut, err := h.cut(ctx, f.at)
+	cut, err := h.cut(ctx, "--at", f.at)
 	if err != nil {
 		return err
 	}
@@ -233,6 +233,7 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 		return err
 	}
 	picked := picksFew(h.targets)
+	f.request.Named = picked
 	if picked && f.request.Prune && !sameNames(h.targets) {
 		return usage("--prune with single objects of several types: use one command for each type")
 	}
@@ -252,7 +253,7 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	switch {
 	case errors.Is(err, replay.ErrNothing):
 		return failure(ErrNotInHistory, "%v%s", err, h.severalTypes())
-	case errors.Is(err, replay.ErrTooManyDeletes), errors.Is(err, replay.ErrOtherCluster):
+	case errors.Is(err, replay.ErrTooManyDeletes), errors.Is(err, replay.ErrOtherCluster), errors.Is(err, replay.ErrNoField):
 		return usage("%v", err)
 	case err != nil:
 		return err

@@ -63,6 +63,8 @@ func (f *restoreFlags) undelete(cmd *cobra.Command, args []string) error {
 			return nearErr
 		}
 		return failure(ErrNotInHistory, "%v%s%s", err, near, h.severalTypes())
+	case errors.Is(err, replay.ErrStillLives) && f.historyFlags.server.archive.url != "":
+		return fmt.Errorf("%s lives at the end of the archive, %s: if it was deleted after that, bring it back as it was then with 'tidemark restore %s --at now' and the same --archive", ref, stamp(h.catalog.To.Time), ref.Typed())
 	case err != nil:
 		return err
 	}

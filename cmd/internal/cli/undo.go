@@ -49,7 +49,7 @@ that was not changed then. The plan names each such conflict; --force takes thos
 	fs := cmd.Flags()
 	fs.StringVar(&f.from, "from", "", "take back what changed since this moment")
 	fs.StringVar(&f.to, "to", "", "and up to this one (default: now)")
-	fs.StringVar(&f.manager, "manager", "", "only what this field manager changed")
+	fs.StringVar(&f.manager, "manager", "", "only what this field manager changed, such as kubectl-edit; kubectl/scale is one subresource")
 	fs.BoolVar(&f.force, "force", false, "also take back what has been changed again since")
 	fs.BoolVar(&f.owned, "owned", false, "with --from: also objects that a controller makes, such as the pods of a deployment")
 	fs.BoolVar(&f.other, "other-cluster", false, "with --from: allow changing a cluster that is not the recorded one")
@@ -102,14 +102,14 @@ func (f *undoFlags) undoTime(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer h.src.Close()
-	from, err := h.cut(ctx, f.from)
+	from, err := h.cut(ctx, "--from", f.from)
 	if err != nil {
 		return err
 	}
 	if f.to == "" {
 		f.to = "now"
 	}
-	to, err := h.cut(ctx, f.to)
+	to, err := h.cut(ctx, "--to", f.to)
 	if err != nil {
 		return err
 	}
@@ -120,6 +120,9 @@ func (f *undoFlags) undoTime(cmd *cobra.Command, args []string) error {
 	scope := scopeOf(h.targets, h.namespace)
 	scope.Selector = h.selector
 	all, err := replay.Reversals(ctx, h.src, from, to, scope, f.manager)
+	if errors.Is(err, replay.ErrNobody) {
+		return failure(ErrNotInHistory, "%v", text(err.Error()))
+	}
 	if err != nil {
 		return err
 	}
