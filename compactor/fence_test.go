@@ -148,6 +148,30 @@ func TestOtherClustersDaemonIsRefused(t *testing.T) {
 	}
 }
 
+// Who names no archive, or a wrong one, is told what there is.
+func TestWrongPlaceIsToldWhatIsThere(t *testing.T) {
+	deep, volumes := archive.NewMemStore(), archive.NewMemStore()
+	for _, name := range []string{"format", "manifests/1", "segments/0/1"} {
+		ok(t, deep.Create(t.Context(), name, strings.NewReader("x"), 1, archive.CreateOptions{}))
+	}
+	for _, name := range []string{"volumes/c1/keys/1", "volumes/c1/kopia/a", "volumes/c2/kopia/a"} {
+		ok(t, volumes.Create(t.Context(), name, strings.NewReader("x"), 1, archive.CreateOptions{}))
+	}
+	for _, c := range []struct {
+		store         archive.Store
+		cluster, want string
+	}{
+		{archive.NewMemStore(), "", "'tidemark run --archive"},
+		{deep, "", "leave its name off the end"},
+		{volumes, "", "only volumes, of c1, c2"},
+		{volumes, "c3", "of cluster c3 in"},
+	} {
+		if _, err := archive.Open(t.Context(), c.store, archive.Options{Cluster: c.cluster}); !errors.Is(err, archive.ErrNoArchive) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.cluster, err, c.want)
+		}
+	}
+}
+
 // A data directory that was put back from a copy must not go on: it would number its events anew.
 func TestJournalFromAnOldCopyIsRefused(t *testing.T) {
 	mem := archive.NewMemStore()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +21,9 @@ type Repaired struct {
 	Dropped []string `json:"dropped,omitempty"`
 	// Removed are files that nothing referred to.
 	Removed []string `json:"removed,omitempty"`
-	DryRun  bool     `json:"dryRun,omitempty"`
+	// Young are files that nothing refers to and that somebody may be about to commit: they stay for now.
+	Young  []string `json:"young,omitempty"`
+	DryRun bool     `json:"dryRun,omitempty"`
 }
 
 // orphanAge is how old a file is at least before nobody can be about to commit it.
@@ -183,7 +184,14 @@ func (r *Repaired) sweep(ctx context.Context, a *archive.Archive) error {
 			newest = f.Time
 		}
 	}
-	old := slices.DeleteFunc(slices.Clone(r.Found.Unknown), func(name string) bool { return newest.Sub(there[name].Time) < orphanAge })
+	var old []string
+	for _, name := range r.Found.Unknown {
+		if newest.Sub(there[name].Time) < orphanAge {
+			r.Young = append(r.Young, name)
+		} else {
+			old = append(old, name)
+		}
+	}
 	if a.Broken() { // a damaged manifest may have been what spoke of them
 		old = nil
 	}

@@ -1,6 +1,7 @@
 package compactor_test
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -63,6 +64,9 @@ func TestRepairMakesAnewWhatTheJournalHas(t *testing.T) {
 	if _, err := store.Stat(t.Context(), "cluster-a/segments/0/nobody-knows.sst.age"); err != nil {
 		t.Error("a new file that nobody knows was removed at once: somebody may be about to commit it")
 	}
+	if len(r.Young) != 1 || !strings.HasSuffix(r.Young[0], "nobody-knows.sst.age") {
+		t.Errorf("the file that stays is not told: %v", r.Young)
+	}
 }
 
 func TestRepairWithoutAJournalDropsWhatIsLost(t *testing.T) {
@@ -80,16 +84,14 @@ func TestRepairWithoutAJournalDropsWhatIsLost(t *testing.T) {
 	}
 	rep, err := verified(t, store, m.identity)
 	ok(t, err)
-	for _, p := range rep.Problems {
-		if p.File != "" { // only the hole is left to tell of
-			t.Errorf("afterwards: %+v", p)
-		}
+	if rep.Damaged() || len(rep.Lost) != 1 { // what is lost is known, and no alarm any more
+		t.Fatalf("afterwards: %+v, known to be lost: %+v", rep.Problems, rep.Lost)
 	}
 	c, err := replay.NewArchived(a.History()).Ledgers(t.Context())
 	ok(t, err)
 	for _, l := range c.Resources {
-		if n := len(l.Gaps); n != 1 || !strings.Contains(l.Gaps[0].Cause, "archive") || l.GapAt(journal.Cut{Time: rep.Problems[0].To.Add(-1), Revision: journal.Revision{RV: m.rv}}) == nil {
-			t.Errorf("%s: the hole is not told as a gap: %+v, and the hole ends at %s", l.GroupResource(), l.Gaps, rep.Problems[0].To)
+		if n := len(l.Gaps); n != 1 || !strings.Contains(l.Gaps[0].Cause, "archive") || l.GapAt(journal.Cut{Time: rep.Lost[0].To.Add(-1), Revision: journal.Revision{RV: m.rv}}) == nil {
+			t.Errorf("%s: the hole is not told as a gap: %+v, and the hole ends at %s", l.GroupResource(), l.Gaps, rep.Lost[0].To)
 		}
 	}
 	if after := m.ask(t, store, "repaired"); len(after) > len(before) {
@@ -107,7 +109,7 @@ func TestRepairWithAWrongKeyDropsNothing(t *testing.T) {
 	a, err := archive.Open(t.Context(), mem, archive.Options{Identities: []age.Identity{wrong}})
 	ok(t, err)
 	r, err := compactor.Repair(t.Context(), a, false)
-	if err != nil || len(r.Dropped)+len(r.Rebuilt)+len(r.Removed) > 0 || len(r.Found.Problems) == 0 {
+	if !errors.Is(err, archive.ErrNoIdentity) || r != nil || !strings.Contains(err.Error(), wrong.Recipient().String()) {
 		t.Errorf("repair: %+v, %v", r, err)
 	}
 	m.judge(t, mem, "after a repair with a wrong key")

@@ -76,15 +76,19 @@ type Report struct {
 	Read     int64     `json:"bytesRead"`
 	Proven   int       `json:"snapshotsProven"` // made again out of history, and equal
 	Problems []Problem `json:"problems"`
+	// Lost is what the archive knows to be lost, from a repair most of all: nothing new has happened.
+	Lost []Problem `json:"lost,omitempty"`
+	// Closed are files that were encrypted for other keys than those given: their hashes are right, and no more is known.
+	Closed []string `json:"otherKeys,omitempty"`
 	// Restorable is what can be restored, given the problems; oldest first.
 	Restorable []archive.Range `json:"restorable"`
 	// Unknown files are in the archive's directory, and nothing refers to them: what a step that
-	// was cut off left behind. 'tidemark repair' removes them.
+	// was cut off left behind. 'tidemark repair' removes them once they are old enough (orphanAge).
 	Unknown []string      `json:"unknownFiles,omitempty"`
 	Took    time.Duration `json:"tookNanoseconds"`
 }
 
-// Damaged reports whether anything is lost.
+// Damaged reports whether anything is lost that was not known to be.
 func (r *Report) Damaged() bool { return len(r.Problems) > 0 }
 
 // Verify checks an archive as far as the level says. It changes nothing. Without an identity it can
@@ -96,6 +100,11 @@ func Verify(ctx context.Context, a *archive.Archive, level Level) (*Report, erro
 	if level.Full && !a.CanRead() {
 		return nil, fmt.Errorf("%w: --level full decrypts everything, give a key with --identity FILE, or use --level checksum", archive.ErrNoIdentity)
 	}
+	if level.Full { // all would look damaged, after hours
+		if err := a.Fits(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for _, step := range []func(context.Context) error{v.chain, v.list, v.files, v.states} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -103,6 +112,7 @@ func Verify(ctx context.Context, a *archive.Archive, level Level) (*Report, erro
 	}
 	v.holes()
 	v.r.Restorable = v.without().Ranges()
+	slices.Sort(v.r.Closed)
 	slices.SortStableFunc(v.r.Problems, func(a, b Problem) int { return a.From.Compare(b.From) })
 	v.r.Took = time.Since(began)
 	return &v.r, nil
@@ -292,9 +302,9 @@ func (v *verifier) files(ctx context.Context) error {
 func (v *verifier) content(ctx context.Context, f archive.File, b []byte, entries map[string]int, states map[string]string) error {
 	t, err := v.a.TablesOf(f, b)
 	if errors.Is(err, archive.ErrNoIdentity) { // whoever has the key can read it: it is not lost
-		v.problem(Problem{File: f.Name, What: "no identity given can decrypt it", Cost: "nothing, for whoever has the key it was encrypted for"})
 		v.mu.Lock()
 		v.closed[f.Name] = true
+		v.r.Closed = append(v.r.Closed, f.Name)
 		v.mu.Unlock()
 		return nil
 	}
@@ -429,15 +439,22 @@ func (v *verifier) without() *archive.State {
 	return &n
 }
 
-// holes tells of stretches between segments that no file covers.
+// holes tells of stretches between segments that no file covers: those that are known to be lost apart from others.
 func (v *verifier) holes() {
 	for i := 1; i < len(v.s.Segments); i++ {
 		a, b := v.s.Segments[i-1], v.s.Segments[i]
-		if b.From.Time.After(a.To.Time) {
-			v.problem(Problem{
-				What: "no segment covers this stretch", From: a.To.Time, To: b.From.Time,
-				Cost: fmt.Sprintf("changes of all recorded resources from %s to %s", clock(a.To.Time), clock(b.From.Time)),
-			})
+		if !b.From.Time.After(a.To.Time) {
+			continue
 		}
+		p := Problem{
+			What: "no segment covers this stretch", From: a.To.Time, To: b.From.Time,
+			Cost: fmt.Sprintf("changes of all recorded resources from %s to %s", clock(a.To.Time), clock(b.From.Time)),
+		}
+		if !v.s.GivenUp(p.From, p.To) {
+			v.problem(p)
+			continue
+		}
+		p.What = "it is known to be lost"
+		v.r.Lost = append(v.r.Lost, p)
 	}
 }

@@ -85,7 +85,11 @@ func loadKey(path string, create bool) ([]byte, error) {
 	}
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(key) != keyLen {
-		return nil, fmt.Errorf("key file %s: want %d bytes in base64 on one line (make one with 'openssl rand -base64 32')", path, keyLen)
+		advice := "make one with 'openssl rand -base64 32'"
+		if !create { // another key would only lead to the next error
+			advice = "put the one back that the journal was made with"
+		}
+		return nil, fmt.Errorf("key file %s: want %d bytes in base64 on one line (%s)", path, keyLen, advice)
 	}
 	return key, nil
 }

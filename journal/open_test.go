@@ -131,6 +131,8 @@ func TestKeysThatDoNotFitAreRefused(t *testing.T) {
 		}
 		if _, err := openDir(dir, func(o *journal.Options) { o.KeyFile = other }); err == nil || content != "" && strings.Contains(err.Error(), strings.TrimSpace(content)) {
 			t.Errorf("%s key file: error %v; want one that does not quote it", name, err)
+		} else if strings.Contains(err.Error(), "openssl") || !strings.Contains(err.Error(), "put the one back") { // a new key would not fit
+			t.Errorf("%s key file: error %v; want the next step that leads on", name, err)
 		}
 	}
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -124,5 +125,20 @@ func TestStatusTellsWhatIsNotRecordedYet(t *testing.T) {
 	s.Capture.Resources[0].State = "listing"
 	if s.missing(nil) == "" {
 		t.Error("a resource that is being listed counts as recorded")
+	}
+}
+
+// The cluster of the demo is gone afterwards: its restores are not recorded with the person's own.
+func TestRestoresAreRecordedInTheDemosDirectory(t *testing.T) {
+	dir := t.TempDir()
+	tool := &tidemark{program: "tidemark", dataDir: filepath.Join(dir, "data")}
+	state := ""
+	for _, e := range tool.command(t.Context(), "restore").Env { // the last one counts
+		if v, ok := strings.CutPrefix(e, "XDG_STATE_HOME="); ok {
+			state = v
+		}
+	}
+	if state != filepath.Join(dir, "state") {
+		t.Errorf("restores are recorded in %q", state)
 	}
 }

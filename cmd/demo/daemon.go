@@ -75,10 +75,13 @@ func (t *tidemark) server() string {
 	return "unix://" + filepath.Join(t.dataDir, "tidemark.sock")
 }
 
+// stateDir is where restores are recorded: not with those of the person's own clusters, as this one will be gone.
+func (t *tidemark) stateDir() string { return filepath.Join(filepath.Dir(t.dataDir), "state") }
+
 // command is the program with a client's arguments.
 func (t *tidemark) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, t.program, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+t.kubeconfig, "TIDEMARK_SERVER="+t.server())
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+t.kubeconfig, "TIDEMARK_SERVER="+t.server(), "XDG_STATE_HOME="+t.stateDir())
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = stopLimit
 	return cmd

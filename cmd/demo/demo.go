@@ -231,6 +231,7 @@ func (d *demo) lookAround() {
 	for _, line := range []string{
 		"export KUBECONFIG=" + d.tool.kubeconfig,
 		"export TIDEMARK_SERVER=" + d.tool.server(),
+		"export XDG_STATE_HOME=" + d.tool.stateDir(),
 		"export PATH=" + filepath.Dir(d.tool.program) + ":$PATH",
 		"tidemark status",
 		"tidemark log -n " + sample.Namespace + " --follow",

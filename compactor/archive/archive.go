@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -105,14 +106,10 @@ func Open(ctx context.Context, store Store, o Options) (*Archive, error) {
 		return nil, err
 	}
 	switch {
-	case len(clusters) == 0:
-		return nil, fmt.Errorf("%w in %s: 'tidemark run --archive %s' makes one", ErrNoArchive, store, store)
-	case o.Cluster == "" && len(clusters) > 1:
-		return nil, fmt.Errorf("%s holds the archives of several clusters: choose one with --cluster: %s", store, strings.Join(clusters, ", "))
-	case o.Cluster == "":
+	case len(clusters) == 1 && o.Cluster == "":
 		a.o.Cluster = clusters[0]
-	case !slices.Contains(clusters, o.Cluster):
-		return nil, fmt.Errorf("%w of cluster %s in %s: it holds %s", ErrNoArchive, o.Cluster, store, strings.Join(clusters, ", "))
+	case o.Cluster == "" || !slices.Contains(clusters, o.Cluster):
+		return nil, noArchive(ctx, store, o.Cluster, clusters)
 	}
 	a.dir = a.o.Cluster + "/"
 	format, err := a.readFormat(ctx)
@@ -160,31 +157,44 @@ func Create(ctx context.Context, store Store, o Options) (*Archive, error) {
 	return a, a.load(ctx, format)
 }
 
+// noArchive says what is in the store instead of the archive of a cluster; an empty cluster was not named.
+func noArchive(ctx context.Context, store Store, cluster string, clusters []string) error {
+	if _, err := store.Stat(ctx, "format"); err == nil {
+		return fmt.Errorf("%w in %s: that is the directory of one cluster; leave its name off the end, and give it with --cluster", ErrNoArchive, store)
+	}
+	of := ""
+	if cluster != "" {
+		of = " of cluster " + cluster
+	}
+	var volumes []string
+	for found, err := range firstFiles(ctx, store, VolumesDir+"/") {
+		if err != nil {
+			return err
+		}
+		volumes = append(volumes, strings.Split(found, "/")[1])
+	}
+	switch {
+	case len(clusters) > 0 && cluster == "":
+		return fmt.Errorf("%s holds the archives of several clusters: choose one with --cluster: %s", store, strings.Join(clusters, ", "))
+	case len(clusters) > 0:
+		return fmt.Errorf("%w%s in %s: it holds %s", ErrNoArchive, of, store, strings.Join(clusters, ", "))
+	case len(volumes) > 0:
+		return fmt.Errorf("%w%s in %s, only volumes, of %s", ErrNoArchive, of, store, strings.Join(volumes, ", "))
+	}
+	return fmt.Errorf("%w%s in %s: 'tidemark run --archive %s' makes one", ErrNoArchive, of, store, store)
+}
+
 // VolumesDir is the directory of a location that holds the content of volumes, and no archive.
 const VolumesDir = "volumes"
 
 // clustersIn are the clusters whose archives lie in the store.
-func clustersIn(ctx context.Context, store Store) ([]string, error) {
-	var all []string
-	for after := ""; ; {
-		found := ""
-		for f, err := range store.List(ctx, "", after) {
-			if err != nil {
-				return nil, fmt.Errorf("look into %s: %w", store, err)
-			}
-			found = f.Name
-			break
+func clustersIn(ctx context.Context, store Store) (all []string, err error) {
+	for found, err := range firstFiles(ctx, store, "") {
+		if err != nil {
+			return nil, err
 		}
-		if found == "" {
-			return all, nil
-		}
-		cluster, rest, ok := strings.Cut(found, "/")
-		if !ok { // a file of somebody else's
-			after = found
-			continue
-		}
+		cluster, rest, _ := strings.Cut(found, "/")
 		if cluster == VolumesDir {
-			after = cluster + "/\xff"
 			continue
 		}
 		if !strings.HasPrefix(rest, "probe/") || cluster == "" {
@@ -192,7 +202,36 @@ func clustersIn(ctx context.Context, store Store) ([]string, error) {
 		} else if _, err := store.Stat(ctx, cluster+"/format"); err == nil {
 			all = append(all, cluster)
 		}
-		after = cluster + "/\xff"
+	}
+	return all, nil
+}
+
+// firstFiles yields the first file of each directory below a prefix.
+func firstFiles(ctx context.Context, store Store, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for after := ""; ; {
+			found := ""
+			for f, err := range store.List(ctx, prefix, after) {
+				if err != nil {
+					yield("", fmt.Errorf("look into %s: %w", store, err))
+					return
+				}
+				found = f.Name
+				break
+			}
+			if found == "" {
+				return
+			}
+			dir, _, ok := strings.Cut(strings.TrimPrefix(found, prefix), "/")
+			if !ok { // a file of somebody else's
+				after = found
+				continue
+			}
+			if !yield(found, nil) {
+				return
+			}
+			after = prefix + dir + "/\xff"
+		}
 	}
 }
 

@@ -146,6 +146,41 @@ func (a *Archive) TablesOf(f File, b []byte) (*journal.Tables, error) {
 	}), nil
 }
 
+// Fits returns ErrNoIdentity when the identities are not the archive's: when they decrypt none of its first and last files,
+// though these are as they were written.
+func (a *Archive) Fits(ctx context.Context) error {
+	s, wrong := a.State(), false
+	var ends []File
+	if n := len(s.Segments); n > 0 {
+		ends = append(ends, s.Segments[n-1].File, s.Segments[0].File)
+	}
+	if n := len(s.Snapshots); n > 0 {
+		ends = append(ends, s.Snapshots[n-1].File, s.Snapshots[0].File)
+	}
+	for _, f := range ends {
+		b, err := a.ReadFile(ctx, f)
+		if isDamage(err) { // others tell of it
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		_, err = a.TablesOf(f, b)
+		if err == nil {
+			return nil
+		}
+		wrong = wrong || errors.Is(err, ErrNoIdentity) && hashOf(b) == f.SHA256
+	}
+	if !wrong {
+		return nil
+	}
+	given := "what was given tells no recipient"
+	if _, texts := RecipientsOf(a.o.Identities); len(texts) > 0 {
+		given = "what was given is the key of " + strings.Join(texts, ", ")
+	}
+	return fmt.Errorf("%w: %s, and none of the files that were tried was encrypted for that: nothing is said about damage; give the right key with --identity FILE ('tidemark key show FILE' tells whose it is)", ErrNoIdentity, given)
+}
+
 // Chain is a stretch of history without a hole: what it begins with, the segments that lead on, and the full
 // snapshots over it, which the rest must make again.
 type Chain struct {

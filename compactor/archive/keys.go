@@ -174,6 +174,9 @@ func LoadIdentities(path string) ([]age.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read identity: %w", err)
 	}
+	if info.IsDir() { // its mode is that of a directory: to change it would lock others out
+		return nil, keyError("%s is a directory: want the identity file itself", path)
+	}
 	if info.Mode().Perm()&0o007 != 0 {
 		return nil, keyError("%s can be read by others (mode %04o): chmod 600 %s", path, info.Mode().Perm(), path)
 	}

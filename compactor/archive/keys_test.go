@@ -221,6 +221,15 @@ func TestLoadIdentitiesRefuses(t *testing.T) {
 		_, err := archive.LoadIdentities(path)
 		refused(t, err, "chmod 600 "+path, fmt.Sprintf("%04o", mode))
 	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	_, err := archive.LoadIdentities(dir)
+	refused(t, err, "is a directory")
+	if strings.Contains(err.Error(), "chmod") {
+		t.Errorf("it would have a directory closed to others: %v", err)
+	}
 	_, private := sshKey(t, "a passphrase")
 	for name, c := range map[string]struct{ text, want string }{
 		"encrypted":            {"age-encryption.org/v1\n-> scrypt", "age -d"},

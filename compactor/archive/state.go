@@ -238,7 +238,8 @@ func (s *State) plan(cut journal.Cut) (segments []Segment, under *Snapshot, err 
 
 // Range is a stretch of time, any moment of which can be restored.
 type Range struct {
-	From, To journal.Position
+	From journal.Position `json:"from"`
+	To   journal.Position `json:"to"`
 }
 
 // Ranges are the stretches that can be restored, oldest first. There is more than one when
@@ -291,6 +292,17 @@ func (s *State) Holes() []Range {
 		}
 	}
 	return all
+}
+
+// GivenUp reports whether all of the stretch is known to be lost.
+func (s *State) GivenUp(from, to time.Time) bool {
+	lost := slices.SortedFunc(slices.Values(s.Lost), func(a, b Stretch) int { return a.From.Time.Compare(b.From.Time) })
+	for _, l := range lost {
+		if !l.From.Time.After(from) && l.To.Time.After(from) {
+			from = l.To.Time
+		}
+	}
+	return !from.Before(to)
 }
 
 // applied makes what is known after the change.

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -252,6 +253,10 @@ func (c *Capture) clusterID(ctx context.Context) (string, error) {
 	defer cancel()
 	body, err := c.client.Get().AbsPath("/api/v1/namespaces/kube-system").SetHeader("Accept", "application/json").Do(ctx).Raw()
 	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		var why metav1.Status // whom it refuses what; client-go leaves it out of the error of a raw answer
+		if json.Unmarshal(body, &why) == nil && why.Message != "" {
+			err = &apierrors.StatusError{ErrStatus: why}
+		}
 		return "", fmt.Errorf("the cluster refuses: %w (tidemark needs 'get' on namespace kube-system, whose uid tells clusters apart, and 'list' and 'watch' on what it is to record)", err)
 	}
 	if err != nil {

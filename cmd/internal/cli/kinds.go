@@ -75,11 +75,11 @@ func (k *kinds) find(name string) ([]*journal.Ledger, error) {
 	if len(k.ledgers) == 0 {
 		return nil, failure(ErrNotInHistory, "nothing is recorded yet: see 'tidemark status'")
 	}
-	hint := ""
+	hint, object := "", "; an object is TYPE/NAME, such as deploy/"+name
 	if near := k.near(word); len(near) > 0 {
-		hint = "did you mean " + strings.Join(near, " or ") + "? "
+		hint, object = "did you mean "+strings.Join(near, " or ")+"? ", ""
 	}
-	return nil, failure(ErrNotInHistory, "no recorded resource is called %q: %s'tidemark status' lists what is recorded", name, hint)
+	return nil, failure(ErrNotInHistory, "no recorded resource is called %q: %s'tidemark status' lists what is recorded%s", name, hint, object)
 }
 
 // notRecorded finds a resource that is left out. Nothing but its plural is known of it.

@@ -48,17 +48,15 @@ func New(env Env) *cobra.Command {
 
 		SuggestionsMinimumDistance: 2,
 	}
-	root.PersistentPreRun = func(*cobra.Command, []string) {
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		daemon.BridgeKlog(zap.NewNop()) // errors are returned; what client-go says besides is noise. run has a logger of its own
+		return onlyJSON(cmd)
 	}
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
 		}
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			return usage("there is no command %q: did you mean %q? See '%s --help'", args[0], strings.Join(near, `" or "`), cmd.CommandPath())
-		}
-		return usage("there is no command %q: see '%s --help'", args[0], cmd.CommandPath())
+		return unknownCommand(cmd, args[0])
 	}
 	if env.Name == "kubectl-tidemark" {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl tidemark"}
@@ -67,6 +65,9 @@ func New(env Env) *cobra.Command {
 	root.SetOut(env.Out)
 	root.SetErr(env.Err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 { // the flag is that of a command which is not there
+			return unknownCommand(cmd, cmd.Flags().Arg(0))
+		}
 		return usage("%v: see '%s --help'", err, cmd.CommandPath())
 	})
 	root.SetVersionTemplate("tidemark {{.Version}}\n")
@@ -103,8 +104,31 @@ func newHelp(root *cobra.Command) *cobra.Command {
 	}
 }
 
+// unknownCommand tells of a command that is not there.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	if cmd.SuggestionsMinimumDistance == 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		return usage("there is no command %q: did you mean \"%s\"? See '%s --help'", name, strings.Join(near, `" or "`), cmd.CommandPath())
+	}
+	return usage("there is no command %q: see '%s --help'", name, cmd.CommandPath())
+}
+
+// onlyJSON refuses formats that a command does not have, of those whose help says that JSON is the only one.
+func onlyJSON(cmd *cobra.Command) error {
+	f := cmd.Flags().Lookup("output")
+	if f != nil && strings.HasPrefix(f.Usage, "json (default") && f.Value.String() != "" && f.Value.String() != "json" {
+		return usage("-o %s: want json", f.Value)
+	}
+	return nil
+}
+
 // noArgs refuses arguments.
 func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 && cmd.HasSubCommands() {
+		return unknownCommand(cmd, args[0])
+	}
 	if len(args) > 0 {
 		return usage("%s takes no arguments, and got %q: see '%s --help'", cmd.Name(), args[0], cmd.CommandPath())
 	}

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -28,9 +26,11 @@ func newVerify() *cobra.Command {
   checksum     as list, and the hash of every file (needs no key)
   sample N%    as checksum, for some of the files, chosen anew each time
   full         as checksum; decrypts and reads every file, and makes every full snapshot again out
-               of what came before it: the same state must come out
+               of what came before it: the same state must come out. All content of volumes is read as well;
+               the other levels leave volumes to 'tidemark volumes verify', and say so
 
-It says what is damaged, what that costs, and what is still restorable. Exit code 5: damage.`,
+It says what is damaged, what that costs, and what is still restorable. Exit code 5: damage. What a repair
+has found lost before is told, and is no damage.`,
 		Example: `  tidemark verify --archive s3://backups/prod
   tidemark verify --archive s3://backups/prod --identity key.txt --level full -o json`,
 		Args: noArgs,
@@ -50,54 +50,25 @@ It says what is damaged, what that costs, and what is still restorable. Exit cod
 			if err != nil {
 				return err
 			}
+			all := &verified{Report: r}
+			if err := all.lookAtVolumes(cmd.Context(), &f, a, l.Full); err != nil {
+				return err
+			}
 			if output == "json" {
-				err = writeJSON(cmd.OutOrStdout(), r)
+				err = writeJSON(cmd.OutOrStdout(), all)
 			} else {
-				err = writeReport(cmd.OutOrStdout(), r)
+				err = all.write(cmd.OutOrStdout())
 			}
-			if err == nil && r.Damaged() {
-				return failure(ErrDamaged, "%d problems: the report says what they cost; 'tidemark repair' puts right what can be", len(r.Problems))
+			if err != nil {
+				return err
 			}
-			return err
+			return all.verdict()
 		},
 	}
 	f.add(cmd.Flags())
 	cmd.Flags().StringVar(&level, "level", "checksum", "list, checksum, \"sample N%\" or full")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
-}
-
-func writeReport(w io.Writer, r *compactor.Report) error {
-	var b strings.Builder
-	for _, p := range r.Problems {
-		fmt.Fprintf(&b, "DAMAGED: %s: %s\n", firstOf(p.File, "history"), p.What)
-		if p.Cost != "" {
-			fmt.Fprintf(&b, "  costs: %s\n", p.Cost)
-		}
-	}
-	fmt.Fprintf(&b, "%d manifests, %d files, %s read in %s", r.Chain, r.Files, humanize.IBytes(uint64(r.Read)), r.Took.Round(time.Millisecond))
-	if r.Proven > 0 {
-		fmt.Fprintf(&b, ", %d snapshots made again and equal", r.Proven)
-	}
-	b.WriteString("\n")
-	if n := len(r.Unknown); n > 0 {
-		fmt.Fprintf(&b, "%d files that nothing refers to: harmless, 'tidemark repair' removes them\n", n)
-	}
-	for _, g := range r.Restorable {
-		if g.From.Time.Equal(g.To.Time) {
-			fmt.Fprintf(&b, "restorable at %s (rv:%s)\n", stamp(g.From.Time), g.From.Revision)
-		} else {
-			fmt.Fprintf(&b, "restorable from %s to %s\n", stamp(g.From.Time), stamp(g.To.Time))
-		}
-	}
-	if len(r.Restorable) == 0 {
-		b.WriteString("nothing is restorable\n")
-	}
-	if !r.Damaged() {
-		b.WriteString("no damage found\n")
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }
 
 func newRepair() *cobra.Command {
@@ -140,7 +111,12 @@ Without --archive the daemon does it. With --archive it is done here, with no jo
 				for _, list := range []struct {
 					what  string
 					names []string
-				}{{"made anew", l.Rebuilt}, {"lost, taken out", l.Dropped}, {"removed, nothing referred to it", l.Removed}} {
+				}{
+					{"made anew", l.Rebuilt},
+					{"lost, taken out", l.Dropped},
+					{"removed, nothing referred to it", l.Removed},
+					{"left for now, in case somebody is about to refer to it: it is not an hour older than the archive's newest file", l.Young},
+				} {
 					for _, n := range list.names {
 						fmt.Fprintf(out, "%s: %s\n", list.what, n)
 					}

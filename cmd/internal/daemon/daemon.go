@@ -324,12 +324,12 @@ func (o *Options) https() (*tls.Config, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("read --tls-cert and --tls-key: %w", err)
 	}
-	if info, err := os.Stat(o.TokenFile); err == nil && info.Mode().Perm()&0o007 != 0 {
-		return nil, "", fmt.Errorf("--token-file %s can be read by everybody on this machine: chmod 600 it (for a mounted Secret, set defaultMode: 0440)", o.TokenFile)
-	}
-	b, err := os.ReadFile(o.TokenFile)
+	b, err := os.ReadFile(o.TokenFile) // first: a directory is none
 	if err != nil {
 		return nil, "", fmt.Errorf("read --token-file: %w", err)
+	}
+	if info, err := os.Stat(o.TokenFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		return nil, "", fmt.Errorf("--token-file %s can be read by everybody on this machine: chmod 600 it (for a mounted Secret, set defaultMode: 0440)", o.TokenFile)
 	}
 	token := strings.TrimSpace(string(b))
 	if len(token) < 16 {

@@ -120,6 +120,41 @@ func TestUnreachableAPIServerIsTriedAgainAndToldInTheStatus(t *testing.T) {
 	}
 }
 
+func TestRefusalIsToldWithTheServersWords(t *testing.T) {
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,
+"message":"namespaces \"kube-system\" is forbidden: User \"nobody\" cannot get resource \"namespaces\""}`)
+	}))
+	t.Cleanup(s.Close)
+	c, _ := start(t, Options{Kubeconfig: kubeconfig(t, s.URL), DataDir: t.TempDir()})
+	st := status(t, c, func(s *api.Status) bool { return s.Capture.Error != "" })
+	if got := st.Capture.Error; !strings.Contains(got, `User "nobody" cannot get`) || !strings.Contains(got, "tidemark needs") {
+		t.Errorf("it says: %s", got)
+	}
+}
+
+// A server that is away has one line in the log, and not many of what cannot be done without it.
+func TestUnreachableAPIServerIsLoggedOnce(t *testing.T) {
+	core, logs := observer.New(zap.DebugLevel)
+	start(t, Options{Kubeconfig: kubeconfig(t, nobody(t)), DataDir: t.TempDir(), Logger: zap.New(core), Archives: []Archive{{URL: "dir://" + t.TempDir()}}})
+	var cannot []observer.LoggedEntry
+	for deadline := time.Now().Add(30 * time.Second); len(cannot) < 2; time.Sleep(5 * time.Millisecond) {
+		if cannot = logs.FilterMessageSnippet("volume backups that were cut off").All(); time.Now().After(deadline) {
+			t.Fatal("it does not look after volume backups")
+		}
+	}
+	for _, e := range cannot {
+		if e.Level > zap.DebugLevel {
+			t.Errorf("it logs %v %s", e.Level, e.Message)
+		}
+	}
+	if n := logs.FilterMessageSnippet("cannot go on yet").Len(); n != 1 {
+		t.Errorf("%d lines of the server that is away, want 1", n)
+	}
+}
+
 func TestSecondDaemonOnTheSameDataDirIsRefused(t *testing.T) {
 	o := Options{Kubeconfig: kubeconfig(t, nobody(t)), DataDir: t.TempDir()}
 	c, _ := start(t, o)

@@ -281,7 +281,11 @@ func (d *daemon) keepVolumes(ctx context.Context) error {
 			break
 		}
 		if ctx.Err() == nil {
-			d.o.Logger.Warn("volume backups that were cut off cannot be looked at; it will be tried again", zap.Error(err), zap.Duration("in", wait))
+			level := zap.WarnLevel
+			if !d.capture.Status().Connected { // that is the cause, and it has been told
+				level = zap.DebugLevel
+			}
+			d.o.Logger.Log(level, "volume backups that were cut off cannot be looked at; it will be tried again", zap.Error(err), zap.Duration("in", wait))
 		}
 		select {
 		case <-time.After(wait):

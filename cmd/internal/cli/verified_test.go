@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/tidemark-backup/tidemark/compactor"
+	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
+)
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// withVolumes makes an archive with a backup of a directory beside it.
+func withVolumes(t *testing.T) (dir, key string) {
+	t.Helper()
+	ctx, dir, key := t.Context(), t.TempDir(), filepath.Join(t.TempDir(), "key")
+	_, err := archive.GenerateIdentity(key, false, time.Now())
+	ok(t, err)
+	ids, err := archive.LoadIdentities(key)
+	ok(t, err)
+	recipients, _ := archive.RecipientsOf(ids)
+	store, err := archive.NewDirStore(dir)
+	ok(t, err)
+	j, err := journal.Open(t.TempDir(), journal.Options{})
+	ok(t, err)
+	ok(t, j.Bind(ctx, "c1"))
+	c, err := j.Compare(ctx, journal.Recording{ResourceInfo: journal.ResourceInfo{Version: "v1", Resource: "configmaps", Kind: "ConfigMap", Namespaced: true}}, 1, "")
+	ok(t, err)
+	_, err = c.Commit(ctx, 1)
+	ok(t, err)
+	ok(t, j.SetBegan(ctx))
+
+	content := t.TempDir()
+	ok(t, os.WriteFile(filepath.Join(content, "file"), []byte(strings.Repeat("content", 1000)), 0o600))
+	k := volumes.New(volumes.Options{
+		Open: func(ctx context.Context, _ bool) (*repository.Repository, error) {
+			return repository.Create(ctx, repository.Options{Store: store, Cluster: "c1", Identities: ids, Recipients: recipients})
+		},
+		Record: func(ctx context.Context, e journal.Event) error { return j.Record(ctx, volumes.Info, e) },
+	})
+	_, err = k.Back(ctx, volumes.BackRequest{Path: content}, nil)
+	ok(t, err)
+	s, err := compactor.NewShipper(compactor.Options{
+		Journal: j, Open: func(context.Context) (archive.Store, error) { return store, nil },
+		Archive: archive.Options{Recipients: []age.Recipient{recipients[0]}, Identities: ids},
+	})
+	ok(t, err)
+	ok(t, s.Round(ctx))
+	ok(t, j.Close())
+	return dir, key
+}
+
+// command runs a command line.
+func command(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out strings.Builder
+	root := New(Env{In: strings.NewReader(""), Out: &out, Err: &out})
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestVerifyKnowsOfVolumes(t *testing.T) {
+	dir, key := withVolumes(t)
+	url := "--archive=dir://" + dir
+	full := []string{"verify", url, "--level", "full", "--identity", key}
+	wants := func(what string, kind error, text string, args ...string) {
+		t.Helper()
+		out, err := command(t, args...)
+		if !errors.Is(err, kind) || !strings.Contains(out, text) {
+			t.Errorf("%s: %v, want %v and %q in\n%s", what, err, kind, text, out)
+		}
+	}
+	wants("whole", nil, "volumes: 1 backup, ", full...)
+	wants("hashes only", nil, "volumes were not looked at: 'tidemark volumes verify --archive dir://"+dir, "verify", url)
+
+	packs, err := filepath.Glob(filepath.Join(dir, "volumes/c1/kopia/p*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("no packs: %v", err)
+	}
+	for _, p := range packs {
+		ok(t, os.Remove(p))
+	}
+	wants("packs are gone", ErrDamaged, "DAMAGED: volumes: ", full...)
+	ok(t, os.RemoveAll(filepath.Join(dir, "volumes")))
+	wants("all are gone", ErrDamaged, "DAMAGED: volumes: ", full...)
+	wants("all are gone, and only hashes are read", nil, "volumes were not looked at", "verify", url)
+}
+
+// A wrong key is no damage.
+func TestVerifyWithAWrongKey(t *testing.T) {
+	dir, _ := withVolumes(t)
+	wrong := filepath.Join(t.TempDir(), "wrong")
+	recipient, err := archive.GenerateIdentity(wrong, false, time.Now())
+	ok(t, err)
+	out, err := command(t, "verify", "--archive", "dir://"+dir, "--level", "full", "--identity", wrong)
+	if !errors.Is(err, archive.ErrNoIdentity) || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), recipient) || strings.Contains(out, "DAMAGED") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
