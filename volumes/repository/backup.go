@@ -170,7 +170,7 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	defer r.storage.whenItFails(giveUp)()
+	defer r.storage.whenItFails(func(err error) { giveUp(r.failed(err)) })()
 	progress := &counter{report: o.Progress, done: make(chan struct{})}
 	var m *snapshot.Manifest
 	whole, flushed := stretch(ctx, flushTime)
