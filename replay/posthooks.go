@@ -103,11 +103,27 @@ func texts(o object) map[string]string {
 	return out
 }
 
-// tellHooks says in the plan which programs will be run.
+// tellHooks says in the plan which programs will be run, and which will not.
 func (p *planner) tellHooks() {
+	for _, it := range p.plan.Items {
+		if !it.makes() || !workloads[it.Resource.String()] || it.Resource.String() == "pods" || it.create == nil || !strings.Contains(string(it.create.json()), initHook) {
+			continue
+		}
+		if template := podTemplate(it.create.object()); texts(template.sub("metadata", "annotations"))[initHook+"container-image"] != "" {
+			p.warn("%s: the init container that its Pods' annotations ask for (%s*) is NOT run: only Pods of their own get it, as a template would keep it for ever. To do its work by hand, restore the claims alone before ('tidemark restore pvc'), and the workload after", it, initHook)
+		}
+	}
 	for _, h := range p.plan.PostHooks() {
 		p.warn("%s: a program is run in its Pods when they run (annotation %scommand); --restore-hooks=false leaves it out", &h, postHook)
 	}
+}
+
+// podTemplate is what a workload makes its Pods of.
+func podTemplate(o object) object {
+	if t := o.sub("spec", "jobTemplate", "spec", "template"); t != nil {
+		return t
+	}
+	return o.sub("spec", "template")
 }
 
 // addInitHook gives a Pod the init container that its annotations ask for when it is restored. Pods that a controller makes anew do not have it: their

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -78,11 +79,26 @@ func newCluster(t *testing.T, limits Cluster, objects ...runtime.Object) *cluste
 		}
 		return c.exec(pod, command[0])
 	}
-	record := c.o.Record
+	record, clock, fence := c.o.Record, c.o.Clock, c.o.Fence
 	c.o.Record = func(ctx context.Context, e journal.Event) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return record(ctx, e)
+	}
+	c.o.Recorded = func(ctx context.Context) iter.Seq2[journal.Event, error] {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.recorded(ctx)
+	}
+	c.o.Clock = func() time.Time {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return clock()
+	}
+	c.o.Fence = func(ctx context.Context) (journal.Cut, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return fence(ctx)
 	}
 	c.o.Cluster = &limits
 	c.k = New(c.o)
