@@ -42,7 +42,8 @@ test: controlplane ## vet, and all tests against a real control plane (PKG=./jou
 # Backups of volumes need a kubelet. What the machine lacks is said, and the tests are skipped.
 e2e: controlplane ## volumes on a real node: kubelet, containerd, CSI; needs Linux, root, and packages that it names
 	cd deploy/localnode/agent && go vet ./... && go test -count=1 ./...
-	TIDEMARK_E2E=1 go test -count=1 -timeout 40m -p 1 $(if $(RUN),-run '$(RUN)' -v) ./deploy/localnode ./bench/e2e
+	TIDEMARK_E2E=1 go test -count=1 -timeout 10m $(if $(RUN),-run '$(RUN)' -v) ./deploy/localnode
+	cd bench/e2e && TIDEMARK_E2E=1 go test -count=1 -timeout 40m $(if $(RUN),-run '$(RUN)' -v)
 
 race: controlplane ## the tests under the race detector, which needs a C compiler
 	@command -v "$$(go env CC | cut -d' ' -f1)" >/dev/null || { \

@@ -393,6 +393,41 @@ func TestLostAnswerToACommit(t *testing.T) {
 	m.judge(t, mem, "after a lost answer")
 }
 
+// The answer to a seal is lost, and a snapshot, which is the first to find that seal there, is committed while the next one is on
+// its way: it was not another daemon that sealed.
+func TestLostAnswerFoundByAnother(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	lose := &losing{Store: mem, match: "manifests/"}
+	image := &paused{Store: lose, reached: make(chan struct{}), resume: make(chan struct{}), what: "snapshots/"}
+	segment := &paused{Store: image, reached: make(chan struct{}), resume: make(chan struct{}), what: "segments/"}
+	s := m.shipper(t, segment)
+	_, err := s.Connect(t.Context())
+	ok(t, err)
+	image.armed = true
+	imaged, sealed := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := s.Snapshot(t.Context(), compactor.SnapshotRequest{Name: "meanwhile"})
+		imaged <- err
+	}()
+	<-image.reached
+	m.record(t, 5)
+	lose.on = true
+	if err := s.Seal(t.Context()); !errors.Is(err, storetest.ErrLost) {
+		t.Fatalf("seal: %v, want the lost answer", err)
+	}
+	m.record(t, 5)
+	segment.armed = true
+	go func() { sealed <- s.Seal(t.Context()) }()
+	<-segment.reached
+	close(image.resume)
+	ok(t, <-imaged)
+	close(segment.resume)
+	ok(t, <-sealed)
+	ok(t, s.Seal(t.Context()))
+	m.judge(t, mem, "after a lost answer that a snapshot found")
+}
+
 // losing loses the answer to the next Create of a name.
 type losing struct {
 	archive.Store

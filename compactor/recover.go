@@ -21,6 +21,8 @@ type Recovered struct {
 	To      journal.Position `json:"to"`
 	Keys    int              `json:"keys"`
 	Files   int              `json:"files"`
+	// Lost are files of the archive that turned out to be lost, and what hangs on them is not in the journal.
+	Lost []string `json:"lost,omitempty"`
 }
 
 // Recover makes a new journal in dir out of the archive: its newest state, and as much of its
@@ -42,9 +44,7 @@ func Recover(ctx context.Context, store archive.Store, ao archive.Options, dir s
 		return nil, err
 	}
 	// Whoever cannot read it must not take it over.
-	if _, segments, under, err := a.State().Recoverable(window); err != nil {
-		return nil, err
-	} else if _, err := a.Tables(ctx, segments, under); err != nil {
+	if _, err := readable(ctx, a, window); err != nil {
 		return nil, err
 	}
 	// First of all: what is read below must be the end of what the old daemon wrote.
@@ -54,24 +54,17 @@ func Recover(ctx context.Context, store archive.Store, ao archive.Options, dir s
 		return nil, fmt.Errorf("take the archive over: %w", err)
 	}
 	s := a.State()
-	from, segments, under, err := s.Recoverable(window)
-	if err != nil {
-		return nil, err
-	}
-	t, err := a.Tables(ctx, segments, under)
+	have, err := readable(ctx, a, window)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
-	res := &Recovered{Cluster: a.Cluster(), From: from, To: s.Known.Position, Files: len(segments)}
-	if under != nil {
-		res.Files++
-	}
+	res := &Recovered{Cluster: a.Cluster(), From: have.from, To: s.Known.Position, Files: have.files, Lost: have.lost}
 	var failed error
 	content := func(yield func(k, v []byte) bool) {
-		_, failed = t.All(func(k, v []byte) error {
+		_, failed = have.tables.All(func(k, v []byte) error {
 			res.Keys++
 			if !yield(k, v) {
 				return errStop
@@ -89,10 +82,46 @@ func Recover(ctx context.Context, store archive.Store, ao archive.Options, dir s
 			yield(nil, nil)
 		}
 	}
-	if err := journal.Rebuild(ctx, dir, jo, a.Cluster(), ao.Journal, s.Known, from.Cut, guarded); err != nil {
+	if err := journal.Rebuild(ctx, dir, jo, a.Cluster(), ao.Journal, s.Known, have.from.Cut, guarded); err != nil {
 		return nil, fmt.Errorf("recover from %s: %w", store, err)
 	}
 	return res, nil
+}
+
+// recoverable is the newest stretch of an archive's history.
+type recoverable struct {
+	from   journal.Position
+	tables *journal.Tables
+	files  int
+	lost   []string
+}
+
+// readable opens the newest stretch of history. Files that turn out to be lost are done without, if newer ones do not need them.
+func readable(ctx context.Context, a *archive.Archive, window time.Duration) (*recoverable, error) {
+	s, have := a.State(), &recoverable{}
+	for {
+		from, segments, under, err := s.Recoverable(window)
+		if err != nil {
+			if len(have.lost) > 0 {
+				err = fmt.Errorf("archive file %s is lost, and %w", have.lost[0], err)
+			}
+			return nil, err
+		}
+		have.from, have.files = from, len(segments)
+		if under != nil {
+			have.files++
+		}
+		have.tables, err = a.Tables(ctx, segments, under)
+		d, damaged := errors.AsType[*archive.DamageError](err)
+		if !damaged {
+			return have, err
+		}
+		without := s.Without(d.File)
+		if len(without.Files()) == len(s.Files()) {
+			return nil, err
+		}
+		s, have.lost = without, append(have.lost, d.File)
+	}
 }
 
 var errStop = errors.New("stopped")

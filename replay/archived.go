@@ -82,23 +82,49 @@ func withHoles(l *journal.Ledger, holes []archive.Range) []journal.Gap {
 	return gaps
 }
 
-func (r archiveRecord) outside(c *Catalog, at At, cut journal.Cut) string {
+// inHole is why a moment cannot be told whose past an archive has not got.
+const inHole = "cannot be told, for the archive has a hole there: files are lost ('tidemark verify' says which), or only single moments were kept ('tidemark snapshot list' shows them)"
+
+func (r archiveRecord) outside(c *Catalog, at At, cut journal.Cut, near time.Time) string {
 	s := r.h.State()
-	if !cut.Time.IsZero() && (!at.Revision.IsZero() || !cut.Time.Before(c.From.Time)) && cut.Revision.Compare(c.From.Revision) >= 0 {
-		return ""
-	}
-	if !cut.Time.IsZero() && !cut.Time.Before(s.Known.Began.Time) {
-		for _, older := range s.Ranges() {
-			if !cut.Time.Before(older.From.Time) && !cut.Time.After(older.To.Time) && cut.Revision.Compare(older.From.Revision) >= 0 {
-				return ""
-			}
+	began := s.Known.Began
+	if !cut.Time.IsZero() {
+		if at.Revision.RV != 0 && cut.Time.Before(c.From.Time) && cut.Revision.Compare(c.From.Revision) >= 0 {
+			cut.Time = c.From.Time
 		}
-		return "lies before what the archive holds without a hole; 'tidemark snapshot list' shows the single moments of before that it still has"
+		early := at.Revision.IsZero() && cut.Time.Before(began.Time) || cut.Revision.Compare(began.Revision) < 0
+		if _, _, err := r.h.FilesAt(cut); err == nil && !early {
+			return ""
+		}
 	}
-	if c.From.Time.Equal(s.Known.Began.Time) {
+	oldest := began.Time
+	if ranges := s.Ranges(); len(ranges) > 0 {
+		oldest = ranges[0].From.Time
+	}
+	switch {
+	case !near.IsZero() && near.Before(began.Time):
 		return "lies before recording began"
+	case !near.IsZero() && near.Before(oldest):
+		return "lies before what the archive holds"
 	}
-	return "lies before what the archive holds; 'tidemark snapshot list' shows the single moments of before that it still has"
+	return inHole
+}
+
+func (r archiveRecord) stretch(c *Catalog, near time.Time) (from, to journal.Cut) {
+	s := r.h.State()
+	for i, g := range s.Ranges() {
+		if i > 0 && !near.IsZero() && g.From.Time.After(near) {
+			break
+		}
+		from, to = g.From.Cut, g.To.Cut
+		if from.Time.Before(s.Known.Began.Time) {
+			from = s.Known.Began
+		}
+		if !to.Time.Before(s.Known.Position.Time) { // nothing has changed since, and that is known
+			to = c.To
+		}
+	}
+	return from, to
 }
 
 func (r archiveRecord) named(name string) (journal.Cut, bool) {
@@ -216,8 +242,8 @@ func (t *Tiered) Resolve(ctx context.Context, at At) (journal.Cut, error) {
 		return cut, err
 	}
 	cut, err = far.Resolve(ctx, at)
-	if outside, ok := errors.AsType[*RangeError](err); ok {
-		outside.To = near.To
+	if outside, ok := errors.AsType[*RangeError](err); ok && !outside.To.Time.Before(near.From.Time) {
+		outside.To = near.To // the journal goes on where the archive ends
 	}
 	return cut, err
 }

@@ -56,6 +56,7 @@ func TestOnCluster(t *testing.T) {
 		{"cluster-scoped objects that are needed", testNeeded},
 		{"scopes in Velero's words", testScopes},
 		{"rules", testRules},
+		{"claims whose volume is retained", testRetained},
 		{"transforms", testTransforms},
 		{"workloads at rest until all is there", testQuiesce},
 		{"status when it is asked for", testStatus},

@@ -57,6 +57,8 @@ func effectsOf(it *Item) (all []string) {
 		all = append(all, "a load balancer is made for it, with another address than it had unless the provider is told to keep it")
 	case gr == "persistentvolumeclaims" && made && o.str("spec", "volumeName") == "" && it.Volume == nil:
 		all = append(all, "comes back without its data: a new volume is made for it")
+	case gr == "persistentvolumeclaims" && made && it.Volume == nil:
+		all = append(all, "comes back with the volume that it had, as that is now and not as it was at the moment")
 	case gr == "persistentvolumeclaims" && it.Action == ActionDelete:
 		all = append(all, "is deleted, and its data with it unless the volume is retained")
 	case gr == "cronjobs.batch" && made && o.at("spec", "suspend") != true:

@@ -16,7 +16,7 @@ func TestEffectsAreTold(t *testing.T) {
 		{"services", ActionUpdate, `{spec: {type: LoadBalancer}}`, ""},
 		{"services", ActionCreate, `{spec: {type: ClusterIP}}`, ""},
 		{"persistentvolumeclaims", ActionCreate, `{spec: {}}`, "without its data"},
-		{"persistentvolumeclaims", ActionCreate, `{spec: {volumeName: v}}`, ""},
+		{"persistentvolumeclaims", ActionCreate, `{spec: {volumeName: v}}`, "as that is now"},
 		{"persistentvolumeclaims", ActionDelete, `{spec: {}}`, "its data with it"},
 		{"cronjobs.batch", ActionCreate, `{spec: {}}`, "next time"},
 		{"cronjobs.batch", ActionCreate, `{spec: {suspend: true}}`, ""},

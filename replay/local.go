@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/journal"
 )
 
@@ -18,8 +19,10 @@ import (
 type record interface {
 	// catalog tells what is recorded; it has all marks.
 	catalog() (*Catalog, error)
-	// outside says why the state at the cut cannot be told; empty when it can.
-	outside(c *Catalog, at At, cut journal.Cut) string
+	// outside says why the state at the cut cannot be told; empty when it can. near is the moment, also when it has no cut.
+	outside(c *Catalog, at At, cut journal.Cut, near time.Time) string
+	// stretch is what can be restored around a moment: the newest stretch that begins before it, or the oldest. A zero moment means the newest of all.
+	stretch(c *Catalog, near time.Time) (from, to journal.Cut)
 	// named finds what only this record gives a name to.
 	named(name string) (journal.Cut, bool)
 	// latest is the newest moment that now can mean.
@@ -68,26 +71,48 @@ func (l *recorded) Resolve(ctx context.Context, at At) (journal.Cut, error) {
 	if err != nil {
 		return journal.Cut{}, err
 	}
-	refuse := func(why, try string) (journal.Cut, error) {
-		return journal.Cut{}, &RangeError{At: at, Why: why, From: c.From, To: c.To, Try: try}
+	refuse := func(why string, near time.Time) (journal.Cut, error) {
+		return journal.Cut{}, l.outOfRange(c, at, why, near)
 	}
 	if c.From.Time.IsZero() {
-		return refuse("nothing is recorded completely yet", "")
+		return refuse("nothing is recorded completely yet", time.Time{})
 	}
 	cut, why, err := l.cut(ctx, c, at)
 	if err != nil {
 		return journal.Cut{}, err
 	}
 	if why != "" { // unknown or yet to come: the oldest moment would be bad advice
-		return refuse(why, "now")
+		return refuse(why, time.Time{})
 	}
-	if why := l.outside(c, at, cut); why != "" {
-		return refuse(why, "")
+	if c, err = l.catalog(); err != nil { // reading may have found out what is lost
+		return journal.Cut{}, err
+	}
+	near := cut.Time
+	if !at.Time.IsZero() {
+		near = at.Time
+	} else if at.Ago != 0 {
+		near = l.now().Add(-at.Ago)
+	}
+	if why := l.outside(c, at, cut, near); why != "" {
+		return refuse(why, near)
 	}
 	if at.Revision.RV != 0 && cut.Time.Before(c.From.Time) && cut.Revision.Compare(c.From.Revision) >= 0 {
 		cut.Time = c.From.Time // the counter may stand at a revision long before and after
 	}
 	return cut, nil
+}
+
+// outOfRange is the error about a moment, with what can be asked for around it. A zero near means that the newest moment is the advice.
+func (l *recorded) outOfRange(c *Catalog, at At, why string, near time.Time) error {
+	e := &RangeError{At: at, Why: why}
+	e.From, e.To = l.stretch(c, near)
+	switch {
+	case near.IsZero() && e.To.Time.Equal(c.To.Time):
+		e.Try = "now"
+	case near.IsZero() || e.To.Time.Before(near):
+		e.Try = e.To.Time.UTC().Format(time.RFC3339Nano)
+	}
+	return e
 }
 
 // cut finds the cut; why says what is wrong with a moment that has none.
@@ -159,6 +184,11 @@ func (l *recorded) Fold(ctx context.Context, cut journal.Cut, scope Scope) iter.
 			near = &first
 		}
 		v, err := l.view(ctx, cut, near)
+		if errors.Is(err, archive.ErrHole) {
+			if c, err = l.catalog(); err == nil {
+				err = l.outOfRange(c, At{Time: cut.Time}, inHole, cut.Time)
+			}
+		}
 		if err != nil {
 			yield(journal.Event{}, err)
 			return
@@ -309,7 +339,7 @@ func (r journalRecord) catalog() (*Catalog, error) {
 	return c, nil
 }
 
-func (r journalRecord) outside(c *Catalog, at At, cut journal.Cut) string {
+func (r journalRecord) outside(c *Catalog, at At, cut journal.Cut, _ time.Time) string {
 	switch {
 	case !cut.Time.IsZero() && (!at.Revision.IsZero() || !cut.Time.Before(c.From.Time)) && cut.Revision.Compare(c.From.Revision) >= 0:
 		return ""
@@ -318,6 +348,8 @@ func (r journalRecord) outside(c *Catalog, at At, cut journal.Cut) string {
 	}
 	return "lies before recording began"
 }
+
+func (journalRecord) stretch(c *Catalog, _ time.Time) (from, to journal.Cut) { return c.From, c.To }
 
 func (journalRecord) named(string) (journal.Cut, bool) { return journal.Cut{}, false }
 

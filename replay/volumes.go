@@ -53,6 +53,7 @@ var ErrNoFill = errors.New("the content of volumes cannot be written from here: 
 
 // fillClaims gives claims that the plan makes, and with VolumesInPlace those that are there, their content.
 func (p *planner) fillClaims(ctx context.Context) error {
+	made := p.madeVolumes()
 	for _, it := range p.plan.Items { // more are added to the list, none of them a claim to be made
 		if it.Resource != claims {
 			continue
@@ -61,22 +62,19 @@ func (p *planner) fillClaims(ctx context.Context) error {
 		switch {
 		case !ok:
 		case it.makes():
-			if err := p.fillNew(ctx, it, v); err != nil {
+			if err := p.fillNew(ctx, it, v, made[it.key()]); err != nil {
 				return err
 			}
 		case p.req.VolumesInPlace && p.live.objects[it.key()] != nil && !p.live.objects[it.key()].deleting:
 			p.fillLive(it, v)
 		}
 	}
-	return nil
+	return p.warnRetained(ctx)
 }
 
 // fillNew lets a claim that is made have its content: of a snapshot where the storage that has it makes the volume, and otherwise files.
-func (p *planner) fillNew(ctx context.Context, it *Item, v Volume) error {
+func (p *planner) fillNew(ctx context.Context, it *Item, v Volume, made *Item) error {
 	claim := it.create.object()
-	if claim.str("spec", "volumeName") != "" {
-		return nil // it gets its own volume back
-	}
 	provisioner, err := p.provisioner(ctx, claim.str("spec", "storageClassName"))
 	if err != nil {
 		return err
@@ -84,13 +82,23 @@ func (p *planner) fillNew(ctx context.Context, it *Item, v Volume) error {
 	why := ""
 	if v.Snapshot != nil {
 		why = p.snapshotUnfit(v.Snapshot, provisioner)
-		if why == "" {
-			p.fromSnapshot(it, claim, v)
-			return nil
+	}
+	bySnapshot := v.Snapshot != nil && why == ""
+	if !bySnapshot && !v.Files {
+		p.warn("%s: its backup %s cannot be used: %s", it, v.Backup, why)
+		return nil
+	}
+	if pv := claim.str("spec", "volumeName"); pv != "" {
+		if why, err := p.keepsVolume(ctx, it, claim, pv, provisioner); err != nil || why != "" {
+			if why != "" {
+				p.warn("%s: its backup %s is not used: %s", it, v.Backup, why)
+			}
+			return err
 		}
 	}
-	if !v.Files {
-		p.warn("%s: its backup %s cannot be used: %s", it, v.Backup, why)
+	p.leaveVolume(it, claim, made)
+	if bySnapshot {
+		p.fromSnapshot(it, claim, v)
 		return nil
 	}
 	v.Snapshot = nil
@@ -354,7 +362,7 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 		return err
 	}
 	if !bound {
-		return &leftAlone{fmt.Sprintf("has no volume yet after %s, so that VolumeSnapshot %s and VolumeSnapshotContent %s stay: delete both when it has one", a.o.Wait, it.Snapshot, it.Snapshot)}
+		return &leftAlone{fmt.Sprintf("has no volume yet after %s, so that %s stay: delete them when it has one", a.o.Wait, it.snapshotObjects())}
 	}
 	for _, gr := range []schema.GroupResource{groupContents, snapshots, snapshotContents} {
 		served, ok := a.target.version(gr, "v1")
@@ -370,4 +378,12 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 		}
 	}
 	return nil
+}
+
+// snapshotObjects names what a claim is made of, for people.
+func (it *Item) snapshotObjects() string {
+	if it.Volume.Snapshot.Group != "" {
+		return fmt.Sprintf("VolumeSnapshot, VolumeSnapshotContent and VolumeGroupSnapshotContent %s", it.Snapshot)
+	}
+	return fmt.Sprintf("VolumeSnapshot and VolumeSnapshotContent %s", it.Snapshot)
 }

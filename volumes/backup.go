@@ -128,9 +128,11 @@ type Status struct {
 	Snapshot *csi.Handle `json:"snapshot,omitempty"`
 	Content  *Content    `json:"content,omitempty"`
 	// Base is a snapshot that is kept only so that the next backup can ask what has changed since; it goes when that is done.
-	Base  *csi.Handle `json:"base,omitempty"`
-	Hooks []Hook      `json:"hooks,omitempty"`
-	Error string      `json:"error,omitempty"`
+	Base *csi.Handle `json:"base,omitempty"`
+	// Left is what is still to be removed in the cluster.
+	Left  *Left  `json:"left,omitempty"`
+	Hooks []Hook `json:"hooks,omitempty"`
+	Error string `json:"error,omitempty"`
 	// Notes are what a person should know of it.
 	Notes []string `json:"notes,omitempty"`
 }

@@ -55,6 +55,14 @@ func (k *Keeper) Fill(ctx context.Context, q FillRequest, progress func(reposito
 		return repository.Progress{}, err
 	}
 	defer k.close(ctx, r)
+	if progress != nil {
+		progress(repository.Progress{Step: "waiting for the turn of its mover"})
+	}
+	release, err := k.slots.movers(ctx, at.Node)
+	if err != nil {
+		return repository.Progress{}, err
+	}
+	defer release()
 	o, err := k.o.Cluster.Mover.Run(ctx, backupName("fill-"+q.Claim, k.o.Clock()), mover.Job{
 		Kind: mover.Restore, Cluster: r.Cluster(), Password: r.Password(), ID: id, Path: q.Path, DeleteExtra: q.DeleteExtra,
 	}, at, r.Store(), nil, progress)

@@ -115,16 +115,24 @@ func (k *Keeper) takeGroup(ctx context.Context, tasks []*task, report *report) {
 		wg.Wait()
 		return
 	}
-	if err == nil {
-		err = k.keepGroup(ctx, g, tasks, report)
+	for _, t := range tasks {
+		if t.err = err; err == nil {
+			t.cut, t.backup.Status.Taken, t.backup.Status.Consistency = g, g.Time, CrashGroup
+		}
 	}
+}
+
+// settleGroup waits until the members of a group can be used, and hands them to their claims.
+func (k *Keeper) settleGroup(ctx context.Context, g *csi.Group, tasks []*task, report *report) {
+	report.step(tasks[0], "waiting until the snapshots are ready to use")
+	err := k.keepGroup(ctx, g, tasks)
 	for _, t := range tasks {
 		t.err = errors.Join(t.err, err)
 	}
 }
 
-// keepGroup waits until the members of a group can be used, and hands them to their claims.
-func (k *Keeper) keepGroup(ctx context.Context, g *csi.Group, tasks []*task, report *report) (err error) {
+// keepGroup is settleGroup, of which one error is one of all. On failure nothing is left.
+func (k *Keeper) keepGroup(ctx context.Context, g *csi.Group, tasks []*task) (err error) {
 	c := k.o.Cluster.Client
 	defer func() {
 		if err != nil {
@@ -144,13 +152,12 @@ func (k *Keeper) keepGroup(ctx context.Context, g *csi.Group, tasks []*task, rep
 			return fmt.Errorf("%w: the group has no snapshot of %s", csi.ErrSnapshot, t.key())
 		}
 		h.Class, h.Mode = t.class, t.backup.Spec.Source.Mode
-		t.backup.Status.Snapshot, t.backup.Status.Taken, t.backup.Status.Consistency = &h, g.Time, CrashGroup
+		t.backup.Status.Snapshot = &h
 		if err := k.record(ctx, t.backup, journal.Modified); err != nil {
 			return err
 		}
 	}
-	report.step(tasks[0], "the group is taken")
-	if err := g.Keep(ctx, c); err != nil {
+	if err := g.Keep(ready, c); err != nil {
 		return err
 	}
 	for _, t := range tasks {

@@ -13,6 +13,7 @@ import (
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/volumes/hooks"
 	"github.com/tidemark-backup/tidemark/volumes/kube"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
 )
 
 // ErrHook is returned when a hook failed that must not.
@@ -66,7 +67,11 @@ func (k *Keeper) runHook(ctx context.Context, namespace string, h *Hook) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 	defer cancel()
 	began := time.Now()
-	done, err := k.o.Cluster.Client.Exec(ctx, namespace, h.Pod, h.Container, h.Command)
+	exec := k.o.Cluster.Exec
+	if exec == nil {
+		exec = k.o.Cluster.Client.Exec
+	}
+	done, err := exec(ctx, namespace, h.Pod, h.Container, h.Command)
 	h.Exit, h.Output, h.Duration = done.Exit, done.Output, time.Since(began).Round(time.Millisecond).String()
 	h.State = HookDone
 	switch {
@@ -80,32 +85,77 @@ func (k *Keeper) runHook(ctx context.Context, namespace string, h *Hook) {
 	}
 }
 
-// hooksHeld reports whether all pre hooks were run without an error, of which there is at least one.
-func (k *Keeper) hooksHeld(u *unit) bool {
-	n := 0
-	for _, h := range u.tasks[0].backup.Status.Hooks {
-		if h.When != "pre" {
-			continue
+// ordered reports whether the application of a claim had brought its files into order, and they are so in the backup: the pre hooks of the Pods that use the claim
+// were all run without an error, of which there is at least one; and each of these Pods was held until its post hooks, or all of it is of one
+// instant. A hook that holds nothing, such as a checkpoint, has passed by when the second of several volumes is taken.
+// If only that is missing, loose says so.
+func (u *unit) ordered(t *task) (is bool, loose string) {
+	for _, p := range t.Pods {
+		pre, held := 0, false
+		for _, h := range t.backup.Status.Hooks {
+			switch {
+			case h.Pod != p.Name:
+			case h.When == "post":
+				held = true
+			case h.State != HookDone:
+				return false, ""
+			default:
+				pre++
+			}
 		}
-		if h.State != HookDone {
-			return false
+		if pre > 0 && !held && !u.instant(p) {
+			loose = fmt.Sprintf("its hooks do not count: Pod %s has no post hook, so it was not held, and not all that it uses is of one snapshot: a policy with 'group: pod' makes one", p.Name)
 		}
-		n++
+		is = is || pre > 0
 	}
-	return n > 0
+	return is && loose == "", loose
 }
 
-// hasPost reports whether the Pods of a claim have post hooks: then something is held between them and the pre hooks.
-func (k *Keeper) hasPost(t *task) bool {
-	return slices.ContainsFunc(t.backup.Status.Hooks, func(h Hook) bool {
-		return h.When == "post" && slices.ContainsFunc(t.Pods, func(p *corev1.Pod) bool { return p.Name == h.Pod })
-	})
+// tell has a backup count as application-consistent if it is.
+func (u *unit) tell(t *task) {
+	is, loose := u.ordered(t)
+	if is {
+		t.unhooked, t.backup.Status.Consistency = t.backup.Status.Consistency, Application
+	} else if loose != "" {
+		t.backup.note("%s", loose)
+	}
+}
+
+// instant reports whether all claims of a Pod that the unit has are of one instant: there is one snapshot, of one volume or of a group.
+func (u *unit) instant(p *corev1.Pod) bool {
+	var first *task
+	for _, t := range u.tasks {
+		switch {
+		case !slices.Contains(t.Pods, p):
+		case t.choice.Action == policy.Kopia:
+			return false
+		case first == nil:
+			first = t
+		case t.cut == nil || t.cut != first.cut:
+			return false
+		}
+	}
+	return true
 }
 
 // payHooks runs the post hooks that a process which died owes, those of a run once. Only of Pods that are the same as then.
 func (k *Keeper) payHooks(ctx context.Context, all []*Backup) error {
-	type key struct{ run, namespace, pod, container, command string }
+	type key struct {
+		run, namespace, pod, container, command string
+		i                                       int // the hooks of a unit are in all of its records, in one order
+	}
+	keyOf := func(b *Backup, i int) key {
+		h := &b.Status.Hooks[i]
+		return key{b.Spec.Run, b.Metadata.Namespace, h.Pod, h.Container, fmt.Sprint(h.Command), i}
+	}
 	paid := map[key]Hook{}
+	for _, b := range all {
+		for i, h := range b.Status.Hooks {
+			if h.When == "post" && h.State != HookPending { // it died between the records
+				paid[keyOf(b, i)] = h
+			}
+		}
+	}
 	for _, b := range all {
 		owed := slices.ContainsFunc(b.Status.Hooks, func(h Hook) bool { return h.State == HookPending })
 		if !owed {
@@ -116,7 +166,7 @@ func (k *Keeper) payHooks(ctx context.Context, all []*Backup) error {
 			if h.State != HookPending {
 				continue
 			}
-			at := key{b.Spec.Run, b.Metadata.Namespace, h.Pod, h.Container, fmt.Sprint(h.Command)}
+			at := keyOf(b, i)
 			if was, ok := paid[at]; ok && h.When == "post" {
 				*h = was
 				continue

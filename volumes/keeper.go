@@ -441,7 +441,7 @@ func (k *Keeper) FinishDeletes(ctx context.Context) error {
 
 // remove removes a backup: that it is to go is recorded first, as one that has lost something must not be restored, and its record goes last.
 func (k *Keeper) remove(ctx context.Context, b *Backup) error {
-	if (b.Status.Snapshot != nil || b.Status.Base != nil) && k.o.Cluster == nil {
+	if (b.Status.Snapshot != nil || b.Status.Base != nil || b.Status.Left != nil) && k.o.Cluster == nil {
 		return fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
 	}
 	if b.Status.Phase != Deleting {
@@ -450,7 +450,7 @@ func (k *Keeper) remove(ctx context.Context, b *Backup) error {
 			return err
 		}
 	}
-	if err := k.dropBase(ctx, b); err != nil {
+	if err := errors.Join(k.dropLeft(ctx, b), k.dropBase(ctx, b)); err != nil {
 		return err
 	}
 	if b.Status.Snapshot != nil {

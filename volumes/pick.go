@@ -20,12 +20,12 @@ func Pick(all []*Backup, q PickRequest) map[string]*Backup {
 		if b.Spec.Claim == "" || b.Status.Phase != Done || b.Status.Snapshot == nil && b.Status.Content == nil {
 			continue
 		}
-		off := q.At.Sub(b.Moment())
+		off := q.At.Sub(b.Read())
 		if q.Name != "" && b.Metadata.Name != q.Name && b.Spec.Run != q.Name || q.Name == "" && !q.Nearest && off < 0 {
 			continue
 		}
 		was := picked[b.Volume()]
-		if was == nil || off.Abs() < q.At.Sub(was.Moment()).Abs() || off.Abs() == q.At.Sub(was.Moment()).Abs() && b.better(was) {
+		if was == nil || off.Abs() < q.At.Sub(was.Read()).Abs() || off.Abs() == q.At.Sub(was.Read()).Abs() && b.better(was) {
 			picked[b.Volume()] = b
 		}
 	}
@@ -42,6 +42,20 @@ func (b *Backup) Moment() time.Time {
 		at = after
 	}
 	return at
+}
+
+// Read is the instant by which all of the content was read. Files that are read while they are used are of any time up to it.
+func (b *Backup) Read() time.Time {
+	if b.Status.Consistency != Live {
+		return b.Moment()
+	}
+	if after := b.Status.After.Time; !after.IsZero() {
+		return after
+	}
+	if !b.Status.Finished.IsZero() {
+		return b.Status.Finished
+	}
+	return b.Moment()
 }
 
 // better says which of two of one moment to take: what holds more.

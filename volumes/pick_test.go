@@ -24,7 +24,13 @@ func TestPick(t *testing.T) {
 		b.Status.Before, b.Status.After = journal.Cut{Time: b.Status.Taken}, journal.Cut{Time: b.Status.Taken.Add(time.Second)}
 		b.Status.Taken = b.Status.Taken.Add(2 * time.Hour)
 	}
+	live := func(b *Backup) { // it takes two hours to read
+		b.Status.Consistency, b.Status.Before = Live, journal.Cut{Time: b.Status.Taken}
+		b.Status.After = journal.Cut{Time: b.Status.Taken.Add(2 * time.Hour)}
+	}
+	foreign := func(b *Backup) { b.Status.Consistency, b.Status.Finished = Live, b.Status.Taken.Add(time.Hour) }
 	all := []*Backup{
+		backup("d1", "d", -180, live), backup("d2", "d", -30, live), backup("e1", "e", -30, foreign),
 		backup("a1", "a", -60), backup("a2", "a", -10), backup("a3", "a", -5, failed), backup("a4", "a", -4, empty), backup("a5", "a", 3),
 		backup("b1", "b", 7), backup("c1", "c", -1, skewed),
 		{Spec: Spec{Path: "/srv"}, Status: Status{Phase: Done, Taken: noon}},
@@ -33,11 +39,12 @@ func TestPick(t *testing.T) {
 		q    PickRequest
 		want map[string]string
 	}{
-		"at or before": {PickRequest{At: noon}, map[string]string{"shop/a": "a2", "shop/c": "c1"}},
-		"nearest":      {PickRequest{At: noon, Nearest: true}, map[string]string{"shop/a": "a5", "shop/b": "b1", "shop/c": "c1"}},
+		"at or before": {PickRequest{At: noon}, map[string]string{"shop/a": "a2", "shop/c": "c1", "shop/d": "d1"}},
+		"nearest":      {PickRequest{At: noon, Nearest: true}, map[string]string{"shop/a": "a5", "shop/b": "b1", "shop/c": "c1", "shop/d": "d1", "shop/e": "e1"}},
 		"by name":      {PickRequest{At: noon, Name: "a1"}, map[string]string{"shop/a": "a1"}},
 		"by run":       {PickRequest{At: noon, Name: "run-b1"}, map[string]string{"shop/b": "b1"}},
-		"exactly then": {PickRequest{At: noon.Add(-10 * time.Minute)}, map[string]string{"shop/a": "a2"}},
+		"exactly then": {PickRequest{At: noon.Add(-10 * time.Minute)}, map[string]string{"shop/a": "a2", "shop/d": "d1"}},
+		"while read":   {PickRequest{At: noon.Add(-61 * time.Minute)}, map[string]string{}},
 	} {
 		got := Pick(all, tc.q)
 		if len(got) != len(tc.want) {

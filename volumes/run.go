@@ -70,6 +70,7 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 	m := &Made{Run: q.Run, Skipped: skipped, Backups: []*Backup{}}
 	report := newReport(progress)
 	var wg sync.WaitGroup
+	wg.Go(func() { k.removeLeft(ctx) })
 	for _, u := range units {
 		for _, t := range u.tasks {
 			t.backup = k.newClaimBackup(&q, t)
@@ -98,24 +99,14 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 
 // runUnit backs up the claims of a unit, and records what became of them.
 func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
-	release, err := k.slots.take(ctx, u)
+	release, err := k.slots.unit(ctx)
 	if err != nil {
-		for _, t := range u.tasks {
-			t.err = err
-		}
+		u.fail(err)
 	} else {
 		defer release()
-		k.takeUnit(ctx, u, report)
+		k.takeInTurn(ctx, u, report)
 	}
-	var wg sync.WaitGroup
-	for _, t := range u.tasks {
-		wg.Go(func() {
-			if t.err == nil && t.taken != nil {
-				t.err = k.settleSnapshot(ctx, t, report)
-			}
-		})
-	}
-	wg.Wait()
+	k.settleUnit(ctx, u, report)
 	k.dropSnapshots(ctx, u)
 	for _, t := range u.tasks {
 		k.end(ctx, t)
@@ -123,43 +114,79 @@ func (k *Keeper) runUnit(ctx context.Context, u *unit, report *report) {
 	}
 }
 
-// takeUnit does what has to be done at one time: until it returns, the applications may be held.
-func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
-	fail := func(err error) {
-		for _, t := range u.tasks {
-			t.err = errors.Join(t.err, err)
+// settleUnit does what takes time, when the applications are not held any more.
+func (k *Keeper) settleUnit(ctx context.Context, u *unit, report *report) {
+	var wg sync.WaitGroup
+	settle := func(t *task) {
+		wg.Go(func() {
+			if t.err == nil && t.taken != nil {
+				t.err = k.settleSnapshot(ctx, t, report)
+			}
+		})
+	}
+	groups := map[*csi.Group][]*task{}
+	for _, t := range u.tasks {
+		if t.cut != nil {
+			groups[t.cut] = append(groups[t.cut], t)
+			continue
+		}
+		settle(t)
+	}
+	for g, tasks := range groups {
+		wg.Go(func() {
+			k.settleGroup(ctx, g, tasks, report)
+			for _, t := range tasks {
+				settle(t)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// takeInTurn takes a unit when there are places for the movers that it needs while the application is held.
+func (k *Keeper) takeInTurn(ctx context.Context, u *unit, report *report) {
+	var live []*task
+	for _, t := range u.tasks {
+		if t.choice.Action == policy.Kopia && t.err == nil {
+			live = append(live, t)
 		}
 	}
+	if len(live) > 0 {
+		var nodes []string
+		u.live, nodes = k.slots.share(live)
+		release, err := k.slots.movers(ctx, nodes...)
+		if err != nil {
+			u.fail(err)
+			return
+		}
+		defer release()
+	}
+	k.takeUnit(ctx, u, report)
+}
+
+// takeUnit does what has to be done at one time: until it returns, the applications may be held.
+func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 	before, err := k.o.Fence(ctx)
 	if err != nil { // a cluster that cannot even tell its revision will not make snapshots
-		fail(fmt.Errorf("ask the cluster for its revision: %w", err))
+		u.fail(fmt.Errorf("ask the cluster for its revision: %w", err))
 		return
 	}
-	owed := k.owedHooks(u)
+	var owed []Hook
+	if !u.failed() {
+		owed = k.owedHooks(u)
+	}
 	for _, t := range u.tasks {
 		t.backup.Status.Before, t.backup.Status.Hooks = before, owed
 		if err := k.record(ctx, t.backup, journal.Added); err != nil {
-			fail(err)
+			u.fail(err)
 		}
 	}
-	if !slices.ContainsFunc(u.tasks, func(t *task) bool { return t.err == nil }) {
+	if u.failed() {
 		return
 	}
-	defer func() { // always, also when we are to end: the application may be frozen
-		_ = k.runHooks(context.WithoutCancel(ctx), u, "post", report) // it is in the notes of the backups
-		all := u.tasks[0].backup.Status.Hooks
-		failed := slices.ContainsFunc(all, func(h Hook) bool { return h.When == "post" && h.State == HookFailed })
-		for _, t := range u.tasks {
-			s := &t.backup.Status
-			s.Hooks = all
-			if failed && s.Consistency == Application { // it may tell that what the pre hook took was lost meanwhile, as a lock can be
-				s.Consistency = t.unhooked
-				s.Notes = append(s.Notes, "counts as "+string(t.unhooked)+": a post hook failed, so the application may not have been held all the time")
-			}
-		}
-	}()
+	defer k.letGo(context.WithoutCancel(ctx), u, report) // always, also when we are to end: the application may be frozen
 	if err := k.runHooks(ctx, u, "pre", report); err != nil {
-		fail(err)
+		u.fail(err)
 		return
 	}
 	if len(u.pods) > 0 {
@@ -183,16 +210,34 @@ func (k *Keeper) takeUnit(ctx context.Context, u *unit, report *report) {
 	}
 }
 
+// letGo runs the post hooks of a unit, and records it at once: a daemon that ends while content is moved owes them no more.
+func (k *Keeper) letGo(ctx context.Context, u *unit, report *report) {
+	if len(u.pods) == 0 {
+		return
+	}
+	_ = k.runHooks(ctx, u, "post", report) // it is in the notes of the backups
+	failed := slices.ContainsFunc(u.tasks[0].backup.Status.Hooks, func(h Hook) bool { return h.When == "post" && h.State == HookFailed })
+	for _, t := range u.tasks {
+		s := &t.backup.Status
+		if failed && s.Consistency == Application { // it may tell that what the pre hook took was lost meanwhile, as a lock can be
+			s.Consistency = t.unhooked
+			t.backup.note("counts as %s: a post hook failed, so the application may not have been held all the time", t.unhooked)
+		}
+		last, cancel := context.WithTimeout(ctx, recordTime)
+		if err := k.record(last, t.backup, journal.Modified); err != nil { // the next daemon would run them again
+			k.o.Logger.Warn("that the hooks of a volume backup were run cannot be recorded", zap.String("backup", t.backup.Metadata.Name), zap.Error(err))
+		}
+		cancel()
+	}
+}
+
 // takeAll takes the snapshots of a unit, and reads the files of those that have none.
 func (k *Keeper) takeAll(ctx context.Context, u *unit, report *report) {
-	hooked := len(u.pods) > 0 && k.hooksHeld(u)
 	groups := map[string][]*task{}
 	var wg sync.WaitGroup
 	for _, t := range u.tasks {
 		switch {
-		case t.err != nil:
-		case t.choice.Action == policy.Kopia:
-			wg.Go(func() { t.err = k.backLive(ctx, t, hooked, report) })
+		case t.err != nil, t.choice.Action == policy.Kopia:
 		case t.group != "":
 			key := t.Claim.Namespace + "/" + t.Driver() + "/" + t.group
 			groups[key] = append(groups[key], t)
@@ -200,13 +245,20 @@ func (k *Keeper) takeAll(ctx context.Context, u *unit, report *report) {
 			wg.Go(func() { t.err = k.takeOne(ctx, t, report) })
 		}
 	}
+	for _, lot := range u.live {
+		wg.Go(func() {
+			for _, t := range lot {
+				t.err = k.backLive(ctx, u, t, report)
+			}
+		})
+	}
 	for _, tasks := range groups {
 		wg.Go(func() { k.takeGroup(ctx, tasks, report) })
 	}
 	wg.Wait()
 	for _, t := range u.tasks {
-		if t.err == nil && t.taken != nil && hooked {
-			t.unhooked, t.backup.Status.Consistency = t.backup.Status.Consistency, Application
+		if t.err == nil && t.choice.Action != policy.Kopia {
+			u.tell(t)
 		}
 	}
 }
@@ -252,8 +304,6 @@ func (k *Keeper) settleSnapshot(ctx context.Context, t *task, report *report) er
 // dropSnapshots deletes the snapshots of backups that failed, or do not need them any more. Those of a group go together, when none of
 // them is wanted.
 func (k *Keeper) dropSnapshots(ctx context.Context, u *unit) {
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
-	defer cancel()
 	wanted := map[string]bool{} // groups
 	unwanted := func(t *task) bool {
 		return t.taken != nil && (t.err != nil || t.choice.Action == policy.Move && !t.choice.KeepSnapshots)
@@ -263,49 +313,63 @@ func (k *Keeper) dropSnapshots(ctx context.Context, u *unit) {
 			wanted[h.Group] = true
 		}
 	}
-	gone := map[string]error{} // groups
+	dropped := map[string]bool{} // groups
+	var wg sync.WaitGroup
 	for _, t := range u.tasks {
 		h := t.backup.Status.Snapshot
-		var err error
 		switch {
 		case !unwanted(t):
-			continue
 		case k.keepBase(t):
-			continue
-		case h == nil:
-			err = t.taken.Drop(last, k.o.Cluster.Client)
-		case wanted[h.Group]:
-			t.backup.Status.Notes = append(t.backup.Status.Notes, "its snapshot is kept with those of its group")
-			continue
+		case h != nil && wanted[h.Group]:
+			t.backup.note("its snapshot is kept with those of its group")
+		case h != nil && dropped[h.Group]:
+			t.backup.Status.Snapshot = nil
 		default:
-			var done bool
-			if err, done = gone[h.Group]; !done || h.Group == "" {
-				err = csi.Delete(last, k.o.Cluster.Client, *h, t.backup.Metadata.Name)
-				gone[h.Group] = err
+			if h != nil && h.Group != "" {
+				dropped[h.Group] = true
 			}
+			wg.Go(func() { k.dropSnapshot(ctx, t) })
 		}
-		if err != nil {
-			t.err = errors.Join(t.err, err)
-			continue
-		}
-		t.backup.Status.Snapshot = nil
+	}
+	wg.Wait()
+}
+
+// dropSnapshot deletes one snapshot, with its group if it has one.
+func (k *Keeper) dropSnapshot(ctx context.Context, t *task) {
+	last, cancel := dropping(ctx)
+	defer cancel()
+	h := t.backup.Status.Snapshot
+	t.backup.Status.Snapshot = nil // whatever becomes of it, no restore is to use it
+	var err error
+	if h == nil {
+		err = t.taken.Drop(last, k.o.Cluster.Client)
+	} else {
+		err = csi.Delete(last, k.o.Cluster.Client, *h, t.backup.Metadata.Name)
+	}
+	if err != nil {
+		t.backup.leave("its snapshot", h, err)
 	}
 }
 
-// dropTime bounds how long deleting a snapshot may take.
-const dropTime = 2 * time.Minute
-
 // move reads the files of a snapshot: of a claim that is made of it, in a Pod that mounts the claim.
-func (k *Keeper) move(ctx context.Context, t *task, report *report) (err error) {
+func (k *Keeper) move(ctx context.Context, t *task, report *report) error {
+	report.step(t, "waiting for the turn of its mover")
+	release, err := k.slots.movers(ctx, "") // it is made where the volume can be
+	if err != nil {
+		return err
+	}
+	defer release()
 	c, name := k.o.Cluster.Client, t.backup.Metadata.Name
 	ns := k.o.Cluster.Namespace
 	if ns == "" {
 		ns = t.Claim.Namespace
 	}
 	defer func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
+		last, cancel := dropping(ctx)
 		defer cancel()
-		err = errors.Join(err, c.Delete(last, kube.Claims, ns, name, false), c.Gone(last, kube.Claims, ns, name), csi.Release(last, c, ns, name))
+		if left := errors.Join(dropClaim(last, c, ns, name), csi.Release(last, c, ns, name)); left != nil {
+			t.backup.leave(fmt.Sprintf("claim %s/%s, which was made of its snapshot,", ns, name), nil, left)
+		}
 	}()
 	report.step(t, "making a volume of the snapshot")
 	ready, cancel := k.readyBy(ctx, "the snapshot could not be imported within %s")
@@ -322,16 +386,15 @@ func (k *Keeper) move(ctx context.Context, t *task, report *report) (err error) 
 }
 
 // backLive reads the files of a claim as it is used, in a Pod on the node where it is mounted.
-func (k *Keeper) backLive(ctx context.Context, t *task, hooked bool, report *report) error {
+func (k *Keeper) backLive(ctx context.Context, u *unit, t *task, report *report) error {
 	if len(t.Pods) > 0 && slices.Contains(t.Claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
 		return fmt.Errorf("%w: %s can be mounted by one Pod only, and is: back it up with snapshots", ErrRequest, t.key())
 	}
 	t.backup.Status.Taken, t.backup.Status.Consistency = k.o.Clock().UTC(), Live
 	if len(t.Pods) == 0 {
 		t.backup.Status.Consistency = Crash // nobody writes to it
-	} else if hooked && k.hasPost(t) {
-		t.unhooked, t.backup.Status.Consistency = Live, Application // it is held until it is read
 	}
+	u.tell(t) // before it is read: the repository keeps the record beside
 	report.step(t, "reading the volume")
 	return k.read(ctx, t, mover.Place{Namespace: t.Claim.Namespace, Claim: t.Claim.Name, Block: t.block(), Node: t.node()}, report)
 }

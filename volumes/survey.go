@@ -11,12 +11,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/volumes/csi"
 	"github.com/tidemark-backup/tidemark/volumes/hooks"
 	"github.com/tidemark-backup/tidemark/volumes/kube"
 	"github.com/tidemark-backup/tidemark/volumes/mover"
 	"github.com/tidemark-backup/tidemark/volumes/policy"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
 // What is not said of a Cluster.
@@ -29,15 +31,25 @@ const (
 // Cluster is where claims are backed up and restored.
 type Cluster struct {
 	Client *kube.Client
-	Mover  *mover.Runner
+	Mover  Mover
+	// Exec runs a program in a container. Default: the Client does.
+	Exec func(ctx context.Context, namespace, pod, container string, command []string) (kube.Executed, error)
 	// Namespace is where claims that are made of snapshots are mounted, to be read. Default: the claim's own.
 	Namespace string
-	// Concurrency is how many claims are worked on at once, PerNode how many of those on one node.
+	// Concurrency is how many movers there are at once, of backups and of restores together, and how many units of claims are worked on. PerNode is how many
+	// movers there are on one node, of those that can run on no other: what reads or fills a claim that is mounted there.
 	Concurrency, PerNode int
 	// ReadyTime is how long a snapshot may take to be ready to use.
 	ReadyTime time.Duration
 	// Blocks says how lists of changed blocks are used.
 	Blocks BlockOptions
+}
+
+// Mover does jobs in Pods that mount the claim. It is a mover.Runner.
+type Mover interface {
+	Run(ctx context.Context, name string, job mover.Job, at mover.Place, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*mover.Outcome, error)
+	// Labels select the objects of its movers.
+	Labels() string
 }
 
 // Policies say what is done with which claim, and which hooks are run.
@@ -80,6 +92,7 @@ type task struct {
 	group  string // "label=value"; empty: it is alone
 	backup *Backup
 
+	cut      *csi.Group // the snapshot that it was taken with; nil: alone
 	taken    *csi.Taken
 	err      error
 	unhooked Consistency // what it would be without hooks
@@ -109,13 +122,30 @@ func (t *task) node() string {
 type unit struct {
 	tasks []*task
 	pods  []*hooked
+	live  [][]*task // those that are read as they are, by the places of their movers
+}
+
+// fail has all claims of the unit fail.
+func (u *unit) fail(err error) {
+	for _, t := range u.tasks {
+		t.err = errors.Join(t.err, err)
+	}
+}
+
+// failed reports whether there is nothing left to do for any of its claims.
+func (u *unit) failed() bool {
+	return !slices.ContainsFunc(u.tasks, func(t *task) bool { return t.err == nil })
 }
 
 // hooked is a Pod with hooks.
 type hooked struct {
 	pod  *corev1.Pod
 	plan *hooks.Plan
+	err  error // what it says of hooks is not understood; there is no plan
 }
+
+// idle reports whether there is nothing to run.
+func (h *hooked) idle() bool { return h.err == nil && h.plan.Empty() }
 
 // survey finds the claims that a request is about, and says what is done with each.
 func (k *Keeper) survey(ctx context.Context, q *ClaimsRequest) (units []*unit, skipped []Skipped, err error) {
@@ -164,8 +194,7 @@ func (k *Keeper) survey(ctx context.Context, q *ClaimsRequest) (units []*unit, s
 		return nil, nil, fmt.Errorf("%w: there is no claim %s", ErrRequest, missing[0])
 	}
 	groupByPods(tasks)
-	units, err = k.unite(tasks)
-	return units, skipped, err
+	return k.unite(tasks), skipped, nil
 }
 
 func missingClaims(q *ClaimsRequest, tasks []*task, skipped []Skipped) (missing []string) {
@@ -240,8 +269,9 @@ func (k *Keeper) of(p *Policies, name string, t *task) bool {
 	return false
 }
 
-// unite puts tasks together that must not be apart.
-func (k *Keeper) unite(tasks []*task) ([]*unit, error) {
+// unite puts tasks together that must not be apart. A Pod whose hooks cannot be understood costs its unit the backup, and no other: the claims of
+// many namespaces may be in one run.
+func (k *Keeper) unite(tasks []*task) []*unit {
 	rules := &k.policies.Load().Hooks
 	sets := newSets(len(tasks))
 	byGroup, byPod := map[string]int{}, map[string]int{}
@@ -261,12 +291,9 @@ func (k *Keeper) unite(tasks []*task) ([]*unit, error) {
 			key := p.Namespace + "/" + p.Name
 			if plans[key] == nil {
 				plan, err := rules.For(p)
-				if err != nil {
-					return nil, fmt.Errorf("%w: %w", ErrRequest, err)
-				}
-				plans[key] = &hooked{p, plan}
+				plans[key] = &hooked{p, plan, err}
 			}
-			if plans[key].plan.Empty() {
+			if plans[key].idle() {
 				continue
 			}
 			if j, ok := byPod[key]; ok {
@@ -282,14 +309,19 @@ func (k *Keeper) unite(tasks []*task) ([]*unit, error) {
 			t := tasks[i]
 			u.tasks = append(u.tasks, t)
 			for _, p := range t.Pods {
-				if h := plans[p.Namespace+"/"+p.Name]; h != nil && !h.plan.Empty() && !slices.Contains(u.pods, h) {
+				if h := plans[p.Namespace+"/"+p.Name]; h != nil && !h.idle() && !slices.Contains(u.pods, h) {
 					u.pods = append(u.pods, h)
 				}
 			}
 		}
+		for _, h := range u.pods {
+			if h.err != nil {
+				u.fail(fmt.Errorf("%w: its hooks are not understood: %w", ErrRequest, h.err))
+			}
+		}
 		units = append(units, u)
 	}
-	return units, nil
+	return units
 }
 
 // newClaimBackup is the record of a backup of a claim that begins.

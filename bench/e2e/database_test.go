@@ -2,11 +2,14 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -143,6 +146,39 @@ func (w *world) exec(namespace, pod, script string) string {
 	return strings.TrimSpace(done.Output)
 }
 
+// sameObjects compares the objects of a namespace with those of a moment. Claims have other volumes.
+func (w *world) sameObjects(namespace, at string) {
+	w.Helper()
+	out, trouble, _ := w.try("diff", "-n", namespace, "--at", at)
+	if !strings.Contains(trouble, "# + live") { // it did compare
+		w.Errorf("diff says:\n%s%s", out, trouble)
+	}
+	for line := range strings.Lines(out) {
+		mark, what, _ := strings.Cut(line, " ")
+		if strings.ContainsAny(mark, "~+-") && !strings.HasPrefix(what, ".") && !strings.HasPrefix(what, " ") && !strings.HasPrefix(what, "persistentvolumeclaims ") {
+			w.Errorf("other objects than those of %s: %s\n%s", at, line, out)
+			return
+		}
+	}
+}
+
+// scheduled has a schedule take snapshots of a namespace's claims once.
+func (w *world) scheduled(namespace string) (all []*volumes.Backup) {
+	w.Helper()
+	without := w.config
+	w.stopDaemon(syscall.SIGTERM)
+	w.config += "  policies:\n  - name: nightly\n    namespaces: [" + namespace + "]\n    action: snapshot\n    cron: \"* * * * *\"\n"
+	w.startDaemon()
+	w.awaitLong("the schedule", func() bool {
+		w.ok(json.Unmarshal([]byte(w.run("volumes", "list", "-o", "json")), &all))
+		return len(all) > 0 && !slices.ContainsFunc(all, func(b *volumes.Backup) bool { return b.Status.Phase != volumes.Done })
+	})
+	w.stopDaemon(syscall.SIGTERM) // before its next run
+	w.config = without
+	w.startDaemon()
+	return all
+}
+
 // TestPostgreSQL, TestMariaDB and TestRedis back a database up while rows are written to it.
 func TestPostgreSQL(t *testing.T) { backDatabase(t, "postgresql") }
 
@@ -173,7 +209,7 @@ func backDatabase(t *testing.T, name string) {
 	sum := "set -- " + strconv.Itoa(written) + "\n" + db.sum
 	before := script(sum)
 
-	all := append(w.back("-n", ns), w.back("-n", ns, "--action", "snapshot-then-kopia")...)
+	all := append(w.scheduled(ns), w.back("-n", ns, "--action", "snapshot-then-kopia")...)
 	for _, b := range all {
 		if b.Status.Consistency != volumes.Application || (len(b.Status.Hooks) == 2) != db.post {
 			t.Errorf("%s: %s, %+v", b.Spec.Action, b.Status.Consistency, b.Status.Hooks)
@@ -190,6 +226,7 @@ func backDatabase(t *testing.T, name string) {
 	for _, b := range all {
 		w.run("restore", "-n", ns, "--at", at, "--volumes", b.Metadata.Name, "--yes")
 		w.await(name+" to be back", func() bool { return w.ready(ns, "app=db") })
+		w.sameObjects(ns, at)
 		if trouble := script(db.whole); trouble != "" {
 			t.Errorf("restored from %s: %s", b.Spec.Action, trouble)
 		}

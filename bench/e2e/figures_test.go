@@ -3,7 +3,9 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -41,25 +43,32 @@ func TestFigures(t *testing.T) {
 		}
 		w.ok(os.WriteFile(filepath.Join(sub, strconv.Itoa(i)), b, 0o644))
 	}
-	for _, what := range []string{"first", "unchanged"} {
+	measure := func(what string, do func()) {
+		t.Helper()
 		peak := w.peakOfMover()
 		began := time.Now()
-		made := w.back("-n", "many", "--action", "kopia")[0]
-		t.Logf("100,000 files of 4 KiB, %s: %s; the mover's peak is %d MiB; %d bytes sent", what, time.Since(began).Round(time.Millisecond), peak()>>20, made.Status.Content.Sent)
+		do()
+		took, most := time.Since(began), peak()>>20
+		t.Logf("%s: %s; the mover's peak is %d MiB", what, took.Round(time.Millisecond), most)
+		if most == 0 || most > 400 {
+			t.Errorf("%s: the mover has %d MiB at most, want 1 to 400", what, most)
+		}
 	}
+	for _, what := range []string{"first", "unchanged"} {
+		measure("100,000 files of 4 KiB, "+what, func() {
+			made := w.back("-n", "many", "--action", "kopia")[0]
+			t.Logf("%d bytes sent", made.Status.Content.Sent)
+		})
+	}
+	w.ok(w.big5(filepath.Join(dir, "large")))
+	measure("5 GiB in one file beside them", func() { w.back("-n", "many", "--action", "kopia") })
 	w.claim("many", "copy", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) {
 		c.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("20Gi")
 	})
-	peak := w.peakOfMover()
-	began := time.Now()
-	w.run("volumes", "restore", w.newest(), "-n", "many", "--claim", "copy")
-	t.Logf("restored: %s; the mover's peak is %d MiB", time.Since(began).Round(time.Millisecond), peak()>>20)
-
-	w.ok(w.big5(filepath.Join(dir, "large")))
-	peak = w.peakOfMover()
-	began = time.Now()
-	w.back("-n", "many", "--action", "kopia")
-	t.Logf("5 GiB in one file beside them: %s; the mover's peak is %d MiB", time.Since(began).Round(time.Millisecond), peak()>>20)
+	measure("all of it restored", func() { w.run("volumes", "restore", w.newest(), "-n", "many", "--claim", "copy") })
+	if out, err := exec.Command("diff", "-r", "-q", dir, w.path("many", "copy")).CombinedOutput(); err != nil {
+		t.Errorf("what was restored differs: %v\n%.2000s", err, out)
+	}
 }
 
 // big5 makes a file of 5 GiB that does not shrink.
@@ -164,6 +173,7 @@ func TestSnapshotRestoreIsAsFastAsTheStorage(t *testing.T) {
 	all := w.back("-n", "timed")
 	at := w.moment()
 	w.deleteNamespace("timed")
+	var ratios []float64
 	for range 3 {
 		began := time.Now()
 		w.namespace("timed")
@@ -180,7 +190,12 @@ func TestSnapshotRestoreIsAsFastAsTheStorage(t *testing.T) {
 			_, err = w.Client.CoreV1().PersistentVolumeClaims("timed").Create(t.Context(), c, metav1.CreateOptions{})
 			w.ok(err)
 		}
-		w.shell("timed", "by-hand", "", "files", "rows-db-0")
+		for _, claim := range []string{"files", "rows-db-0"} { // two Pods, as the application has
+			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: claim, Labels: map[string]string{"app": "by-hand"}}, Spec: w.podSpec("", claim)}
+			_, err := w.Client.CoreV1().Pods("timed").Create(t.Context(), p, metav1.CreateOptions{})
+			w.ok(err)
+		}
+		w.await("both Pods", func() bool { return w.ready("timed", "app=by-hand") })
 		plain := time.Since(began)
 		w.deleteNamespace("timed")
 		for _, b := range all {
@@ -191,8 +206,12 @@ func TestSnapshotRestoreIsAsFastAsTheStorage(t *testing.T) {
 		w.run("restore", "-n", "timed", "--at", at, "--yes")
 		w.await("the application", func() bool { return w.ready("timed", "app=web") && w.ready("timed", "app=db") })
 		ours := time.Since(began)
+		ratios = append(ratios, ours.Seconds()/plain.Seconds())
 		t.Logf("ready after %s, by hand after %s: %.2f times", ours.Round(time.Millisecond), plain.Round(time.Millisecond), ours.Seconds()/plain.Seconds())
 		w.deleteNamespace("timed")
+	}
+	if slices.Sort(ratios); ratios[1] > 1.2 {
+		t.Errorf("a restore takes %.2f times as long as the same by hand, want at most 1.2", ratios[1])
 	}
 	w.forget(all...)
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,8 +139,7 @@ func TestSchedule(t *testing.T) {
 	w.snapshotsAre()
 }
 
-// TestStoreTrouble has the directory of the store taken away in the middle of a backup, and given back: the mover waits. A store that stays away fails
-// the backup, and the next one works.
+// TestStoreTrouble has the directory of the store taken away in the middle of a backup, and given back: the mover waits.
 func TestStoreTrouble(t *testing.T) {
 	w := newWorld(t, slow)
 	w.big("store")
@@ -157,6 +157,34 @@ func TestStoreTrouble(t *testing.T) {
 	}
 	w.nothingLeft()
 	w.run("volumes", "verify", "--read", "100")
+}
+
+// TestStoreStaysAway kills the store in the middle of a backup: the backup fails with the reason, nothing of it stays in the cluster, and when the store is
+// back the next backup works.
+func TestStoreStaysAway(t *testing.T) {
+	w := newNode(t)
+	s, config := w.bucket()
+	endpoint, ca, seen := w.between(s)
+	w.config = fmt.Sprintf("image: %s\n%s%s  ca: %s\n", moverImage, slow, config(endpoint), ca)
+	w.startDaemon()
+	w.big("away")
+	end := w.begin("-n", "away", "--action", "kopia")
+	w.mover("away")
+	w.await("content in the store", func() bool { return seen.pods.Load()+seen.daemon.Load() > 4<<20 })
+	s.Kill()
+	began := time.Now()
+	out, err := end()
+	t.Logf("it ends %s after the store: %v\n%s", time.Since(began).Round(time.Second), err, out)
+	if err == nil || !strings.Contains(out, "store") {
+		t.Errorf("without a store the backup ends with %v:\n%s", err, out)
+	}
+	w.nothingLeft()
+	w.ok(s.Restart(t.Context()))
+	if b := w.back("-n", "away", "--action", "kopia")[0]; b.Status.Phase != volumes.Done {
+		t.Errorf("with the store back: %+v", b.Status)
+	}
+	w.run("volumes", "verify", "--read", "100")
+	w.nothingLeft()
 }
 
 // TestAnotherCluster restores a namespace from the bucket alone, into a cluster that knows nothing of the first.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -41,6 +42,10 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if why := localnode.Missing(); why != "" && os.Getenv("TIDEMARK_E2E") != "" && !testing.Verbose() {
+		fmt.Fprintln(os.Stderr, "the tests on a real node are skipped: "+why)
+	}
 	code := m.Run()
 	if shared.node != nil {
 		shared.node.Stop()
@@ -147,7 +152,7 @@ func (w *world) stopDaemon(sig syscall.Signal) {
 
 // try runs a command as a user would.
 func (w *world) try(args ...string) (stdout, stderr string, err error) {
-	limited, cancel := context.WithTimeout(context.WithoutCancel(w.Context()), 90*time.Second)
+	limited, cancel := context.WithTimeout(context.WithoutCancel(w.Context()), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(limited, w.bin, args...)
 	var out, trouble bytes.Buffer

@@ -79,6 +79,8 @@ type Archive struct {
 	age    time.Duration
 	looked time.Time // when age was counted
 	damage map[string]*DamageError
+
+	unheard bool // one of those tried was found, and Unheard has not told so yet
 }
 
 func newArchive(store Store, o Options) *Archive {
@@ -353,12 +355,14 @@ func (a *Archive) commit(ctx context.Context, s *State, c *Change) (done bool, e
 	return true, nil
 }
 
-// Unheard reports whether the newest manifest is one of this writer's own, of which it never heard that it
-// was written: the answer was lost.
+// Unheard reports whether manifests of this writer's own were found, since it was last asked, of which it
+// never heard that they were written: the answer was lost.
 func (a *Archive) Unheard() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.last != nil && a.tried[a.last.ID]
+	found := a.unheard
+	a.unheard = false
+	return found
 }
 
 // before is the newest manifest, as the next one repeats it.

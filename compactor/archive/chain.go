@@ -177,6 +177,7 @@ func (a *Archive) readOne(s *State, b []byte) (*State, error) {
 	if err == nil {
 		a.mu.Lock()
 		a.last = m
+		a.unheard = a.unheard || m != nil && a.tried[m.ID]
 		a.mu.Unlock()
 	}
 	return n, err

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"filippo.io/age"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -58,11 +62,16 @@ func fileTrouble(name string, err error) error {
 	if _, ok := errors.AsType[*DamageError](err); ok {
 		return err
 	}
-	if _, ok := errors.AsType[*StoreError](err); ok {
-		return err
+	if s, ok := errors.AsType[*StoreError](err); ok { // in its own words: age and Pebble add theirs
+		if errors.Is(s, fs.ErrNotExist) {
+			return &DamageError{File: name, Err: errMissing}
+		}
+		return s
 	}
 	return &DamageError{File: name, Err: err}
 }
+
+var errMissing = errors.New("it is missing")
 
 // StoreError is returned when the store did not give a part of a file.
 type StoreError struct {
@@ -136,22 +145,64 @@ func mergeTables(levels [][]sstable.ReadableFile, o *pebble.IterOptions) (it *pe
 	return it, nil
 }
 
-// History reads the archive as it was when it was made, as journal.Journal reads a journal.
+// History reads the archive as it was when it was made, as journal.Journal reads a journal. A file that turns out to be lost
+// costs what only it holds: the rest is read as if it had been taken out of the archive.
 type History struct {
-	a     *Archive
+	a *Archive
+	// OnLost is told of each file that turns out to be lost; nil: the archive's logger is.
+	OnLost func(*DamageError)
+
+	mu    sync.Mutex // guards what follows
 	state *State
 }
 
 // History is the history up to the newest known state.
 func (a *Archive) History() *History { return &History{a: a, state: a.State()} }
 
-// State is the state that is read.
-func (h *History) State() *State { return h.state }
+// State is the state that is read: without the files that turned out to be lost.
+func (h *History) State() *State {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state
+}
+
+// lacks does without a file that is lost; false when the error is another one, or nothing is gained.
+func (h *History) lacks(ctx context.Context, err error) bool {
+	d, ok := errors.AsType[*DamageError](err)
+	if !ok {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, used := h.state.Files()[d.File]; !used { // somebody else found out, or it is a file of the chain
+		return strings.HasPrefix(d.File, "segments/") || strings.HasPrefix(d.File, "snapshots/")
+	}
+	if err := h.a.Refresh(ctx); err == nil {
+		if now := h.a.State(); now.Files()[d.File].Name == "" { // it was merged into another one meanwhile
+			h.state = now
+			return true
+		}
+	}
+	h.state = h.state.Without(d.File)
+	if h.OnLost != nil {
+		h.OnLost(d)
+	} else {
+		h.a.log.Warn("a file of the archive is lost, and what only it holds is left out", zap.String("file", d.File), zap.Error(d.Err))
+	}
+	return true
+}
 
 // View opens a view of all versions that a fold at the cut needs. near, when not nil, is a
 // namespace that will be read first.
-func (h *History) View(ctx context.Context, cut journal.Cut, near *string) (*journal.View, error) {
-	segments, under, err := h.state.plan(cut)
+func (h *History) View(ctx context.Context, cut journal.Cut, near *string) (v *journal.View, err error) {
+	for again := true; again; again = h.lacks(ctx, err) {
+		v, err = h.view(ctx, cut, near)
+	}
+	return v, err
+}
+
+func (h *History) view(ctx context.Context, cut journal.Cut, near *string) (*journal.View, error) {
+	segments, under, err := h.State().plan(cut)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +219,7 @@ func (h *History) View(ctx context.Context, cut journal.Cut, near *string) (*jou
 
 // FilesAt tells how many files a fold at the cut opens, and their sizes together.
 func (h *History) FilesAt(cut journal.Cut) (files int, bytes int64, err error) {
-	segments, under, err := h.state.plan(cut)
+	segments, under, err := h.State().plan(cut)
 	for _, f := range filesOf(segments, under) {
 		files++
 		bytes += f.Size
@@ -189,16 +240,24 @@ func filesOf(segments []Segment, under *Snapshot) []File {
 
 // Tail opens a walk over the events observed after from and up to to. What happened in a hole
 // of the archive is not told; see State.Ranges.
-func (h *History) Tail(ctx context.Context, from, to time.Time) (*journal.Tail, error) {
+func (h *History) Tail(ctx context.Context, from, to time.Time) (t *journal.Tail, err error) {
+	for again := true; again; again = h.lacks(ctx, err) {
+		t, err = h.tail(ctx, from, to)
+	}
+	return t, err
+}
+
+func (h *History) tail(ctx context.Context, from, to time.Time) (*journal.Tail, error) {
 	var files []File
 	var under *Snapshot
-	for i := range h.state.Snapshots { // what came before the first changes
-		if p := &h.state.Snapshots[i]; p.Scope == nil && !p.Position.Time.After(from) {
+	state := h.State()
+	for i := range state.Snapshots { // what came before the first changes
+		if p := &state.Snapshots[i]; p.Scope == nil && !p.Position.Time.After(from) {
 			under = p
 		}
 	}
-	for i := len(h.state.Segments) - 1; i >= 0; i-- {
-		g := &h.state.Segments[i]
+	for i := len(state.Segments) - 1; i >= 0; i-- {
+		g := &state.Segments[i]
 		if g.From.Time.Before(to) && (under == nil || g.To.Time.After(under.Position.Time)) {
 			files = append(files, g.File)
 		}
@@ -222,14 +281,22 @@ func noTables(o *pebble.IterOptions) (*pebble.Iterator, error) {
 
 // CutAt is the cut a moment stands for; the zero Cut when the archive does not cover it. Nothing
 // is known of what came after the last moment archived.
-func (h *History) CutAt(ctx context.Context, t time.Time) (journal.Cut, error) {
-	last := h.state.Known.Position
+func (h *History) CutAt(ctx context.Context, t time.Time) (cut journal.Cut, err error) {
+	for again := true; again; again = h.lacks(ctx, err) {
+		cut, err = h.cutAt(ctx, t)
+	}
+	return cut, err
+}
+
+func (h *History) cutAt(ctx context.Context, t time.Time) (journal.Cut, error) {
+	state := h.State()
+	last := state.Known.Position
 	if !t.Before(last.Time) {
 		return journal.Cut{Revision: last.Revision, Time: t.UTC()}, nil
 	}
 	var within *Segment
-	for i := range h.state.Segments {
-		g := &h.state.Segments[i]
+	for i := range state.Segments {
+		g := &state.Segments[i]
 		if g.From.Time.After(t) {
 			break
 		}
@@ -240,13 +307,13 @@ func (h *History) CutAt(ctx context.Context, t time.Time) (journal.Cut, error) {
 		within = nil
 	}
 	if within == nil { // a snapshot that stands alone, or a hole
-		for i := len(h.state.Snapshots) - 1; i >= 0; i-- {
-			if p := &h.state.Snapshots[i]; p.Position.Time.Equal(t) {
+		for i := len(state.Snapshots) - 1; i >= 0; i-- {
+			if p := &state.Snapshots[i]; p.Position.Time.Equal(t) {
 				return p.Position.Cut, nil
 			}
 		}
-		for i := range h.state.Segments {
-			if g := &h.state.Segments[i]; g.To.Time.Equal(t) {
+		for i := range state.Segments {
+			if g := &state.Segments[i]; g.To.Time.Equal(t) {
 				return g.To.Cut, nil
 			}
 		}
@@ -271,16 +338,24 @@ func (h *History) CutAt(ctx context.Context, t time.Time) (journal.Cut, error) {
 
 // CutOf is the cut of a revision of the main counter, as Journal.CutOf. The zero Cut means that
 // the archive does not know when the counter stood there.
-func (h *History) CutOf(ctx context.Context, r journal.Revision) (journal.Cut, error) {
-	last := h.state.Known.Position
+func (h *History) CutOf(ctx context.Context, r journal.Revision) (cut journal.Cut, err error) {
+	for again := true; again; again = h.lacks(ctx, err) {
+		cut, err = h.cutOf(ctx, r)
+	}
+	return cut, err
+}
+
+func (h *History) cutOf(ctx context.Context, r journal.Revision) (journal.Cut, error) {
+	state := h.State()
+	last := state.Known.Position
 	if r.Epoch == 0 {
 		r.Epoch = last.Epoch
 	}
 	if r.Compare(last.Revision) > 0 {
 		return journal.Cut{}, nil
 	}
-	for i := range h.state.Segments {
-		g := &h.state.Segments[i]
+	for i := range state.Segments {
+		g := &state.Segments[i]
 		if g.To.Revision.Compare(r) < 0 {
 			continue
 		}

@@ -119,6 +119,25 @@ func (s *State) remove(id string, age time.Duration) {
 	}
 }
 
+// Without is the state without a file that is lost.
+func (s *State) Without(file string) *State {
+	n := *s
+	n.Segments, n.Snapshots, n.Lost = nil, nil, slices.Clip(s.Lost)
+	for _, g := range s.Segments {
+		if g.Name == file {
+			n.Lost = append(n.Lost, Stretch{From: g.From, To: g.To, Least: g.Least})
+			continue
+		}
+		n.Segments = append(n.Segments, g)
+	}
+	for _, p := range s.Snapshots {
+		if p.Name != file {
+			n.Snapshots = append(n.Snapshots, p)
+		}
+	}
+	return &n
+}
+
 // Files are all files that answers may need, by name.
 func (s *State) Files() map[string]File {
 	all := map[string]File{}
@@ -395,7 +414,7 @@ func (s *State) Recoverable(window time.Duration) (from journal.Position, segmen
 		}
 	}
 	if !found {
-		return from, nil, nil, fmt.Errorf("%w: no full snapshot leads on to its end, %s: 'tidemark verify' tells what is damaged; single moments can be restored with --at", ErrHole, end.Cut)
+		return from, nil, nil, fmt.Errorf("%w: no full snapshot leads on to its end, %s: 'tidemark verify' tells what is damaged and which moments are restorable, with 'tidemark restore --archive URL --at MOMENT'; to go on recording, give 'tidemark run' a new data directory and another place for its archive", ErrHole, end.Cut)
 	}
 	return from, segments, under, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
@@ -23,16 +24,29 @@ type Executed struct {
 // maxOutput is how much of a program's output is kept, in bytes.
 const maxOutput = 4 << 10
 
-// tail keeps the end of what is written.
-type tail struct{ b []byte }
+// tail keeps the end of what is written. Both streams of a program are copied into it at once, and still may be when a program that took too long is
+// not waited for any more.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
 
 // Write implements io.Writer.
 func (t *tail) Write(p []byte) (int, error) {
-	t.b = append(t.b, p...)
-	if over := len(t.b) - maxOutput; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
-	}
-	return len(p), nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	p = p[max(0, n-maxOutput):]
+	over := max(0, len(t.b)+len(p)-maxOutput)
+	t.b = append(append(t.b[:0], t.b[over:]...), p...)
+	return n, nil
+}
+
+// String is what is kept.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(bytes.ToValidUTF8(t.b, []byte("?")))
 }
 
 // Exec runs a program in a container, through the API server. A program that ends with another status than 0 is no error here.
@@ -59,7 +73,7 @@ func (c *Client) Exec(ctx context.Context, namespace, pod, container string, com
 	}
 	var out tail
 	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &out})
-	done := Executed{Output: string(bytes.ToValidUTF8(out.b, []byte("?")))}
+	done := Executed{Output: out.String()}
 	var exit exec.ExitError
 	switch {
 	case errors.As(err, &exit) && exit.Exited():

@@ -53,7 +53,9 @@ func (a *attributes) encode() ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	for _, p := range slices.Sorted(maps.Keys(a.all)) {
-		if err := enc.Encode(a.all[p]); err != nil {
+		it := a.all[p]
+		it.Path, it.Link, it.Xattrs = escapeNames(it.Path), escapeNames(it.Link), eachKey(it.Xattrs, escapeName)
+		if err := enc.Encode(it); err != nil {
 			return nil, err
 		}
 	}
@@ -73,8 +75,19 @@ func decodeAttributes(r io.Reader) (map[string]attribute, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s of the backup: %w", attributesName, err)
 		}
+		a.Path, a.Link, a.Xattrs = UnescapePath(a.Path), UnescapePath(a.Link), eachKey(a.Xattrs, unescapeName)
 		all[a.Path] = a
 	}
+}
+
+func eachKey(xattrs map[string][]byte, f func(string) string) map[string][]byte {
+	for key, value := range xattrs {
+		if changed := f(key); changed != key {
+			delete(xattrs, key)
+			xattrs[changed] = value
+		}
+	}
+	return xattrs
 }
 
 // relink names, for what lies below prefix, other paths below it as links, where the one that was kept is elsewhere.

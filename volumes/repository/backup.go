@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -33,6 +35,12 @@ type Progress struct {
 	Read   int64 `json:"read,omitempty"`   // bytes read
 	Sent   int64 `json:"sent,omitempty"`   // bytes sent to the store
 	Total  int64 `json:"total,omitempty"`  // bytes, where it is known
+	// Removed is what a restore has removed because the backup does not have it; a directory counts as one.
+	Removed int64 `json:"removed,omitempty"`
+	// Missed counts what a restore could not give to files besides their content, such as owners and extended attributes. MissedFirst
+	// names the first of them.
+	Missed      int64    `json:"missed,omitempty"`
+	MissedFirst []string `json:"missedFirst,omitempty"`
 	// Step says what is being done, for people, where there is more to it than files.
 	Step string `json:"step,omitempty"`
 }
@@ -52,6 +60,8 @@ type BackupOptions struct {
 	Blocks *Blocks
 	// Progress is called now and then, by one goroutine at a time.
 	Progress func(Progress)
+
+	image bool // an ordinary file is as good as a device: for tests
 }
 
 // Result is what a backup became.
@@ -74,7 +84,10 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 	if err != nil {
 		return nil, fmt.Errorf("back up: %w", err)
 	}
-	if info.Mode()&os.ModeDevice != 0 || info.Mode().IsRegular() {
+	if err := r.apart(path); err != nil {
+		return nil, err
+	}
+	if info.Mode().Type() == os.ModeDevice || info.Mode().IsRegular() && o.image {
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, fmt.Errorf("back up: %w", err)
@@ -84,7 +97,13 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		var wrong int64
 		res, err := r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (m *snapshot.Manifest, err error) {
 			m = &snapshot.Manifest{Source: source.info(r.o.Cluster), StartTime: fs.UTCTimestampFromTime(r.kopia.Time())}
-			m.RootEntry, whole, wrong, err = r.backDevice(ctx, s.w, f, &o, s.progress)
+			o := o
+			if whole = ""; s.again && o.Blocks != nil {
+				o.Blocks, whole = nil, "content that it shares with earlier backups is lost from the store"
+			}
+			var why string
+			m.RootEntry, why, wrong, err = r.backDevice(s.ctx, s.w, f, &o, s.progress)
+			whole += why
 			m.EndTime = fs.UTCTimestampFromTime(r.kopia.Time())
 			return m, err
 		})
@@ -94,21 +113,50 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		res.Whole, res.Wrong = whole, wrong
 		return res, nil
 	}
-	root, kept, done, err := openTree(path)
-	if err != nil {
-		return nil, fmt.Errorf("back up %s: %w", path, err)
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s is neither a directory nor a block device: back up a directory that it is in, such as %s", path, filepath.Dir(path))
 	}
-	defer done()
-	return r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (*snapshot.Manifest, error) { return r.upload(ctx, s, root, kept, o) })
+	return r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (*snapshot.Manifest, error) {
+		root, kept, done, err := openTree(path)
+		if err != nil {
+			return nil, fmt.Errorf("back up %s: %w", path, err)
+		}
+		defer done()
+		return r.upload(s, root, kept, o)
+	})
+}
+
+// apart returns an error if the repository lies in the path, or the path in it: each backup would read what the one before has written.
+func (r *Repository) apart(path string) error {
+	at, err := url.Parse(r.o.Store.String())
+	if err != nil || at.Scheme != "dir" {
+		return nil
+	}
+	own := filepath.Join(at.Path, r.o.dir())
+	held, err := filepath.EvalSymlinks(own)
+	if err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
+	for _, pair := range [][2]string{{path, held}, {held, path}} {
+		if rel, err := filepath.Rel(pair[0], pair[1]); err == nil && filepath.IsLocal(rel) {
+			return fmt.Errorf("back up %s: the repository is in %s, and would hold its own files, more with each backup: name a path without it, or keep the archive elsewhere", path, own)
+		}
+	}
+	return nil
 }
 
 // session is the writing of one backup.
 type session struct {
-	whole    context.Context // ends some time after that of the backup, so that what was read can be sent
+	ctx      context.Context // ends when no more is to be read
+	whole    context.Context // ends some time after that, so that what was read can be sent
 	w        repo.RepositoryWriter
 	source   snapshot.SourceInfo
 	before   []*snapshot.Manifest
 	progress *counter
+	again    bool // everything is to be read, whatever was before
 }
 
 // write makes a backup of what content writes: with its tags, and recorded last.
@@ -116,11 +164,18 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 	if err := r.refresh(ctx); err != nil {
 		return nil, err
 	}
+	gone, err := r.lookForLost(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	defer r.storage.whenItFails(giveUp)()
 	progress := &counter{report: o.Progress, done: make(chan struct{})}
 	var m *snapshot.Manifest
 	whole, flushed := stretch(ctx, flushTime)
 	defer flushed()
-	err := repo.WriteSession(whole, r.kopia, repo.WriteSessionOptions{
+	err = repo.WriteSession(whole, r.kopia, repo.WriteSessionOptions{
 		Purpose: "backup", OnUpload: func(n int64) { progress.sent.Add(n) }, FlushOnFailure: true,
 	}, func(whole context.Context, w repo.RepositoryWriter) error {
 		before, err := snapshot.FindPreviousManifests(whole, w, source, nil)
@@ -128,7 +183,7 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 			return err
 		}
 		go progress.run()
-		m, err = content(&session{whole, w, source, before, progress})
+		m, err = gone.make(whole, &session{ctx: ctx, whole: whole, w: w, source: source, before: before, progress: progress}, content)
 		progress.stop()
 		if err != nil {
 			return err
@@ -167,17 +222,24 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 }
 
 // upload has Kopia read a directory.
-func (r *Repository) upload(ctx context.Context, s *session, root fs.Directory, kept *attributes, o BackupOptions) (*snapshot.Manifest, error) {
+func (r *Repository) upload(s *session, root fs.Directory, kept *attributes, o BackupOptions) (*snapshot.Manifest, error) {
 	u := upload.NewUploader(s.w)
 	u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = s.progress, o.Parallel, true, false
 	u.CheckpointInterval = min(cmp.Or(o.Checkpoint, DefaultCheckpoint), upload.DefaultCheckpointInterval) // no more is accepted
 	if u.ParallelUploads == 0 {
 		u.ParallelUploads = 4
 	}
-	stop := context.AfterFunc(ctx, u.Cancel)
+	stop := context.AfterFunc(s.ctx, u.Cancel)
 	defer stop()
-	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, s.before...)
-	if err == nil && ctx.Err() == nil && m.IncompleteReason == "" {
+	before := s.before
+	if s.again {
+		before = nil
+	}
+	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, before...)
+	if err == nil && s.ctx.Err() == nil && m.IncompleteReason == "" {
+		if sum := m.RootEntry.DirSummary; sum != nil { // Kopia counts symbolic links among those that it has not read
+			s.progress.cached.Store(max(0, sum.TotalFileCount-int64(m.Stats.NonCachedFiles)))
+		}
 		err = addAttributes(s.whole, s.w, m, kept)
 	}
 	return m, err
@@ -223,7 +285,7 @@ func unread(m *snapshot.Manifest) error {
 	for _, f := range s.FailedEntries {
 		names = append(names, f.EntryPath+" ("+f.Error+")")
 	}
-	return fmt.Errorf("%w: %d files could not be read, such as %s", ErrIncomplete, s.FatalErrorCount+s.IgnoredErrorCount, strings.Join(names[:min(len(names), 3)], ", "))
+	return fmt.Errorf("%w: %d files or directories could not be read, such as %s: make them readable to this user, or leave them out of the path", ErrIncomplete, s.FatalErrorCount+s.IgnoredErrorCount, strings.Join(names[:min(len(names), 3)], ", "))
 }
 
 // dropIncomplete forgets checkpoints that a whole backup makes superfluous.
@@ -304,6 +366,13 @@ func (c *counter) FinishedHashingFile(_ string, n int64) {
 
 // HashedBytes implements upload.Progress.
 func (c *counter) HashedBytes(n int64) { c.read.Add(n) }
+
+// restart counts anew, for what is read once more.
+func (c *counter) restart() {
+	for _, n := range []*atomic.Int64{&c.files, &c.cached, &c.bytes, &c.read} {
+		n.Store(0)
+	}
+}
 
 func (c *counter) now() Progress {
 	return Progress{Files: c.files.Load(), Cached: c.cached.Load(), Bytes: c.bytes.Load(), Read: c.read.Load(), Sent: c.sent.Load(), Total: c.total.Load()}

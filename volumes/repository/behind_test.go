@@ -280,3 +280,46 @@ func TestPacksAndIndexesAtOnce(t *testing.T) {
 		t.Errorf("%d of 200 packs were published, %d are pending", d.done, len(d.pending))
 	}
 }
+
+// full is a store that takes a number of packs, and no more.
+type full struct {
+	archive.Store
+	mu      sync.Mutex
+	takes   int
+	refused int
+}
+
+// Create implements archive.Store.
+func (f *full) Create(ctx context.Context, name string, body io.ReaderAt, size int64, o archive.CreateOptions) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if strings.HasPrefix(path.Base(name), "p") {
+		if f.takes--; f.takes < 0 {
+			f.refused++
+			return errDisk
+		}
+	}
+	return f.Store.Create(ctx, name, body, size, o)
+}
+
+// TestAStoreThatFailsEndsABackup looks at what a backup of many files does when the store, which has tried long enough, takes no more.
+func TestAStoreThatFailsEndsABackup(t *testing.T) {
+	w := newWorld(t)
+	store := &full{Store: w.store, takes: 1}
+	w.store = store
+	r, dir := w.open(), t.TempDir()
+	for i := range 50 {
+		random(t, fmt.Sprintf("%s/%d", dir, i), 3<<20, byte(i))
+	}
+	_, err := r.Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{})
+	if !errors.Is(err, errDisk) || errors.Is(err, ErrIncomplete) {
+		t.Errorf("the backup ends with %v, want what the store says", err)
+	}
+	if store.refused > 8 {
+		t.Errorf("the store was tried %d times", store.refused)
+	}
+	store.takes = 1000
+	if b := w.back(r, dir); b.Backup.Files != 50 {
+		t.Errorf("with the store back: %+v", b)
+	}
+}

@@ -56,7 +56,7 @@ type fataler interface{ Fatal(args ...any) }
 func (w *world) device(r *Repository, d *image, b *Blocks) *Result {
 	w.Helper()
 	ok(w.T, os.WriteFile(d.path, d.content, 0o600))
-	res, err := r.Back(w.Context(), Source{"shop", "raw"}, d.path, BackupOptions{Blocks: b})
+	res, err := r.Back(w.Context(), Source{"shop", "raw"}, d.path, BackupOptions{Blocks: b, image: true})
 	ok(w.T, err)
 	return res
 }
@@ -138,6 +138,26 @@ func TestBlocksAudit(t *testing.T) {
 	w.holds(r, lie.ID, d.content)
 }
 
+// What a device shares with a backup that is damaged is read and written anew, though its list says that it has not changed.
+func TestBlocksThatAreLost(t *testing.T) {
+	w := newWorld(t)
+	r, rng := w.open(), rand.NewChaCha8([32]byte{10})
+	d := &image{path: filepath.Join(t.TempDir(), "image"), content: make([]byte, 6*mib)}
+	d.write(rng, 0, 5*mib)
+	first := w.device(r, d, d.list(t, ""))
+	for _, name := range w.files("p") {
+		ok(t, os.Remove(strings.TrimPrefix(w.store.String(), "dir://")+"/"+name))
+	}
+	d.written = nil
+	d.write(rng, mib, 10)
+	r = w.open()
+	second := w.device(r, d, d.list(t, first.ID))
+	if second.Whole == "" || second.Read != 6*mib || second.Progress.Bytes != 6*mib {
+		t.Errorf("%+v", second)
+	}
+	w.holds(r, second.ID, d.content)
+}
+
 // TestBlocksThatCannotBeUsed: all is read, and the result says why.
 func TestBlocksThatCannotBeUsed(t *testing.T) {
 	w := newWorld(t)
@@ -175,7 +195,7 @@ func (w *world) stream(r *Repository, content []byte) string {
 	w.Helper()
 	root := virtualfs.NewStaticDirectory(".", []fs.Entry{virtualfs.StreamingFileFromReader(deviceName, io.NopCloser(bytes.NewReader(content)))})
 	res, err := r.write(w.Context(), Source{"shop", "raw"}.info("c1"), BackupOptions{}, func(s *session) (*snapshot.Manifest, error) {
-		return r.upload(w.Context(), s, root, &attributes{}, BackupOptions{})
+		return r.upload(s, root, &attributes{}, BackupOptions{})
 	})
 	ok(w.T, err)
 	return res.ID

@@ -23,6 +23,9 @@ func (r *Repository) initialize(ctx context.Context) error {
 	if _, err := r.storage.GetMetadata(ctx, format.KopiaRepositoryBlobID); err == nil || !errors.Is(err, blob.ErrBlobNotFound) {
 		return err
 	}
+	if err := r.headless(ctx); err != nil {
+		return err
+	}
 	id := sha256.Sum256([]byte("tidemark repository " + r.o.Password))
 	o := &repo.NewRepositoryOptions{
 		UniqueID:    id[:],
@@ -48,6 +51,25 @@ func (r *Repository) initialize(ctx context.Context) error {
 		if err := r.o.Store.Create(ctx, r.storage.dir+string(name), bytes.NewReader(b), int64(len(b)), create); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+	}
+	return nil
+}
+
+// headless returns ErrBroken when there is content, but not the file that says how to read it. To make that anew would hide all there is.
+func (r *Repository) headless(ctx context.Context) error {
+	for f, err := range r.o.Store.List(ctx, r.storage.dir, "") {
+		if err != nil {
+			return err
+		}
+		if name := blob.ID(f.Name[len(r.storage.dir):]); name == format.KopiaRepositoryBlobID || name == format.KopiaBlobCfgBlobID {
+			continue
+		}
+		// It was there before all others: somebody else may just have made it.
+		if _, err := r.storage.GetMetadata(ctx, format.KopiaRepositoryBlobID); !errors.Is(err, blob.ErrBlobNotFound) {
+			return err
+		}
+		return fmt.Errorf("%w: %s%s is missing in %s, without which none of what is there can be read: bring it back from a copy or an older version",
+			ErrBroken, r.storage.dir, format.KopiaRepositoryBlobID, r.o.Store)
 	}
 	return nil
 }

@@ -17,6 +17,6 @@ func openTree(string) (fs.Directory, *attributes, func() error, error) {
 	return nil, nil, nil, errNotLinux
 }
 
-func (*Repository) restoreTree(context.Context, string, fs.Directory, string, RestoreOptions) (Progress, error) {
+func (*Repository) restoreTree(context.Context, fs.Directory, string, RestoreOptions) (Progress, error) {
 	return Progress{}, errNotLinux
 }

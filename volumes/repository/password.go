@@ -31,10 +31,24 @@ func password(ctx context.Context, store archive.Store, dir string, o *Options, 
 			return "", err
 		}
 		if len(names) == 0 {
+			held, err := hasFiles(ctx, store, dir+"kopia/")
+			if err != nil {
+				return "", err
+			}
+			if held { // the password was there first: somebody else may just have made both
+				if names, err = keyFiles(ctx, store, dir); err != nil {
+					return "", err
+				}
+				if len(names) > 0 {
+					continue
+				}
+				return "", fmt.Errorf("%w: its password is missing, as there is no %skeys/NUMBER.age in %s, and nothing can be read without it: bring the file back from a copy or an older version",
+					ErrBroken, dir, store)
+			}
 			if !create {
 				return "", fmt.Errorf("%w in %s", ErrNoRepository, store)
 			}
-			err := putPassword(ctx, store, dir+keyName(1), rand.Text()+rand.Text(), o.Recipients)
+			err = putPassword(ctx, store, dir+keyName(1), rand.Text()+rand.Text(), o.Recipients)
 			if err != nil && !errors.Is(err, fs.ErrExist) {
 				return "", err
 			}
@@ -63,6 +77,13 @@ func keyFiles(ctx context.Context, store archive.Store, dir string) ([]string, e
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+func hasFiles(ctx context.Context, store archive.Store, prefix string) (bool, error) {
+	for _, err := range store.List(ctx, prefix, "") {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 func putPassword(ctx context.Context, store archive.Store, name, password string, recipients []age.Recipient) error {

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,9 @@ import (
 
 	"filippo.io/age"
 	"github.com/kopia/kopia/repo"
+	"github.com/kopia/kopia/repo/blob"
 	"github.com/kopia/kopia/repo/content"
+	"github.com/kopia/kopia/repo/format"
 	"github.com/kopia/kopia/repo/maintenance"
 	"github.com/kopia/kopia/repo/manifest"
 	"github.com/kopia/kopia/snapshot"
@@ -26,6 +29,8 @@ import (
 var (
 	// ErrNoRepository is returned by Open where nothing was backed up yet.
 	ErrNoRepository = errors.New("there is no content of volumes")
+	// ErrBroken is returned for a repository without one of the files that all else needs.
+	ErrBroken = errors.New("the repository of volumes is not whole")
 	// ErrNoBackup is returned for an id that the repository does not hold.
 	ErrNoBackup = errors.New("the repository does not hold this backup")
 )
@@ -54,6 +59,29 @@ type Options struct {
 
 func (o *Options) dir() string { return archive.VolumesDir + "/" + o.Cluster + "/" }
 
+// Clusters are those that have content of volumes in a store.
+func Clusters(ctx context.Context, store archive.Store) ([]string, error) {
+	var all []string
+	for after := ""; ; {
+		found := ""
+		for f, err := range store.List(ctx, archive.VolumesDir+"/", after) {
+			if err != nil {
+				return nil, fmt.Errorf("look into %s: %w", store, err)
+			}
+			found = f.Name
+			break
+		}
+		if found == "" {
+			return all, nil
+		}
+		cluster, _, ok := strings.Cut(found[len(archive.VolumesDir)+1:], "/")
+		if after = found; ok {
+			all = append(all, cluster)
+			after = archive.VolumesDir + "/" + cluster + "/\xff"
+		}
+	}
+}
+
 // Files is what the names of all files of a cluster's repository begin with, its password's excepted.
 func Files(cluster string) string { return archive.VolumesDir + "/" + cluster + "/kopia/" }
 
@@ -63,6 +91,7 @@ type Repository struct {
 	storage *storage
 	kopia   repo.DirectRepository
 	temp    string // to be removed
+	lock    string // of Kopia's maintenance, to be removed
 	fatal   chan error
 }
 
@@ -109,6 +138,9 @@ func open(ctx context.Context, o Options, create bool) (_ *Repository, err error
 		}
 	}
 	if err := r.connect(ctx, dir); err != nil {
+		if _, missing := r.storage.GetMetadata(ctx, format.KopiaRepositoryBlobID); errors.Is(missing, blob.ErrBlobNotFound) {
+			err = cmp.Or(r.headless(ctx), repo.ErrRepositoryNotInitialized)
+		}
 		return nil, r.explain(err)
 	}
 	if create {
@@ -130,9 +162,13 @@ func (r *Repository) connect(ctx context.Context, dir string) error {
 	if err := os.Unsetenv("KOPIA_CACHE_DIRECTORY"); err != nil {
 		return err
 	}
+	// Of what is deleted and lost, nothing is missed; a maintenance that cannot rewrite it is not to fail. There is no other way to tell it so.
+	if err := os.Setenv("KOPIA_IGNORE_MAINTENANCE_REWRITE_ERROR", "true"); err != nil {
+		return err
+	}
 	config := filepath.Join(dir, fmt.Sprintf("repository-%d-%d.config", os.Getpid(), r.storage.number))
 	defer os.Remove(config)
-	defer os.Remove(config + ".mlock")
+	r.lock = config + ".mlock"
 	settings := repo.LocalConfig{
 		Storage: new(r.storage.ConnectionInfo()),
 		Caching: &content.CachingOptions{
@@ -204,6 +240,7 @@ func (r *Repository) Close(ctx context.Context) error {
 
 func (r *Repository) release() {
 	r.storage.forget()
+	_ = os.Remove(r.lock)
 	if r.temp != "" {
 		_ = os.RemoveAll(r.temp)
 	}
@@ -231,6 +268,8 @@ func (r *Repository) explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, ErrBroken):
+		return err
 	case errors.Is(err, repo.ErrRepositoryNotInitialized):
 		return fmt.Errorf("%w in %s", ErrNoRepository, r.o.Store)
 	case errors.Is(err, repo.ErrInvalidPassword):

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/kopia/kopia/snapshot"
 	"golang.org/x/sys/unix"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
@@ -58,7 +59,7 @@ func (w *world) open() *Repository {
 
 func (w *world) back(r *Repository, dir string) *Result {
 	w.Helper()
-	res, err := r.Back(w.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return map[string]string{"backup": "x"}, nil }})
+	res, err := r.Back(w.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return map[string]string{"backup": "x"}, nil }, image: true})
 	ok(w.T, err)
 	return res
 }
@@ -88,6 +89,12 @@ func odd(t *testing.T, dir string) {
 	ok(t, os.Chmod(dir+"/empty", 0))
 	ok(t, unix.Mkfifo(dir+"/a/pipe", 0o640))
 	ok(t, unix.Mknod(dir+"/a/zero", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))))
+	for _, name := range []string{"bad\xff", "bad\xfe", "d\xe9/in\xe9side", "d\xe9/100%\xff", ".tidemark-name.bad%FF", ".tidemark-name.x", "d\ufffd"} {
+		write(t, dir+"/a/"+name, name)
+	}
+	ok(t, os.Link(dir+"/a/bad\xff", dir+"/a/d\xe9/linked\xff"))
+	ok(t, os.Symlink("bad\xff", dir+"/a/link\xff"))
+	ok(t, unix.Mkfifo(dir+"/a/d\xe9/pipe\xff", 0o600))
 	f, err := os.Create(dir + "/holes")
 	ok(t, err)
 	_, err = f.WriteAt([]byte("end"), 10<<20)
@@ -97,6 +104,7 @@ func odd(t *testing.T, dir string) {
 		t.Skip("the directory for temporary files has no extended attributes: set TMPDIR to one that has")
 	}
 	ok(t, unix.Setxattr(dir+"/a/plain", "user.colour", []byte("blue\x00"), 0))
+	ok(t, unix.Setxattr(dir+"/a/bad\xfe", "user.\xff", []byte("key"), 0))
 	ok(t, unix.Setxattr(dir+"/a", "user.dir", []byte("yes"), 0))
 	ok(t, unix.Setxattr(dir, "user.root", []byte("yes"), 0))
 	ok(t, unix.Lsetxattr(dir+"/outside", "trusted.link", []byte("yes"), 0))
@@ -242,8 +250,22 @@ func TestPartsComeBack(t *testing.T) {
 		ok(t, err)
 		names = append(names, f.Path)
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, escapedPrefix) || name == "a/d\ufffd" })
 	if want := []string{"a/.kopiaignore", "a/also", "a/dangling", "a/none", "a/plain", "a/root"}; !reflect.DeepEqual(names, want) {
 		t.Errorf("files %v, want %v", names, want)
+	}
+	for path, want := range map[string]string{"a/.tidemark-name.d%E9/.tidemark-name.100%25%FF": "d\xe9/100%\xff", EscapePath("a/bad\xff"): "bad\xff"} {
+		out.Reset()
+		ok(t, r.Read(t.Context(), b.ID, path, &out))
+		if out.String() != want {
+			t.Errorf("%s reads as %q", path, out.String())
+		}
+	}
+	to = t.TempDir()
+	_, err = r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: EscapePath("a/d\xe9"), DeleteExtra: true})
+	ok(t, err)
+	if text, err := os.ReadFile(to + "/linked\xff"); err != nil || string(text) != "bad\xff" {
+		t.Errorf("%q, %v", text, err)
 	}
 	for _, bad := range []string{"missing", "a/missing"} {
 		if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: bad}); err == nil {
@@ -257,6 +279,10 @@ func TestUnchangedFilesAreNotReadAgain(t *testing.T) {
 	r, dir := w.open(), t.TempDir()
 	for i := range 50 {
 		write(t, fmt.Sprintf("%s/d%d/f%d", dir, i%7, i), strings.Repeat("x", i))
+	}
+	for i := range 5 { // are no files, neither when they are counted nor when they are unchanged
+		ok(t, os.Symlink("x", fmt.Sprintf("%s/link%d", dir, i)))
+		ok(t, unix.Mkfifo(fmt.Sprintf("%s/pipe%d", dir, i), 0o600))
 	}
 	if b := w.back(r, dir); b.Cached != 0 || b.Backup.Files != 50 {
 		t.Errorf("first %+v", b)
@@ -278,7 +304,7 @@ func TestWhatCannotBeReadFailsTheBackup(t *testing.T) {
 	r, dir := w.open(), t.TempDir()
 	write(t, dir+"/a", "a")
 	// A setting that can only be written.
-	if _, err := r.Back(t.Context(), Source{"shop", "data"}, "/proc/sys/net/ipv4/route", BackupOptions{}); !errors.Is(err, ErrIncomplete) {
+	if _, err := r.Back(t.Context(), Source{"shop", "data"}, "/proc/sys/net/ipv4/route", BackupOptions{}); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "such as flush (") {
 		t.Errorf("reading what cannot be read: %v", err)
 	}
 	if all, err := r.List(t.Context()); err != nil || len(all) != 0 {
@@ -286,6 +312,95 @@ func TestWhatCannotBeReadFailsTheBackup(t *testing.T) {
 	}
 	if _, err := r.Back(t.Context(), Source{"shop", "data"}, dir+"/missing", BackupOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a path that is not there: %v", err)
+	}
+}
+
+func TestWhatIsNotBackedUp(t *testing.T) {
+	w := newWorld(t)
+	r, dir := w.open(), t.TempDir()
+	write(t, dir+"/a", "a")
+	own := strings.TrimPrefix(w.store.String(), "dir://")
+	ok(t, os.Symlink(own, dir+"/link"))
+	for path, want := range map[string]string{
+		dir + "/a": "such as " + dir, "/dev/null": "neither a directory nor a block device",
+		own: "its own files", filepath.Dir(own): "its own files", own + "/volumes": "its own files", own + "/volumes/c1/kopia": "its own files", dir + "/link": "its own files",
+	} {
+		if _, err := r.Back(t.Context(), Source{Name: path}, path, BackupOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// What a file system or a user cannot have is told, and keeps nothing from coming back.
+func TestWhatTheTargetCannotHave(t *testing.T) {
+	w := newWorld(t)
+	r, dir, to := w.open(), t.TempDir(), t.TempDir()
+	for i := range 15 {
+		write(t, fmt.Sprintf("%s/f%02d", dir, i), "content")
+	}
+	source := Source{"shop", "data"}
+	b, err := r.write(t.Context(), source.info("c1"), BackupOptions{}, func(s *session) (*snapshot.Manifest, error) {
+		root, kept, done, err := openTree(dir)
+		ok(t, err)
+		defer func() { ok(t, done()) }()
+		m, err := r.upload(s, root, kept, BackupOptions{})
+		ok(t, err)
+		for i := range 15 {
+			name := fmt.Sprintf("f%02d", i)
+			kept.all[name] = attribute{Path: name, Xattrs: map[string][]byte{"unknown.here": []byte("x")}}
+		}
+		return m, addAttributes(t.Context(), s.w, m, kept)
+	})
+	ok(t, err)
+	p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+	if p.Files != 15 || p.Missed != 15 || len(p.MissedFirst) != missedNames || !strings.Contains(p.MissedFirst[0], "extended attribute unknown.here: operation not supported") {
+		t.Errorf("%+v", p)
+	}
+	same(t, described(t, to), described(t, dir))
+}
+
+// What is in the target and not in the backup stays, unless it is to go.
+func TestDirectoriesAreNotReplacedByFiles(t *testing.T) {
+	w := newWorld(t)
+	r, dir, to := w.open(), t.TempDir(), t.TempDir()
+	write(t, dir+"/a", "file")
+	ok(t, os.Symlink("x", dir+"/b"))
+	b := w.back(r, dir)
+	for _, name := range []string{"a", "b"} {
+		ok(t, os.RemoveAll(to))
+		write(t, to+"/"+name+"/inner", "mine")
+		if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), name+" is a directory with files in the target, and none in the backup: --delete-extra replaces it") {
+			t.Errorf("%v", err)
+		}
+		if text, err := os.ReadFile(to + "/" + name + "/inner"); err != nil || string(text) != "mine" {
+			t.Errorf("%q, %v", text, err)
+		}
+	}
+	write(t, to+"/more", "x")
+	if p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true}); err != nil || p.Removed != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	same(t, described(t, to), described(t, dir))
+	to += "/new"
+	if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: "misspelt"}); err == nil || strings.Contains(err.Error(), b.ID) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a restore of nothing made its target: %v", err)
+	}
+}
+
+func TestALockOfMaintenanceDoesNotStay(t *testing.T) {
+	w := newWorld(t)
+	o := w.options()
+	o.CacheDir = t.TempDir()
+	r, err := Create(t.Context(), o)
+	ok(t, err)
+	ok(t, r.Maintain(t.Context(), true))
+	ok(t, r.Close(t.Context()))
+	if left, err := filepath.Glob(o.CacheDir + "/repository*"); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
 	}
 }
 
@@ -441,6 +556,31 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// What is missing of a repository is not made anew: that would hide what is there.
+func TestAMissingFileIsNotMadeAnew(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	write(t, dir+"/a", "a")
+	b := w.back(w.open(), dir)
+	for _, name := range []string{"keys/00000001.age", "kopia/kopia.repository"} {
+		path := strings.TrimPrefix(w.store.String(), "dir://") + "/volumes/c1/" + name
+		ok(t, os.Rename(path, filepath.Join(dir, "gone")))
+		for _, open := range []func(context.Context, Options) (*Repository, error){Open, Create} {
+			if _, err := open(t.Context(), w.options()); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), filepath.Dir(name)) {
+				t.Errorf("without %s: %v", name, err)
+			}
+		}
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was made anew", name)
+		}
+		ok(t, os.Rename(filepath.Join(dir, "gone"), path))
+	}
+	_, err := w.open().Restore(t.Context(), b.ID, t.TempDir(), RestoreOptions{KeepOwners: true})
+	ok(t, err)
+	if all, err := Clusters(t.Context(), w.store); err != nil || !slices.Equal(all, []string{"c1"}) {
+		t.Errorf("clusters %v, %v", all, err)
+	}
+}
+
 // files are the names in the location that hold content.
 func (w *world) files(prefix string) (all []string) {
 	w.Helper()
@@ -527,6 +667,70 @@ func TestDamageIsFound(t *testing.T) {
 	defer r.Close(context.Background())
 	if v, err := r.Verify(t.Context(), 0); err != nil || len(v.Errors) == 0 {
 		t.Errorf("a missing pack was not found: %+v, %v", v, err)
+	}
+}
+
+// A pack that is gone must not be relied on by what is backed up later, and comes back by it as far as the volume still has its content.
+func TestWhatIsLostIsWrittenAnew(t *testing.T) {
+	for _, kind := range []string{"directories", "files", "the end of files"} {
+		t.Run(kind, func(t *testing.T) {
+			w := newWorld(t)
+			r, dir, other := w.open(), t.TempDir(), t.TempDir()
+			large := make([]byte, 12<<20)
+			_, _ = rand.NewChaCha8([32]byte{1}).Read(large)
+			write(t, dir+"/a/large", string(large)) // of several contents
+			for i := range 10 {
+				write(t, fmt.Sprintf("%s/d%d/f%d", dir, i%3, i), strings.Repeat("x", 1000+i))
+			}
+			write(t, other+"/same", strings.Repeat("x", 1001))
+			before := w.files("q")
+			failed := errors.New("failed")
+			if _, err := r.Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{Tags: func() (map[string]string, error) { return nil, failed }}); !errors.Is(err, failed) {
+				t.Fatal(err) // so that manifests are in other packs than directories
+			}
+			lost := w.files("p")
+			if kind == "directories" {
+				lost = slices.DeleteFunc(w.files("q"), func(name string) bool { return slices.Contains(before, name) })
+			}
+			first := w.back(r, dir)
+			elsewhere, err := r.Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
+			ok(t, err)
+			if len(lost) == 0 {
+				t.Fatal("nothing is lost")
+			}
+			for _, name := range lost {
+				name = strings.TrimPrefix(w.store.String(), "dir://") + "/" + name
+				if kind == "the end of files" {
+					ok(t, os.Truncate(name, 1000))
+				} else {
+					ok(t, os.Remove(name))
+				}
+			}
+
+			r = w.open() // without what is in the cache
+			if v, err := r.Verify(t.Context(), 100, Wanted{ID: first.ID}); err == nil && len(v.Errors) == 0 {
+				t.Error("nothing is damaged")
+			}
+			b := w.back(r, dir)
+			if b.Cached != 0 || b.Backup.Files != 11 || b.Progress.Files != 11 {
+				t.Errorf("%+v", b)
+			}
+			e, err := r.Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
+			ok(t, err)
+			v, err := r.Verify(t.Context(), 100, Wanted{ID: first.ID}, Wanted{ID: b.ID}, Wanted{ID: elsewhere.ID}, Wanted{ID: e.ID})
+			ok(t, err)
+			if len(v.Errors) > 0 {
+				t.Errorf("damaged: %v", v.Errors)
+			}
+			to := t.TempDir()
+			_, err = r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+			ok(t, err)
+			same(t, described(t, to), described(t, dir))
+			if c := w.back(r, dir); c.Cached != 11 {
+				t.Errorf("of a backup that is whole, %d files were taken over", c.Cached)
+			}
+			ok(t, r.Maintain(t.Context(), true))
+		})
 	}
 }
 

@@ -28,7 +28,7 @@ type RestoreOptions struct {
 
 // Restore writes a backup into the directory, or over the block device, target. Files that are there are replaced, also those
 // that are newer; symbolic links in the target are replaced and never followed. Made again after it was cut off,
-// it writes what is missing.
+// it writes what is missing. What the target, or this user, cannot have besides content, such as owners, is counted, and no error.
 func (r *Repository) Restore(ctx context.Context, id, target string, o RestoreOptions) (Progress, error) {
 	m, err := r.manifest(ctx, id)
 	if err != nil {
@@ -40,12 +40,12 @@ func (r *Repository) Restore(ctx context.Context, id, target string, o RestoreOp
 	}
 	root, ok := entry.(fs.Directory)
 	if !ok {
-		return Progress{}, fmt.Errorf("backup %s holds no directory", id)
+		return Progress{}, errors.New("this backup holds no directory: 'kopia' restores it")
 	}
 	if info, err := os.Stat(target); err == nil && info.Mode()&os.ModeDevice != 0 {
 		return r.restoreDevice(ctx, root, target, o)
 	}
-	return r.restoreTree(withReadAhead(ctx), id, root, target, o)
+	return r.restoreTree(withReadAhead(ctx), root, target, o)
 }
 
 // attributes reads the file of attributes of a backup.

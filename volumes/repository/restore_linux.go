@@ -24,29 +24,29 @@ import (
 )
 
 // restoreTree writes a backup of files into a directory.
-func (r *Repository) restoreTree(ctx context.Context, id string, root fs.Directory, target string, o RestoreOptions) (Progress, error) {
+func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target string, o RestoreOptions) (Progress, error) {
 	kept, err := r.attributes(ctx, root)
+	if err != nil {
+		return Progress{}, err
+	}
+	out := &output{kept: kept, special: map[string][]attribute{}, o: &o}
+	for p, at := range kept {
+		if at.Special != "" {
+			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], at)
+		}
+	}
+	names := &namedDirectory{root, root.Name()}
+	from, err := out.choose(ctx, names, o.Path)
 	if err != nil {
 		return Progress{}, err
 	}
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return Progress{}, fmt.Errorf("restore: %w", err)
 	}
-	dir, err := os.OpenRoot(target)
-	if err != nil {
+	if out.root, err = os.OpenRoot(target); err != nil {
 		return Progress{}, fmt.Errorf("restore: %w", err)
 	}
-	defer dir.Close()
-	out := &output{root: dir, kept: kept, special: map[string][]attribute{}, o: &o}
-	for p, at := range kept {
-		if at.Special != "" {
-			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], at)
-		}
-	}
-	from, err := out.choose(ctx, root, o.Path)
-	if err != nil {
-		return Progress{}, fmt.Errorf("restore %s: %w", id, err)
-	}
+	defer out.root.Close()
 	relink(kept, out.prefix)
 	cancel := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { close(cancel) })
@@ -63,10 +63,10 @@ func (r *Repository) restoreTree(ctx context.Context, id string, root fs.Directo
 	case ctx.Err() != nil:
 		return out.now(), context.Cause(ctx)
 	case err != nil:
-		return out.now(), r.failed(fmt.Errorf("restore %s: %w", id, err))
+		return out.now(), r.failed(err)
 	}
 	if err := out.finish(); err != nil {
-		return out.now(), fmt.Errorf("restore %s: %w", id, err)
+		return out.now(), fmt.Errorf("restore: %w", err)
 	}
 	return out.now(), nil
 }
@@ -80,21 +80,47 @@ type output struct {
 	prefix  string // of the chosen part, in the backup: "" or "a/b/"
 	single  bool   // one file was chosen
 
-	files, bytes atomic.Int64
-	reported     atomic.Int64 // unix nanoseconds
+	files, bytes, removed atomic.Int64
+	reported              atomic.Int64 // unix nanoseconds
+
+	mu     sync.Mutex // guards what follows
+	missed int64
+	first  []string // of what was missed
+}
+
+// missedNames is how much of what was missed is named.
+const missedNames = 10
+
+// miss is for something that a file could not be given besides its content. It is counted, and the restore goes on, when that is because the target's
+// file system, or this user, cannot have it at all.
+func (w *output) miss(rel, what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, cannot := range []error{unix.EPERM, unix.EACCES, unix.ENOTSUP, unix.EINVAL, unix.E2BIG, unix.ENOSPC} {
+		if errors.Is(err, cannot) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.missed++; len(w.first) < missedNames {
+				w.first = append(w.first, fmt.Sprintf("%s: %s: %v", EscapePath(cmpDot(rel)), what, err))
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("set the %s of %s: %w", what, EscapePath(cmpDot(rel)), err)
 }
 
 var _ restore.Output = (*output)(nil)
 
 // choose finds the part that is to come back.
 func (w *output) choose(ctx context.Context, root fs.Directory, part string) (fs.Entry, error) {
-	part = path.Clean("/" + part)[1:]
+	part = partOf(part)
 	if part == "" {
 		return root, nil
 	}
 	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
 	if err != nil {
-		return nil, fmt.Errorf("it holds no %s", part)
+		return nil, fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", EscapePath(part))
 	}
 	if e.IsDir() {
 		w.prefix = part + "/"
@@ -187,6 +213,7 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 		if err := w.root.RemoveAll(p); err != nil {
 			return err
 		}
+		w.removed.Add(1)
 	}
 	return nil
 }
@@ -207,10 +234,13 @@ func (w *output) clear(rel string) error {
 	if err != nil {
 		return err
 	}
-	if info.IsDir() {
+	if info.IsDir() && w.o.DeleteExtra {
 		return w.root.RemoveAll(rel)
 	}
-	return w.root.Remove(rel)
+	if err := w.root.Remove(rel); !info.IsDir() || !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return fmt.Errorf("%s is a directory with files in the target, and none in the backup: --delete-extra replaces it", EscapePath(rel))
 }
 
 // WriteFile implements restore.Output.
@@ -218,6 +248,13 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 	if rel == attributesName && w.prefix == "" {
 		return nil
 	}
+	if err := w.writeFile(ctx, rel, e, report); err != nil {
+		return fmt.Errorf("%s: %w", EscapePath(rel), err)
+	}
+	return nil
+}
+
+func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report restore.FileWriteProgress) error {
 	at := w.kept[w.prefix+rel]
 	if w.linked(&at) {
 		return nil // finish links it
@@ -253,7 +290,7 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 	}
 	w.files.Add(1)
 	w.bytes.Add(n)
-	return w.setFile(int(f.Fd()), e, &at)
+	return w.setFile(int(f.Fd()), rel, e, &at)
 }
 
 // reportingReader tells what is read as it is read: who moves a file that takes hours, with holes that take no request, must be heard of.
@@ -306,18 +343,25 @@ func (s *sparseWriter) Write(p []byte) (int, error) {
 }
 
 // setFile gives an open file its owner, attributes, mode and time; in this order, as each may change the next.
-func (w *output) setFile(fd int, e fs.Entry, at *attribute) error {
+func (w *output) setFile(fd int, rel string, e fs.Entry, at *attribute) error {
+	mode := unixMode(e.Mode())
 	if !w.o.KeepOwners {
-		if err := unix.Fchown(fd, int(e.Owner().UserID), int(e.Owner().GroupID)); err != nil {
-			return fmt.Errorf("set its owner: %w", err)
+		err := unix.Fchown(fd, int(e.Owner().UserID), int(e.Owner().GroupID))
+		if err != nil && !e.IsDir() {
+			mode &^= unix.S_ISUID | unix.S_ISGID // they would lend the rights of somebody else
+		}
+		if err := w.miss(rel, "owner", err); err != nil {
+			return err
 		}
 	}
-	if err := unix.Fchmod(fd, unixMode(e.Mode())); err != nil {
+	if err := unix.Fchmod(fd, mode); err != nil {
 		return fmt.Errorf("set its mode: %w", err)
 	}
 	for key, value := range at.Xattrs {
 		if err := unix.Fsetxattr(fd, key, value, 0); err != nil && !w.mayMiss(key, err) {
-			return fmt.Errorf("set its extended attribute %s: %w", key, err)
+			if err := w.miss(rel, "extended attribute "+escapeName(key), err); err != nil {
+				return err
+			}
 		}
 	}
 	modified := e.ModTime()
@@ -365,13 +409,15 @@ func (w *output) CreateSymlink(ctx context.Context, rel string, e fs.Symlink) er
 	}
 	defer dir.Close()
 	if !w.o.KeepOwners {
-		if err := unix.Fchownat(int(dir.Fd()), name, int(e.Owner().UserID), int(e.Owner().GroupID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return fmt.Errorf("set its owner: %w", err)
+		if err := w.miss(rel, "owner", unix.Fchownat(int(dir.Fd()), name, int(e.Owner().UserID), int(e.Owner().GroupID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
+			return err
 		}
 	}
 	for key, value := range at.Xattrs {
 		if err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), key, value, 0); err != nil && !w.mayMiss(key, err) {
-			return fmt.Errorf("set its extended attribute %s: %w", key, err)
+			if err := w.miss(rel, "extended attribute "+escapeName(key), err); err != nil {
+				return err
+			}
 		}
 	}
 	w.files.Add(1)
@@ -399,7 +445,7 @@ func (w *output) FinishDirectory(_ context.Context, rel string, e fs.Directory) 
 	}
 	defer f.Close()
 	at := w.kept[path.Join(w.prefix, cmpDot(rel))]
-	return w.setFile(int(f.Fd()), e, &at)
+	return w.setFile(int(f.Fd()), rel, e, &at)
 }
 
 func (w *output) makeSpecial(at attribute) error {
@@ -414,10 +460,10 @@ func (w *output) makeSpecial(at attribute) error {
 	defer dir.Close()
 	kind := map[string]uint32{"fifo": unix.S_IFIFO, "char": unix.S_IFCHR, "block": unix.S_IFBLK}[at.Special]
 	if err := unix.Mknodat(int(dir.Fd()), name, kind|at.Mode, int(at.Rdev)); err != nil {
-		return fmt.Errorf("make the %s %s: %w", at.Special, rel, err)
+		return w.miss(rel, at.Special, err)
 	}
 	if !w.o.KeepOwners {
-		if err := unix.Fchownat(int(dir.Fd()), name, int(at.UID), int(at.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := w.miss(rel, "owner", unix.Fchownat(int(dir.Fd()), name, int(at.UID), int(at.GID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
 			return err
 		}
 	}
@@ -460,7 +506,11 @@ func (w *output) finish() error {
 	return nil
 }
 
-func (w *output) now() Progress { return Progress{Files: w.files.Load(), Bytes: w.bytes.Load()} }
+func (w *output) now() Progress {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return Progress{Files: w.files.Load(), Bytes: w.bytes.Load(), Removed: w.removed.Load(), Missed: w.missed, MissedFirst: slices.Clone(w.first)}
+}
 
 // progress is Kopia's callback, from all its goroutines.
 func (w *output) progress(_ context.Context, s restore.Stats) {

@@ -29,7 +29,7 @@ type tree struct {
 type entry struct {
 	t    *tree
 	path string // within the tree; "." for its root
-	name string
+	name string // as it is stored
 	st   unix.Stat_t
 }
 
@@ -169,7 +169,7 @@ func (it *iterator) Next(context.Context) (fs.Entry, error) {
 		if it.d.path == "." && name == attributesName { // of an earlier restore by other means
 			continue
 		}
-		e := entry{t: it.d.t, path: path.Join(it.d.path, name), name: name}
+		e := entry{t: it.d.t, path: path.Join(it.d.path, name), name: escapeName(name)}
 		err := unix.Fstatat(int(it.f.Fd()), name, &e.st, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, iofs.ErrNotExist) { // deleted meanwhile
 			continue

@@ -52,6 +52,38 @@ type storage struct {
 	sent, loaded atomic.Int64
 	ahead        blocks
 	behind       behind
+
+	mu    sync.Mutex
+	onTop map[*func(error)]bool // told when the store does not take a file
+}
+
+// whenItFails has f told of the first file that the store does not take, until stop. The store has tried it for as long as it does; Kopia would take it for
+// trouble with the file that is being read, and try the same with all others.
+func (s *storage) whenItFails(f func(error)) (stop func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.onTop == nil {
+		s.onTop = map[*func(error)]bool{}
+	}
+	s.onTop[&f] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.onTop, &f)
+	}
+}
+
+// refused tells of a file that the store did not take.
+func (s *storage) refused(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.onTop {
+		(*f)(err)
+	}
+	return err
 }
 
 var _ blob.Storage = (*storage)(nil)
@@ -76,6 +108,10 @@ func blobError(err error) error {
 
 // PutBlob implements blob.Storage.
 func (s *storage) PutBlob(ctx context.Context, id blob.ID, data blob.Bytes, o blob.PutOptions) error {
+	return s.refused(ctx, s.put(ctx, id, data, o))
+}
+
+func (s *storage) put(ctx context.Context, id blob.ID, data blob.Bytes, o blob.PutOptions) error {
 	if !o.SetModTime.IsZero() {
 		return blob.ErrSetTimeUnsupported
 	}

@@ -241,8 +241,8 @@ run has its place (dataDir for --data-dir), and archives, schedules, retention a
     image: registry.example/tidemark:v1
     namespace: tidemark           # where snapshots are mounted to be read (default: the claim's namespace)
     listen: ":8466"               # for movers; address: where Pods reach it (default: $POD_IP)
-    concurrency: 4
-    perNode: 2
+    concurrency: 4                # movers at once, of backups and restores, and units of claims that are backed up together
+    perNode: 2                    # movers at once on one node, of those that have to run there: volumes that are read or filled in use
     readyTimeout: 30m             # how long a snapshot may take until it can be used
     checkpoint: 5m                # of a mover that is killed, no more than that is read again
     changedBlocks:                # of block devices, where the driver tells them (SnapshotMetadataService)

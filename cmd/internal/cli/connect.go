@@ -48,7 +48,11 @@ func (f *serverFlags) open(ctx context.Context) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return closable{replay.NewArchived(a.History())}, nil
+	h := a.History()
+	h.OnLost = func(d *archive.DamageError) {
+		fmt.Fprintf(os.Stderr, "# warning: %v; 'tidemark repair' mends what can be mended\n", d)
+	}
+	return closable{replay.NewArchived(h)}, nil
 }
 
 // closable is a source that holds nothing open.

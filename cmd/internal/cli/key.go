@@ -3,12 +3,14 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
@@ -101,22 +103,26 @@ func newKeySaved() *cobra.Command {
 		Use:   "saved FILE",
 		Short: "Say that a copy of a key that the daemon made is in a safe place",
 		Long: `Say that a copy of a key that the daemon made for itself is in a safe place apart from this machine.
-Until then 'tidemark status' warns: with the machine the key, and with the key the archive would be lost.`,
+FILE is the key itself, DATA-DIR/archive.key, and not the copy. Until then 'tidemark status' warns: with the
+machine the key, and with the key the archive would be lost.`,
 		Example: "  tidemark key saved /var/lib/tidemark/archive.key",
 		Args:    someArgs(1, 1, "an identity file"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if _, err := archive.LoadIdentities(args[0]); err != nil {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path := args[0]
+			ids, err := archive.LoadIdentities(path)
+			if err != nil {
 				return usage("%v", err)
 			}
-			f, err := os.OpenFile(args[0]+".saved", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-			if errors.Is(err, fs.ErrExist) {
-				return nil
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), "journal")); err != nil || filepath.Base(path) != daemon.ArchiveKeyName {
+				return usage("%s is not the key that a daemon made for itself, which is %s in its data directory: 'tidemark status' names it", path, daemon.ArchiveKeyName)
 			}
-			if err != nil {
+			_, recipients := archive.RecipientsOf(ids)
+			text := fmt.Sprintf("said to be in a safe place at %s\n%s\n", time.Now().UTC().Format(time.RFC3339), strings.Join(recipients, "\n"))
+			if err := os.WriteFile(path+daemon.SavedSuffix, []byte(text), 0o600); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(f, "said to be in a safe place at %s\n", time.Now().UTC().Format(time.RFC3339))
-			return errors.Join(err, f.Close())
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "noted that a copy of %s is in a safe place: 'tidemark status' does not warn of it any more\n", path)
+			return err
 		},
 	}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ func newRecover() *cobra.Command {
 		GroupID: "operate",
 		Short:   "Make a new data directory out of an archive, after its machine was lost",
 		Long: `Make a new data directory out of an archive: the newest state and the history of the window. Then
-'tidemark run --data-dir DIR --archive URL' goes on where the archive ends, on any machine. What changed
+'tidemark run --data-dir DIR --archive URL --identity FILE' goes on where the archive ends, on any machine. What changed
 in the cluster in the meantime is found by comparing, and noted as a gap.
 
 The archive then belongs to the new data directory: should the old daemon still run, or come back, it
@@ -41,9 +42,12 @@ stops archiving and says so. Cut off, the command is simply run again.`,
 			if err != nil {
 				return err
 			}
+			for _, name := range r.Lost {
+				fmt.Fprintf(cmd.ErrOrStderr(), "# warning: archive file %s is lost: what hangs on it is not in the new journal; 'tidemark verify' tells what that costs\n", name)
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "recovered %s changes and states of cluster %s, from %s to %s, out of %d files\n",
 				humanize.Comma(int64(r.Keys)), r.Cluster, from(r.From), stamp(r.To.Time), r.Files)
-			fmt.Fprintf(cmd.OutOrStdout(), "go on with: tidemark run --data-dir %s --archive %s\n", quote(dir), quote(f.url))
+			fmt.Fprintf(cmd.OutOrStdout(), "go on with: tidemark run --data-dir %s --archive %s --identity %s\n", quote(dir), quote(f.url), quote(firstOf(f.identity, os.Getenv("TIDEMARK_IDENTITY"))))
 			return nil
 		},
 	}

@@ -244,7 +244,8 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 	if picked {
 		src = &onlyTargets{Source: src, targets: h.targets, namespace: h.namespace}
 	}
-	if f.request.Volumes, err = f.volumes.choose(ctx, h.src, f.request.Cut); err != nil {
+	var unknown string
+	if f.request.Volumes, unknown, err = f.volumes.choose(ctx, h.src, f.request.Cut); err != nil {
 		return err
 	}
 	plan, err := replay.NewPlan(ctx, src, target, f.request)
@@ -255,6 +256,9 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 		return usage("%v", err)
 	case err != nil:
 		return err
+	}
+	if unknown != "" {
+		plan.Warnings = append(plan.Warnings, unknown)
 	}
 	if len(plan.Items) == 0 { // with --prune, of something that never was
 		if err := h.neverWas(ctx); err != nil {

@@ -47,24 +47,52 @@ func (f *moverFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.pod, "mover-pod", "", "with --archive: YAML file with what is to be merged into those Pods")
 }
 
-// choose picks the backup of each claim that belongs to the cut.
-func (f *volumeFlags) choose(ctx context.Context, src replay.Source, cut journal.Cut) (map[string]replay.Volume, error) {
+// choose picks the backup of each claim that belongs to the cut. The warning says which backups are not known.
+func (f *volumeFlags) choose(ctx context.Context, src replay.Source, cut journal.Cut) (picked map[string]replay.Volume, warning string, err error) {
 	if f.nearest {
 		f.which = "nearest"
 	}
 	if f.which == "none" {
-		return nil, nil
+		return nil, "", nil
 	}
-	// What there is now counts: a backup that was deleted since cannot be used.
-	now, err := src.Resolve(ctx, replay.At{})
+	all, warning, err := newestRecords(ctx, src, cut)
 	if err != nil {
-		return nil, err
+		return nil, "", fmt.Errorf("read the records of volume backups (--volumes none does without): %w", err)
 	}
-	now.Time = now.Time.Add(time.Hour) // records of backups have a counter of their own, and go by time
-	var all []*volumes.Backup
-	for e, err := range src.Fold(ctx, now, replay.Scope{Resources: []schema.GroupResource{volumes.Info.GroupResource()}}) {
+	picked, err = f.pick(all, cut)
+	return picked, warning, err
+}
+
+// newestRecords are the records of volume backups as they are now: one that was deleted since cannot be used. Where history has a hole
+// before now, they are those of the newest moment at or after the cut that can be told.
+func newestRecords(ctx context.Context, src replay.Source, cut journal.Cut) (all []*volumes.Backup, warning string, err error) {
+	now, err := src.Resolve(ctx, replay.At{})
+	if err == nil {
+		// Records of backups have a counter of their own, and go by time; the clock may have gone on since.
+		all, err = recordsAt(ctx, src, journal.Cut{Revision: now.Revision, Time: now.Time.Add(time.Hour)})
+	}
+	for last := (time.Time{}); ; {
+		hole, ok := errors.AsType[*replay.RangeError](err)
+		if !ok {
+			return all, warning, err
+		}
+		at := hole.To
+		if at.Time.Before(cut.Time) || at.Time.Equal(last) {
+			at = cut
+		}
+		if at.Time.Equal(last) {
+			return nil, "", err
+		}
+		last = at.Time
+		warning = fmt.Sprintf("volume backups that were made or deleted after %s are not known: the history has a hole there, see 'tidemark verify'", stamp(at.Time))
+		all, err = recordsAt(ctx, src, at)
+	}
+}
+
+func recordsAt(ctx context.Context, src replay.Source, at journal.Cut) (all []*volumes.Backup, err error) {
+	for e, err := range src.Fold(ctx, at, replay.Scope{Resources: []schema.GroupResource{volumes.Info.GroupResource()}}) {
 		if err != nil {
-			return nil, fmt.Errorf("read the records of volume backups: %w", err)
+			return nil, err
 		}
 		b, err := volumes.Parse(e.Object)
 		if err != nil {
@@ -72,6 +100,10 @@ func (f *volumeFlags) choose(ctx context.Context, src replay.Source, cut journal
 		}
 		all = append(all, b)
 	}
+	return all, nil
+}
+
+func (f *volumeFlags) pick(all []*volumes.Backup, cut journal.Cut) (map[string]replay.Volume, error) {
 	volumes.Sort(all)
 	q := volumes.PickRequest{At: cut.Time, Nearest: f.which == "nearest"}
 	if f.which != "before" && f.which != "nearest" {
@@ -83,7 +115,7 @@ func (f *volumeFlags) choose(ctx context.Context, src replay.Source, cut journal
 	}
 	out := map[string]replay.Volume{}
 	for key, b := range picked {
-		v := replay.Volume{Backup: b.Metadata.Name, Taken: b.Moment(), Off: cut.Time.Sub(b.Moment()), Files: b.Status.Content != nil}
+		v := replay.Volume{Backup: b.Metadata.Name, Taken: b.Read(), Off: cut.Time.Sub(b.Read()), Files: b.Status.Content != nil}
 		if b.Spec.Source != nil {
 			v.Size = b.Spec.Source.Capacity
 		}

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -36,8 +38,30 @@ func (f *serverFlags) volumes(ctx context.Context) (v api.Volumes, done func(), 
 		if create {
 			return repository.Create(ctx, ro)
 		}
-		return repository.Open(ctx, ro)
+		r, err := repository.Open(ctx, ro)
+		if errors.Is(err, repository.ErrNoRepository) {
+			err = noVolumes(ctx, ro, err)
+		}
+		return r, err
 	}}), func() {}, nil
+}
+
+// noVolumes says what there is in place of the volumes of a cluster. It leaves the error as it is when only the cluster's archive is there: then there are
+// none yet. Anything else may be the wrong place, which must not look like good news.
+func noVolumes(ctx context.Context, ro repository.Options, none error) error {
+	if _, err := ro.Store.Stat(ctx, ro.Cluster+"/format"); err == nil {
+		return none
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	others, err := repository.Clusters(ctx, ro.Store)
+	if err != nil {
+		return err
+	}
+	if len(others) == 0 {
+		return failure(nil, "%s holds no volumes, of no cluster: is it the right place? 'tidemark volumes backup' makes some", ro.Store)
+	}
+	return failure(nil, "%s holds no volumes of cluster %s%s: name another with --cluster: %s", ro.Store, ro.Cluster, didYouMean(ro.Cluster, others), strings.Join(others, ", "))
 }
 
 // repository says where the content of volumes is, in the archive that --archive names.
@@ -49,6 +73,9 @@ func (f *serverFlags) repository(ctx context.Context) (ro repository.Options, er
 	if o.Cluster == "" {
 		a, err := archive.Open(ctx, store, o)
 		if err != nil {
+			if others, err := repository.Clusters(ctx, store); err == nil && len(others) > 0 {
+				return ro, usage("say whose volumes with --cluster: %s has those of %s", store, strings.Join(others, ", "))
+			}
 			return ro, fmt.Errorf("%w; or say whose volumes with --cluster", err)
 		}
 		o.Cluster = a.Cluster()
@@ -71,8 +98,8 @@ backup is given by its name, or as much of it as no other has. Claims (Persisten
 by the daemon of their cluster. With --archive and --identity, all else is done here, without a daemon;
 otherwise the daemon does it, with paths of its own machine.
 
-Files come back with owner, mode, times, extended attributes and ACLs, hard links, holes, pipes and devices.
-Symbolic links are kept as they are, and never followed.
+Files come back with their names byte for byte, owner, mode, times, extended attributes and ACLs, hard links, holes, pipes and devices;
+sockets are left out, as who listens makes them anew. Symbolic links are kept as they are, and never followed.
 
 The repository is one of Kopia's: 'kopia' can open the directory volumes/CLUSTER/kopia/ of the location.`,
 		Args: noArgs,
@@ -256,15 +283,17 @@ func newVolumesFiles() *cobra.Command {
 	var deep bool
 	var output string
 	cmd := &cobra.Command{
-		Use:     "files BACKUP [PATH]",
-		Short:   "List the files of a backup",
+		Use:   "files BACKUP [PATH]",
+		Short: "List the files of a backup",
+		Long: `List the files of a backup. A name that is not UTF-8 is shown as .tidemark-name. and the name, with % and two digits for each byte that
+is none; other commands take it like this, or as it is.`,
 		Example: "  tidemark volumes files data-20261125 var/lib\n  tidemark volumes files data-20261125 -R -o json",
 		Args:    someArgs(1, 2, "the name of a backup, and optionally a path in it"),
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
 		path := ""
 		if len(args) == 2 {
-			path = args[1]
+			path = repository.EscapePath(args[1])
 		}
 		all := []repository.File{}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 1, ' ', 0)
@@ -302,7 +331,7 @@ func newVolumesGet() *cobra.Command {
 		Args:    someArgs(2, 2, "the name of a backup and a path in it"),
 	}
 	return volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		return v.Read(cmd.Context(), args[0], args[1], cmd.OutOrStdout())
+		return v.Read(cmd.Context(), args[0], repository.EscapePath(args[1]), cmd.OutOrStdout())
 	})
 }
 

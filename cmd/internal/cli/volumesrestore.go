@@ -43,7 +43,7 @@ same command once more completes it.`,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
 		if len(args) == 2 {
-			q.Path = args[1]
+			q.Path = repository.EscapePath(args[1])
 		}
 		if q.DeleteExtra && q.Path != "" {
 			return usage("--delete-extra makes the target as the whole backup was: leave out the path")

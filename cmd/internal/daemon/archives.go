@@ -2,11 +2,8 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"filippo.io/age"
@@ -17,15 +14,8 @@ import (
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
-const (
-	// ArchiveKeyName is the name of the identity that is made in the data directory when a daemon
-	// is given none.
-	ArchiveKeyName = "archive.key"
-	// savedSuffix ends the name of the file which says that a key was copied to a safe place.
-	savedSuffix = ".saved"
-	// retainEvery is how often retention looks.
-	retainEvery = time.Hour
-)
+// retainEvery is how often retention looks.
+const retainEvery = time.Hour
 
 // Archive is a location that the daemon archives to.
 type Archive struct {
@@ -44,37 +34,34 @@ type Archive struct {
 	Shared       bool
 }
 
-// keys reads the location's keys, and makes one when there is none.
-func (l *Archive) keys(dataDir string) (recipients []age.Recipient, identities []age.Identity, own string, err error) {
+// keys reads the location's keys. Without any, it is the daemon's own.
+func (d *daemon) keys(ctx context.Context, l *Archive) (recipients []age.Recipient, identities []age.Identity, err error) {
 	if recipients, err = archive.ParseRecipients(l.Recipients, l.RecipientFiles); err != nil {
-		return nil, nil, "", err
+		return nil, nil, err
 	}
 	path := l.IdentityFile
 	if path == "" && len(recipients) == 0 {
-		path = filepath.Join(dataDir, ArchiveKeyName)
-		own = path
-		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-			if _, err := archive.GenerateIdentity(path, false, time.Now()); err != nil {
-				return nil, nil, "", err
-			}
+		if path, err = d.ownKey(ctx, l); err != nil {
+			return nil, nil, err
 		}
+		d.ownKeyPath = path
 	}
 	if path == "" {
-		return recipients, nil, "", nil
+		return recipients, nil, nil
 	}
 	if identities, err = archive.LoadIdentities(path); err != nil {
-		return nil, nil, "", err
+		return nil, nil, err
 	}
 	if len(recipients) == 0 {
 		if recipients, _ = archive.RecipientsOf(identities); len(recipients) == 0 {
-			return nil, nil, "", fmt.Errorf("the identity in %s does not tell its recipient: give it with --recipient", path)
+			return nil, nil, fmt.Errorf("the identity in %s does not tell its recipient: give it with --recipient", path)
 		}
 	}
-	return recipients, identities, own, nil
+	return recipients, identities, nil
 }
 
 // openArchives makes a shipper for each location.
-func (d *daemon) openArchives() error {
+func (d *daemon) openArchives(ctx context.Context) error {
 	names := map[string]bool{}
 	for _, l := range d.o.Archives {
 		if l.Name == "" {
@@ -84,11 +71,11 @@ func (d *daemon) openArchives() error {
 			return fmt.Errorf("two archives are called %q: give each a name of its own", l.Name)
 		}
 		names[l.Name] = true
-		recipients, identities, own, err := l.keys(d.o.DataDir)
+		recipients, identities, err := d.keys(ctx, &l)
 		if err != nil {
 			return fmt.Errorf("archive %s: %w", l.Name, err)
 		}
-		if _, err := archive.OpenStore(context.Background(), l.URL, l.Store); err != nil {
+		if _, err := archive.OpenStore(ctx, l.URL, l.Store); err != nil {
 			return fmt.Errorf("archive %s: %w", l.Name, err)
 		}
 		s, err := compactor.NewShipper(compactor.Options{
@@ -107,9 +94,6 @@ func (d *daemon) openArchives() error {
 			if d.volumes, err = d.newKeeper(l, recipients, identities); err != nil {
 				return err
 			}
-		}
-		if own != "" {
-			d.ownKeys = append(d.ownKeys, own)
 		}
 	}
 	d.source = replay.NewTiered(d.local, d.older)
@@ -171,15 +155,4 @@ func (d *daemon) retain(ctx context.Context, s *compactor.Shipper) {
 			d.o.Logger.Warn("retention failed; it will be tried again", zap.String("location", s.Name()), zap.Error(err))
 		}
 	}
-}
-
-// keyWarnings tell of keys whose loss would lose an archive.
-func (d *daemon) keyWarnings() []string {
-	var all []string
-	for _, path := range slices.Compact(slices.Sorted(slices.Values(d.ownKeys))) {
-		if _, err := os.Stat(path + savedSuffix); err != nil {
-			all = append(all, fmt.Sprintf("the only key of the archive is %s, on this machine: whoever loses it loses every backup; copy it to a safe place apart, then say so with 'tidemark key saved %s'", path, path))
-		}
-	}
-	return all
 }

@@ -92,7 +92,7 @@ func Run(ctx context.Context, o Options) error {
 	d.schedules = newSchedules(d)
 	if len(o.Archives) > 0 {
 		j.KeepAfter(time.Time{})
-		err = d.openArchives()
+		err = d.openArchives(ctx)
 	}
 	if err == nil {
 		err = d.run(ctx, tlsConf, token)
@@ -112,13 +112,13 @@ type daemon struct {
 	started time.Time
 	audit   *audit.Auditor // nil: off
 
-	shippers  []*compactor.Shipper
-	ownKeys   []string      // identities that were made in the data directory
-	retainNow chan struct{} // asks for a round of retention
-	schedules *schedules
-	volumes   *volumes.Keeper // in the first archive that the daemon can read; nil: in none
-	broker    *mover.Broker
-	policies  atomic.Pointer[[]VolumePolicy]
+	shippers   []*compactor.Shipper
+	ownKeyPath string        // the identity in the data directory; empty: archives have other keys
+	retainNow  chan struct{} // asks for a round of retention
+	schedules  *schedules
+	volumes    *volumes.Keeper // in the first archive that the daemon can read; nil: in none
+	broker     *mover.Broker
+	policies   atomic.Pointer[[]VolumePolicy]
 }
 
 func (d *daemon) run(ctx context.Context, tlsConf *tls.Config, token string) error {

@@ -1,0 +1,24 @@
+package repository
+
+import (
+	"testing"
+	"unicode/utf8"
+)
+
+func FuzzNames(f *testing.F) {
+	for _, name := range []string{"plain", "bad\xff", "100%\xff", escapedPrefix, escapedPrefix + "x", escapedPrefix + "%2F", escapedPrefix + "%", "\ufffd", escapedPrefix + "%ff"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		stored := escapeName(name)
+		if !utf8.ValidString(stored) {
+			t.Errorf("%q is stored as %q", name, stored)
+		}
+		if got := UnescapePath(escapeNames(name)); got != name {
+			t.Errorf("%q is stored as %q and comes back as %q", name, escapeNames(name), got)
+		}
+		if again := unescapeName(name); again != name && escapeName(again) != name {
+			t.Errorf("%q is taken for an escaped %q", name, again)
+		}
+	})
+}
