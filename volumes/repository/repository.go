@@ -313,7 +313,7 @@ type Source struct {
 
 func (s Source) info(cluster string) snapshot.SourceInfo {
 	if s.Namespace == "" {
-		return snapshot.SourceInfo{Host: cluster, UserName: "path", Path: "/" + strings.TrimPrefix(s.Name, "/")}
+		return snapshot.SourceInfo{Host: cluster, UserName: "path", Path: "/" + strings.TrimPrefix(EscapePath(s.Name), "/")}
 	}
 	return snapshot.SourceInfo{Host: cluster, UserName: s.Namespace, Path: "/" + s.Name}
 }

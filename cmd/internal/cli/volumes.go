@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +39,9 @@ func (f *serverFlags) volumes(ctx context.Context) (v api.Volumes, done func(), 
 	}
 	return volumes.New(volumes.Options{Open: func(ctx context.Context, create bool) (*repository.Repository, error) {
 		if create {
+			if others, err := repository.Clusters(ctx, ro.Store); err == nil && len(others) > 0 && !slices.Contains(others, ro.Cluster) {
+				fmt.Fprintf(os.Stderr, "# note: %s has no volumes of cluster %s yet, and those of %s: a repository of its own is made\n", ro.Store, ro.Cluster, strings.Join(others, ", "))
+			}
 			return repository.Create(ctx, ro)
 		}
 		r, err := repository.Open(ctx, ro)
@@ -412,7 +416,7 @@ says, chosen anew each time. Exit code 5: damage.`,
 			}
 		}
 		if err == nil && len(found.Errors) > 0 {
-			return failure(ErrDamaged, "%d files of volume backups are damaged: restore them from another backup, and look after the store", len(found.Errors))
+			return failure(ErrDamaged, "%d files of volume backups are damaged: restore them from another backup, and look after the store; the next backup of a volume stores anew what the volume still has", len(found.Errors))
 		}
 		return err
 	})
