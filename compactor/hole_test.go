@@ -93,6 +93,9 @@ func TestALostSegmentCostsNoMomentBeforeIt(t *testing.T) {
 	var told []*archive.DamageError
 	h := open().History()
 	h.OnLost = func(d *archive.DamageError) { told = append(told, d) }
+	if _, err := changesOf(replay.NewArchived(open().History())); err == nil || !strings.Contains(err.Error(), lost.Name) {
+		t.Errorf("changes are left out without a word: %v", err)
+	}
 	answers("before repair", h)
 	if len(told) != 1 || told[0].File != lost.Name || !strings.Contains(told[0].Error(), "it is missing: 'tidemark verify'") {
 		t.Errorf("told are %v", told)

@@ -149,7 +149,8 @@ func mergeTables(levels [][]sstable.ReadableFile, o *pebble.IterOptions) (it *pe
 // costs what only it holds: the rest is read as if it had been taken out of the archive.
 type History struct {
 	a *Archive
-	// OnLost is told of each file that turns out to be lost; nil: the archive's logger is.
+	// OnLost is told of each file that turns out to be lost; nil: the archive's logger is, and a walk over changes, which would leave
+	// some out without a word to who asked, fails.
 	OnLost func(*DamageError)
 
 	mu    sync.Mutex // guards what follows
@@ -241,7 +242,7 @@ func filesOf(segments []Segment, under *Snapshot) []File {
 // Tail opens a walk over the events observed after from and up to to. What happened in a hole
 // of the archive is not told; see State.Ranges.
 func (h *History) Tail(ctx context.Context, from, to time.Time) (t *journal.Tail, err error) {
-	for again := true; again; again = h.lacks(ctx, err) {
+	for again := true; again; again = h.OnLost != nil && h.lacks(ctx, err) {
 		t, err = h.tail(ctx, from, to)
 	}
 	return t, err

@@ -77,7 +77,8 @@ back. The ID stands at the end, and in 'tidemark restores list'.
 Claims (PersistentVolumeClaims) that are made get their content back: of the newest volume backup at or before the moment, as the
 plan says; --volumes nearest, none or NAME chooses another one. A snapshot is used where the storage that has it makes the volume, and otherwise the
 files in the repository, written by a Pod before anything can use the claim: by the daemon, or from here with --archive and
---identity. Content of claims that are there is left alone, unless --volumes-in-place replaces their files.
+--identity. Content of claims that are there is left alone, unless --volumes-in-place replaces their files. A claim whose volume was
+retained gets a new one where a backup is chosen, and otherwise its old one, as that is now.
 
 With --save-plan FILE the plan is written down and nothing else; --plan FILE applies it later,
 exactly, or not at all when the cluster is not as the plan found it. The file holds the objects
