@@ -108,10 +108,10 @@ func (v *verified) verdict() error {
 	}
 	var what []string
 	if n := len(v.Problems); n > 0 {
-		what = append(what, english.Plural(n, "problem", "")+": the report says what they cost; 'tidemark repair' puts right what can be")
+		what = append(what, count(n, "problem")+": the report says what they cost; 'tidemark repair' puts right what can be")
 	}
 	if bad > 0 {
-		what = append(what, english.Plural(bad, "problem", "")+" with volume backups: restore from others, and look after the store; the next backups write anew what they need")
+		what = append(what, count(bad, "problem")+" with volume backups: restore from others, and look after the store; the next backups write anew what they need")
 	}
 	if len(what) > 0 {
 		return failure(ErrDamaged, "%s", strings.Join(what, "; "))
@@ -143,16 +143,16 @@ func (v *verified) write(w io.Writer) error {
 	for _, p := range r.Lost {
 		fmt.Fprintf(&b, "lost, and known: %s\n", p.Cost)
 	}
-	fmt.Fprintf(&b, "%s, %s, %s read in %s", english.Plural(r.Chain, "manifest", ""), english.Plural(r.Files, "file", ""), humanize.IBytes(uint64(r.Read)), r.Took.Round(time.Millisecond))
+	fmt.Fprintf(&b, "%s, %s, %s read in %s", count(r.Chain, "manifest"), count(r.Files, "file"), humanize.IBytes(uint64(r.Read)), r.Took.Round(time.Millisecond))
 	if r.Proven > 0 {
-		fmt.Fprintf(&b, ", %s made again and equal", english.Plural(r.Proven, "snapshot", ""))
+		fmt.Fprintf(&b, ", %s made again and equal", count(r.Proven, "snapshot"))
 	}
 	b.WriteString("\n")
 	if v.Volumes != nil {
-		fmt.Fprintf(&b, "volumes: %s, %s files and directories, %s read\n", english.Plural(v.Volumes.Backups, "backup", ""), humanize.Comma(v.Volumes.Files), humanize.IBytes(uint64(v.Volumes.Read)))
+		fmt.Fprintf(&b, "volumes: %s, %s files and directories, %s read\n", count(v.Volumes.Backups, "backup"), humanize.Comma(v.Volumes.Files), humanize.IBytes(uint64(v.Volumes.Read)))
 	}
 	if n := len(r.Unknown); n > 0 {
-		fmt.Fprintf(&b, "nothing refers to %s: harmless; 'tidemark repair' removes what is an hour older than the archive's newest file, as nobody can be about to refer to that\n", english.Plural(n, "file", ""))
+		fmt.Fprintf(&b, "nothing refers to %s: harmless; 'tidemark repair' removes what is an hour older than the archive's newest file, as nobody can be about to refer to that\n", count(n, "file"))
 	}
 	for _, g := range r.Restorable {
 		if g.From.Time.Equal(g.To.Time) {
