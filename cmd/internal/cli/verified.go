@@ -49,22 +49,33 @@ func (v *verified) lookAtVolumes(ctx context.Context, f *readArchiveFlags, a *ar
 	if err != nil {
 		return err
 	}
-	elsewhere := 0
+	elsewhere := map[string]bool{}
 	keeper := volumes.New(volumes.Options{
 		Open: func(ctx context.Context, _ bool) (*repository.Repository, error) {
 			return repository.Open(ctx, repository.Options{Store: store, Cluster: a.Cluster(), Identities: o.Identities, ReadOnly: true})
 		},
 		Recorded: func(ctx context.Context) iter.Seq2[journal.Event, error] {
-			return recordedHere(ctx, a, &elsewhere)
+			return recordedHere(ctx, a, elsewhere)
 		},
 	})
 	if v.Volumes, err = keeper.Verify(ctx, 100); errors.Is(err, repository.ErrNoRepository) || errors.Is(err, repository.ErrNoBackup) {
 		v.Volumes = &repository.Verified{Errors: []string{err.Error() + ", and there are records of backups"}}
 	} else if err != nil {
 		v.trouble = fmt.Errorf("look at volumes: %w", err)
+		v.NotLookedAt = fmt.Sprintf("volumes were not looked at: %v; %s tries again", err, look)
 	}
-	if elsewhere > 0 {
-		v.NotLookedAt = fmt.Sprintf("%s beside another location, as their records say: 'tidemark volumes verify' looks there", english.Plural(elsewhere, "volume backup is", "volume backups are"))
+	if v.trouble != nil || len(elsewhere) == 0 {
+		return nil
+	}
+	here, err := keeper.List(ctx) // a copy of a location has what its records place in the other one
+	if err != nil {
+		return err
+	}
+	for _, b := range here {
+		delete(elsewhere, b.Metadata.Name)
+	}
+	if n := len(elsewhere); n > 0 {
+		v.NotLookedAt = fmt.Sprintf("%s beside another archive, as history says: 'tidemark volumes verify --archive URL' looks there", english.Plural(n, "volume backup is", "volume backups are"))
 	}
 	return nil
 }
@@ -80,16 +91,19 @@ func hasVolumes(ctx context.Context, a *archive.Archive) (bool, error) {
 	return false, nil
 }
 
-// recordedHere are the newest records of backups whose content is at this location; it counts those of other places.
-func recordedHere(ctx context.Context, a *archive.Archive, elsewhere *int) iter.Seq2[journal.Event, error] {
+// recordedHere are the newest records of backups whose content is at this location; it notes those of other places.
+func recordedHere(ctx context.Context, a *archive.Archive, elsewhere map[string]bool) iter.Seq2[journal.Event, error] {
 	return func(yield func(journal.Event, error) bool) {
-		*elsewhere = 0
-		end := a.State().Known.Position.Cut
+		ranges := a.State().Ranges()
+		if len(ranges) == 0 {
+			return
+		}
+		end := ranges[len(ranges)-1].To.Cut // what came after a loss, only the location itself tells
 		for e, err := range replay.NewArchived(a.History()).Fold(ctx, end, replay.Scope{Resources: []schema.GroupResource{volumes.Info.GroupResource()}}) {
 			if err == nil {
 				b, parseErr := volumes.Parse(e.Object)
 				if parseErr == nil && b.Status.Content != nil && b.Status.Content.Location != a.Store().String() {
-					*elsewhere++
+					elsewhere[b.Metadata.Name] = true
 					continue
 				}
 			}
