@@ -112,6 +112,9 @@ func Verify(ctx context.Context, a *archive.Archive, level Level) (*Report, erro
 	}
 	v.holes()
 	v.r.Restorable = v.without().Ranges()
+	if len(v.r.Restorable) == 0 && len(v.r.Problems) == 0 && v.s.Known.Position.Count > 0 {
+		v.problem(Problem{What: "nothing of what was archived can be restored any more: 'tidemark snapshot create' begins anew"})
+	}
 	slices.Sort(v.r.Closed)
 	slices.SortStableFunc(v.r.Problems, func(a, b Problem) int { return a.From.Compare(b.From) })
 	v.r.Took = time.Since(began)

@@ -54,7 +54,7 @@ func TestRestoreHooks(t *testing.T) {
 		t.Errorf("the plan does not tell of the hook:\n%s", plan)
 	}
 	out, trouble, err := w.try("restore", "-n", "after", "--at", at, "--yes")
-	if err == nil || !strings.Contains(trouble, "the hooks of 1 objects failed") {
+	if err == nil || !strings.Contains(trouble, "the hooks of 1 object failed") {
 		t.Errorf("a hook that fails: %v\n%s", err, trouble)
 	}
 	if text := w.run("restores", "describe", undoOf(out)); !strings.Contains(text, "failed: the hook of Deployment after/web: in Pod ") {

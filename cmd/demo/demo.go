@@ -242,7 +242,7 @@ func (d *demo) lookAround() {
 	} {
 		d.say("%s", line)
 	}
-	d.say("Everything lives in %s, but for the records of restores (tidemark restores list); the daemon's log is %s.", d.dir, d.tool.logFile)
+	d.say("Everything lives in %s; the daemon's log is %s.", d.dir, d.tool.logFile)
 }
 
 // stop ends the daemon and the control plane and removes what they wrote.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -36,11 +37,13 @@ func (f *runFlags) readConfig(fs *pflag.FlagSet, path string) (*config.File, err
 	if err != nil {
 		return nil, err
 	}
+	f.from = path
 	for _, v := range file.Flags {
 		flag := fs.Lookup(v.Name)
 		if flag.Changed {
 			continue
 		}
+		f.taken = append(f.taken, v)
 		for _, text := range v.Values {
 			if err := fs.Set(v.Name, text); err != nil {
 				return nil, fmt.Errorf("%s: line %d: %s: %w", path, v.Line, config.Key(v.Name), err)
@@ -124,6 +127,23 @@ func (f *runFlags) reloadable(file *config.File) (r daemon.Reloadable, err error
 	return r, nil
 }
 
+// inFile adds to a mistake in a setting where in the file it stands.
+func (f *runFlags) inFile(err error) error {
+	if f == nil || f.from == "" || !errors.Is(err, ErrUsage) {
+		return err
+	}
+	text := err.Error()
+	for _, v := range f.taken {
+		if rest, ok := strings.CutPrefix(text, "--"+v.Name+" "); ok {
+			return usage("%s: line %d: %s %s", f.from, v.Line, config.Key(v.Name), rest)
+		}
+	}
+	if strings.HasPrefix(text, "line ") { // wrongAt
+		return usage("%s: %s", f.from, text)
+	}
+	return err
+}
+
 // wrongAt is a mistake in the part of the file that begins at a line.
 func wrongAt(line int, err error) error { return usage("line %d: %v", line, err) }
 
@@ -187,7 +207,7 @@ func (f *runFlags) onHangup(cmd *cobra.Command, log *zap.Logger, reloads chan<- 
 				continue
 			}
 		}
-		log.Error("the configuration cannot be read again; the daemon goes on with what it has", zap.Error(err))
+		log.Error("the configuration cannot be read again; the daemon goes on with what it has", zap.Error(f.inFile(err)))
 	}
 }
 
@@ -264,8 +284,8 @@ run has its place (dataDir for --data-dir), and archives, schedules, retention a
     veleroPolicies: [volume-policies.yaml]
     hooks: {resources: [...]}     # as spec.hooks of Velero's Backup; sets: more ready sets
 
-What it does not know is refused, with the line. SIGHUP has the daemon read it again: schedules and
-retention change at once, the rest takes a restart, and the log says so.`,
+What it does not know is refused, with the line. SIGHUP has the daemon read it again: schedules,
+retention, and the policies and hooks of volumes change at once; the rest takes a restart.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -286,7 +306,22 @@ func loadConfig(env Env, path string) (*runFlags, *pflag.FlagSet, *config.File, 
 			return nil, nil, nil, usage("%v; give one with dataDir", err)
 		}
 	}
-	return f, run.Flags(), file, f.fromFile(run.Flags(), file)
+	return f, run.Flags(), file, f.inFile(f.fromFile(run.Flags(), file))
+}
+
+// checkSizes checks what run reads only when it runs.
+func (f *runFlags) checkSizes() error {
+	if _, err := f.logger(); err != nil {
+		return err
+	}
+	if _, err := size("--min-free", f.minFree); err != nil {
+		return err
+	}
+	if _, err := size("--memory-limit", f.memory); err != nil {
+		return err
+	}
+	_, err := window(f.window)
+	return err
 }
 
 func newConfigCheck(env Env) *cobra.Command {
@@ -299,14 +334,8 @@ func newConfigCheck(env Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := f.logger(); err != nil {
-				return err
-			}
-			if _, err := size("minFree", f.minFree); err != nil {
-				return err
-			}
-			if _, err := window(f.window); err != nil {
-				return err
+			if err := f.checkSizes(); err != nil {
+				return f.inFile(err)
 			}
 			for _, a := range f.Archives {
 				if _, err := archive.OpenStore(cmd.Context(), a.URL, a.Store); err != nil {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -20,17 +21,25 @@ func (f *applyFlags) confirm(cmd *cobra.Command, plan *replay.Plan) error {
 	if f.output != "" {
 		return errNobody
 	}
-	return confirm(cmd, "\n"+question(plan)+"?")
+	err := confirm(cmd, "\n"+question(plan)+"?")
+	if errors.Is(err, errNoTerminal) {
+		return errNobody
+	}
+	return err
 }
 
-// errNobody is returned when there is nobody to ask.
-var errNobody = usage("nothing was written: there is nobody to ask; read the plan with --dry-run, then say --yes")
+var (
+	// errNobody is returned when there is nobody to ask about a plan.
+	errNobody = usage("nothing was written: there is nobody to ask; read the plan with --dry-run, then say --yes")
+	// errNoTerminal is returned when there is nobody to ask.
+	errNoTerminal = usage("nothing was done: there is nobody to ask; say --yes")
+)
 
 // confirm asks on a terminal whether to go on.
 func confirm(cmd *cobra.Command, question string) error {
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return errNobody
+		return errNoTerminal
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
 	answer := make(chan string, 1)

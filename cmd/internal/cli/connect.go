@@ -68,7 +68,7 @@ type readArchiveFlags struct {
 }
 
 func (f *readArchiveFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.url, "archive", "", "read this archive instead of asking a daemon: s3://BUCKET/PREFIX or dir:///PATH")
+	fs.StringVar(&f.url, "archive", "", "work on this archive, and ask no daemon: s3://BUCKET/PREFIX or dir:///PATH")
 	fs.StringVar(&f.identity, "identity", "", "key file to read the archive with (default: $TIDEMARK_IDENTITY)")
 	fs.StringVar(&f.cluster, "cluster", "", "id of the archive's cluster, when several are under the URL")
 	addStoreFlags(fs, &f.store)

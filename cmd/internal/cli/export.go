@@ -69,7 +69,7 @@ files are made readable for you alone, and keeping them safe is up to you.`,
 			if err := w.finish(); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d objects in %s\n", n, out)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s in %s\n", count(n, "object"), out)
 			return err
 		},
 	}

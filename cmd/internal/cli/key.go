@@ -159,13 +159,13 @@ First give the daemon the new recipients, or what it archives from now on is sti
 				return err
 			}
 			if !yes {
-				if err := confirm(cmd, fmt.Sprintf("Encrypt %d files anew? Afterwards only the new recipients can read them.", len(a.State().Files()))); err != nil {
+				if err := confirm(cmd, fmt.Sprintf("Encrypt %s anew? Afterwards only the new recipients can read them.", count(len(a.State().Files()), "file"))); err != nil {
 					return err
 				}
 			}
 			n := 0
 			err = compactor.Rotate(cmd.Context(), a, nil, func(archive.File, int) { n++ })
-			fmt.Fprintf(cmd.OutOrStdout(), "%d files encrypted anew\n", n)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s encrypted anew\n", count(n, "file"))
 			if err != nil {
 				return err
 			}

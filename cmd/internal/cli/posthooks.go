@@ -81,9 +81,9 @@ func (e *execution) runPostHooks(ctx context.Context) error {
 		return unrecorded
 	}
 	if e.record == nil {
-		return failure(ErrPartly, "everything is restored, and the hooks of %d objects failed", failed)
+		return failure(ErrPartly, "everything is restored, and the hooks of %s failed", count(failed, "object"))
 	}
-	return failure(ErrPartly, "everything is restored, and the hooks of %d objects failed: '%s' runs them again", failed, e.command("restores", "resume"))
+	return failure(ErrPartly, "everything is restored, and the hooks of %s failed: '%s' runs them again", count(failed, "object"), e.command("restores", "resume"))
 }
 
 func hookOutcome(done kube.Executed, err error) string {

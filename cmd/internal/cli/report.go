@@ -123,7 +123,7 @@ func (r *restoreReport) nothingToDo() error {
 		return err
 	}
 	if n := r.plan.Count(replay.ActionFail); n > 0 {
-		return failure(ErrPartly, "nothing was written: %d objects cannot be restored, the plan says why", n)
+		return failure(ErrPartly, "nothing was written: %s cannot be restored, the plan says why", count(n, "object"))
 	}
 	fmt.Fprintln(r.cmd.ErrOrStderr(), "Nothing to do.")
 	return nil

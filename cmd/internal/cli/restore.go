@@ -287,10 +287,12 @@ func (f *restoreFlags) save(cmd *cobra.Command, plan *replay.Plan) error {
 	if err := report.showPlan(); err != nil {
 		return err
 	}
-	if err := report.dryRun(); err != nil {
-		return err
+	if report.structured() {
+		if err := report.encode(nil, "", ""); err != nil {
+			return err
+		}
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "apply it with: %s restore --plan %s\n", cmd.Root().DisplayName(), quote(f.savePlan))
+	fmt.Fprintf(cmd.ErrOrStderr(), "The plan is written down, and nothing is restored yet. Apply it with: %s restore --plan %s\n", cmd.Root().DisplayName(), quote(f.savePlan))
 	return nil
 }
 

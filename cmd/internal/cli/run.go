@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/tidemark-backup/tidemark/cmd/internal/config"
 	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 	"github.com/tidemark-backup/tidemark/replay"
 )
@@ -27,6 +28,8 @@ type runFlags struct {
 	archive                  archiveFlags
 	retention                retentionFlags
 	config                   string
+	from                     string        // the configuration file that was read
+	taken                    []config.Flag // flags that have their values of it
 }
 
 func newRun(env Env) *cobra.Command {
@@ -57,7 +60,7 @@ when the disk is full it pauses recording and 'tidemark status' says so.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.Version = env.Version
-			return f.run(cmd)
+			return f.inFile(f.run(cmd))
 		},
 	}
 	f.kube.add(cmd)

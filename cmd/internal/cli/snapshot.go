@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -162,6 +163,10 @@ func newSnapshotList() *cobra.Command {
 			if output == "json" {
 				return writeJSON(cmd.OutOrStdout(), all)
 			}
+			if !slices.ContainsFunc(all, func(l api.Location) bool { return l.Error != "" || len(l.Snapshots) > 0 }) {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "There are no snapshots. Moments can be restored without; 'tidemark snapshot create' takes one.")
+				return err
+			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 6, 4, 3, ' ', 0)
 			fmt.Fprintln(w, "NAME\tARCHIVE\tTIME\tREVISION\tOBJECTS\tSIZE\tSCOPE\tORIGIN\tKEPT")
 			for _, l := range all {
@@ -275,7 +280,7 @@ func newSnapshotDescribe() *cobra.Command {
 
 func newSnapshotEdit(use, short, action, hold string) *cobra.Command {
 	var server serverFlags
-	var legal bool
+	var legal, yes bool
 	cmd := &cobra.Command{
 		Use:   use + " NAME",
 		Short: short,
@@ -286,6 +291,11 @@ func newSnapshotEdit(use, short, action, hold string) *cobra.Command {
 				return err
 			}
 			defer done()
+			if action == api.EditDelete && !yes {
+				if err := confirm(cmd, "Delete snapshot "+args[0]+"?"); err != nil {
+					return err
+				}
+			}
 			q := api.EditRequest{Snapshot: args[0], Action: action}
 			if legal {
 				q.Action = hold
@@ -306,6 +316,7 @@ func newSnapshotEdit(use, short, action, hold string) *cobra.Command {
 	if action == api.EditDelete {
 		cmd.Long = short + `. Its file is removed a quarter of an hour later, so that whoever is reading it can finish.
 One that is pinned, under a legal hold, or that restores of other moments are built on, is refused.`
+		cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	} else {
 		cmd.Flags().BoolVar(&legal, "legal-hold", false, "with the store's legal hold, which the store itself enforces (the bucket must have object lock)")
 	}

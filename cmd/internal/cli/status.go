@@ -95,7 +95,7 @@ func writeStatus(out io.Writer, st *api.Status) error {
 	writeLimits(&b, st)
 	writeGaps(&b, st)
 	writeOutages(&b, st)
-	fmt.Fprintf(&b, "\n%d resources, %s events, %s in tables", len(st.Catalog.Resources), humanize.Comma(int64(st.Totals.Events)), humanize.IBytes(st.Totals.DiskBytes))
+	fmt.Fprintf(&b, "\n%s, %s events, %s in tables", count(len(st.Catalog.Resources), "resource"), humanize.Comma(int64(st.Totals.Events)), humanize.IBytes(st.Totals.DiskBytes))
 	if !st.Totals.Newest.IsZero() {
 		fmt.Fprintf(&b, ", newest change %s ago", ago(st.Now.Sub(st.Totals.Newest)))
 	}

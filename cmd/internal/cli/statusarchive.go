@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
@@ -29,7 +30,7 @@ func archiveTroubles(st *api.Status) []string {
 			out = append(out, fmt.Sprintf("archive %s: merging fails: %s; nothing is lost, but restores read more files", a.Name, a.Tidying))
 		}
 		if n := len(a.Damage); n > 0 {
-			out = append(out, fmt.Sprintf("archive %s: %d files are damaged, %s among them: 'tidemark verify --archive %s' tells what that costs", a.Name, n, a.Damage[0], a.URL))
+			out = append(out, fmt.Sprintf("archive %s: %s damaged, %s among them: 'tidemark verify --archive %s' tells what that costs", a.Name, english.Plural(n, "file is", "files are"), a.Damage[0], a.URL))
 		}
 	}
 	return append(out, st.Warnings...)
@@ -49,7 +50,7 @@ func writeArchives(b *strings.Builder, st *api.Status) {
 		} else if !a.ArchivedTo.Time.IsZero() {
 			b.WriteString(", nothing waits")
 		}
-		fmt.Fprintf(b, "; %d segments, %d snapshots, %s", a.Segments, a.Snapshots, humanize.IBytes(uint64(a.Bytes)))
+		fmt.Fprintf(b, "; %s, %s, %s", count(a.Segments, "segment"), count(a.Snapshots, "snapshot"), humanize.IBytes(uint64(a.Bytes)))
 		if a.RecipientsOnly {
 			b.WriteString("; this daemon cannot read it")
 		}
@@ -94,7 +95,7 @@ func archiveStatus(w io.Writer, a *archive.Archive, asJSON bool) error {
 		fmt.Fprintf(&b, "TROUBLE: %v\n", d)
 	}
 	fmt.Fprintf(&b, "archive %s of cluster %s, written by %s\n", r.URL, r.Cluster, firstOf(s.Writer, "nobody yet"))
-	fmt.Fprintf(&b, "%d resources; %d segments, %d snapshots, %s\n", len(r.Ledgers), r.Segments, r.Snapshots, humanize.IBytes(uint64(r.Bytes)))
+	fmt.Fprintf(&b, "%s; %s, %s, %s\n", count(len(r.Ledgers), "resource"), count(r.Segments, "segment"), count(r.Snapshots, "snapshot"), humanize.IBytes(uint64(r.Bytes)))
 	if !r.ArchivedTo.Time.IsZero() {
 		fmt.Fprintf(&b, "archived up to %s (%s ago), %s changes\n", stamp(r.ArchivedTo.Time), ago(max(0, time.Since(r.ArchivedTo.Time))), humanize.Comma(int64(r.ArchivedTo.Count)))
 	}

@@ -28,7 +28,7 @@ func writeLimits(b *strings.Builder, st *api.Status) {
 	for _, f := range order {
 		what := ""
 		if n := filters[f]; n < len(st.Catalog.Resources) {
-			what = fmt.Sprintf(" (%d resources)", n)
+			what = fmt.Sprintf(" (%s)", count(n, "resource"))
 		}
 		fmt.Fprintf(b, "\nrecorded: %s%s", text(f), what)
 	}

@@ -49,22 +49,33 @@ func (v *verified) lookAtVolumes(ctx context.Context, f *readArchiveFlags, a *ar
 	if err != nil {
 		return err
 	}
-	elsewhere := 0
+	elsewhere := map[string]bool{}
 	keeper := volumes.New(volumes.Options{
 		Open: func(ctx context.Context, _ bool) (*repository.Repository, error) {
 			return repository.Open(ctx, repository.Options{Store: store, Cluster: a.Cluster(), Identities: o.Identities, ReadOnly: true})
 		},
 		Recorded: func(ctx context.Context) iter.Seq2[journal.Event, error] {
-			return recordedHere(ctx, a, &elsewhere)
+			return recordedHere(ctx, a, elsewhere)
 		},
 	})
 	if v.Volumes, err = keeper.Verify(ctx, 100); errors.Is(err, repository.ErrNoRepository) || errors.Is(err, repository.ErrNoBackup) {
 		v.Volumes = &repository.Verified{Errors: []string{err.Error() + ", and there are records of backups"}}
 	} else if err != nil {
 		v.trouble = fmt.Errorf("look at volumes: %w", err)
+		v.NotLookedAt = fmt.Sprintf("volumes were not looked at: %v; %s tries again", err, look)
 	}
-	if elsewhere > 0 {
-		v.NotLookedAt = fmt.Sprintf("%s beside another location, as their records say: 'tidemark volumes verify' looks there", english.Plural(elsewhere, "volume backup is", "volume backups are"))
+	if v.trouble != nil || len(elsewhere) == 0 {
+		return nil
+	}
+	here, err := keeper.List(ctx) // a copy of a location has what its records place in the other one
+	if err != nil {
+		return err
+	}
+	for _, b := range here {
+		delete(elsewhere, b.Metadata.Name)
+	}
+	if n := len(elsewhere); n > 0 {
+		v.NotLookedAt = fmt.Sprintf("%s beside another archive, as history says: 'tidemark volumes verify --archive URL' looks there", english.Plural(n, "volume backup is", "volume backups are"))
 	}
 	return nil
 }
@@ -80,16 +91,19 @@ func hasVolumes(ctx context.Context, a *archive.Archive) (bool, error) {
 	return false, nil
 }
 
-// recordedHere are the newest records of backups whose content is at this location; it counts those of other places.
-func recordedHere(ctx context.Context, a *archive.Archive, elsewhere *int) iter.Seq2[journal.Event, error] {
+// recordedHere are the newest records of backups whose content is at this location; it notes those of other places.
+func recordedHere(ctx context.Context, a *archive.Archive, elsewhere map[string]bool) iter.Seq2[journal.Event, error] {
 	return func(yield func(journal.Event, error) bool) {
-		*elsewhere = 0
-		end := a.State().Known.Position.Cut
+		ranges := a.State().Ranges()
+		if len(ranges) == 0 {
+			return
+		}
+		end := ranges[len(ranges)-1].To.Cut // what came after a loss, only the location itself tells
 		for e, err := range replay.NewArchived(a.History()).Fold(ctx, end, replay.Scope{Resources: []schema.GroupResource{volumes.Info.GroupResource()}}) {
 			if err == nil {
 				b, parseErr := volumes.Parse(e.Object)
 				if parseErr == nil && b.Status.Content != nil && b.Status.Content.Location != a.Store().String() {
-					*elsewhere++
+					elsewhere[b.Metadata.Name] = true
 					continue
 				}
 			}
@@ -108,10 +122,10 @@ func (v *verified) verdict() error {
 	}
 	var what []string
 	if n := len(v.Problems); n > 0 {
-		what = append(what, english.Plural(n, "problem", "")+": the report says what they cost; 'tidemark repair' puts right what can be")
+		what = append(what, count(n, "problem")+": the report says what they cost; 'tidemark repair' puts right what can be")
 	}
 	if bad > 0 {
-		what = append(what, english.Plural(bad, "problem", "")+" with volume backups: restore from others, and look after the store; the next backups write anew what they need")
+		what = append(what, count(bad, "problem")+" with volume backups: restore from others, and look after the store; the next backups write anew what they need")
 	}
 	if len(what) > 0 {
 		return failure(ErrDamaged, "%s", strings.Join(what, "; "))
@@ -143,16 +157,16 @@ func (v *verified) write(w io.Writer) error {
 	for _, p := range r.Lost {
 		fmt.Fprintf(&b, "lost, and known: %s\n", p.Cost)
 	}
-	fmt.Fprintf(&b, "%s, %s, %s read in %s", english.Plural(r.Chain, "manifest", ""), english.Plural(r.Files, "file", ""), humanize.IBytes(uint64(r.Read)), r.Took.Round(time.Millisecond))
+	fmt.Fprintf(&b, "%s, %s, %s read in %s", count(r.Chain, "manifest"), count(r.Files, "file"), humanize.IBytes(uint64(r.Read)), r.Took.Round(time.Millisecond))
 	if r.Proven > 0 {
-		fmt.Fprintf(&b, ", %s made again and equal", english.Plural(r.Proven, "snapshot", ""))
+		fmt.Fprintf(&b, ", %s made again and equal", count(r.Proven, "snapshot"))
 	}
 	b.WriteString("\n")
 	if v.Volumes != nil {
-		fmt.Fprintf(&b, "volumes: %s, %s files and directories, %s read\n", english.Plural(v.Volumes.Backups, "backup", ""), humanize.Comma(v.Volumes.Files), humanize.IBytes(uint64(v.Volumes.Read)))
+		fmt.Fprintf(&b, "volumes: %s, %s files and directories, %s read\n", count(v.Volumes.Backups, "backup"), humanize.Comma(v.Volumes.Files), humanize.IBytes(uint64(v.Volumes.Read)))
 	}
 	if n := len(r.Unknown); n > 0 {
-		fmt.Fprintf(&b, "nothing refers to %s: harmless; 'tidemark repair' removes what is an hour older than the archive's newest file, as nobody can be about to refer to that\n", english.Plural(n, "file", ""))
+		fmt.Fprintf(&b, "nothing refers to %s: harmless; 'tidemark repair' removes what is an hour older than the archive's newest file, as nobody can be about to refer to that\n", count(n, "file"))
 	}
 	for _, g := range r.Restorable {
 		if g.From.Time.Equal(g.To.Time) {

@@ -89,6 +89,31 @@ func TestVerifyKnowsOfVolumes(t *testing.T) {
 	wants("whole", nil, "volumes: 1 backup, ", full...)
 	wants("hashes only", nil, "volumes were not looked at: 'tidemark volumes verify --archive dir://"+dir, "verify", url)
 
+	copied := t.TempDir() // a copy is whole as well, and without volumes it says that they are elsewhere
+	ok(t, os.CopyFS(copied, os.DirFS(dir)))
+	there := []string{"verify", "--archive=dir://" + copied, "--level", "full", "--identity", key}
+	wants("a copy", nil, "volumes: 1 backup, ", there...)
+	if out, _ := command(t, there...); strings.Contains(out, "another archive") {
+		t.Errorf("a copy: %s", out)
+	}
+	ok(t, os.RemoveAll(filepath.Join(copied, "volumes")))
+	wants("a second archive", nil, "1 volume backup is beside another archive", there...)
+
+	segments, err := filepath.Glob(filepath.Join(copied, "c1/segments/*/*"))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("no segments: %v", err)
+	}
+	for _, s := range segments { // history is lost, and the volumes are not
+		ok(t, os.Remove(s))
+	}
+	ok(t, os.CopyFS(filepath.Join(copied, "volumes"), os.DirFS(filepath.Join(dir, "volumes"))))
+	out, err := command(t, "repair", "--yes", "--archive=dir://"+copied, "--identity", key)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	wants("all history is lost", ErrDamaged, "volumes: 1 backup, ", there...)
+	wants("all history is lost", ErrDamaged, "'tidemark snapshot create' begins anew", there...)
+
 	packs, err := filepath.Glob(filepath.Join(dir, "volumes/c1/kopia/p*"))
 	if err != nil || len(packs) == 0 {
 		t.Fatalf("no packs: %v", err)

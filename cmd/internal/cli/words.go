@@ -4,10 +4,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize/english"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 var namespaceKind = schema.GroupResource{Resource: "namespaces"}
+
+// count is "1 file" or "2 files".
+func count(n int, what string) string { return english.Plural(n, what, "") }
 
 // given are those of the flags, each followed by its value, that have one.
 func given(flags ...string) (out []string) {
