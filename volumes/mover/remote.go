@@ -121,7 +121,7 @@ func (s *remote) do(ctx context.Context, method, path string, v url.Values, body
 			end = time.Now().Add(s.patience) // until now it may have been at work
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("the broker was away for %s: %w", s.patience, last)
+			return fmt.Errorf("there was no way to the store for %s: %w", s.patience, last)
 		}
 		select {
 		case <-time.After(wait):
