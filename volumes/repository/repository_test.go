@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -315,28 +314,6 @@ func TestWhatCannotBeReadFailsTheBackup(t *testing.T) {
 	}
 }
 
-// deniedStore can be read only.
-type deniedStore struct{ archive.Store }
-
-func (d deniedStore) Create(context.Context, string, io.ReaderAt, int64, archive.CreateOptions) error {
-	return fmt.Errorf("write: %w: %w: ask who owns it", archive.ErrDenied, fs.ErrPermission)
-}
-
-func TestADeniedWriteIsToldOnce(t *testing.T) {
-	w, dir := newWorld(t), t.TempDir()
-	write(t, dir+"/a", "a")
-	w.open()
-	o := w.options()
-	o.Store = deniedStore{o.Store}
-	r, err := Create(t.Context(), o)
-	ok(t, err)
-	defer r.Close(context.Background())
-	_, err = r.Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{})
-	if want := "repository of volumes in " + w.store.String() + ": write: the store denies access: permission denied: ask who owns it"; err == nil || err.Error() != want {
-		t.Errorf("%v", err)
-	}
-}
-
 func TestWhatIsNotBackedUp(t *testing.T) {
 	w := newWorld(t)
 	r, dir := w.open(), t.TempDir()
@@ -487,31 +464,6 @@ func TestKeys(t *testing.T) {
 	ok(t, r.Close(t.Context()))
 	if _, err := Open(t.Context(), w.options()); !errors.Is(err, archive.ErrKey) {
 		t.Errorf("opened with the identity of before: %v", err)
-	}
-}
-
-// What is missing of a repository is not made anew: that would hide what is there.
-func TestAMissingFileIsNotMadeAnew(t *testing.T) {
-	w, dir := newWorld(t), t.TempDir()
-	write(t, dir+"/a", "a")
-	b := w.back(w.open(), dir)
-	for _, name := range []string{"keys/00000001.age", "kopia/kopia.repository"} {
-		path := strings.TrimPrefix(w.store.String(), "dir://") + "/volumes/c1/" + name
-		ok(t, os.Rename(path, filepath.Join(dir, "gone")))
-		for _, open := range []func(context.Context, Options) (*Repository, error){Open, Create} {
-			if _, err := open(t.Context(), w.options()); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), filepath.Dir(name)) {
-				t.Errorf("without %s: %v", name, err)
-			}
-		}
-		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("%s was made anew", name)
-		}
-		ok(t, os.Rename(filepath.Join(dir, "gone"), path))
-	}
-	_, err := w.open().Restore(t.Context(), b.ID, t.TempDir(), RestoreOptions{KeepOwners: true})
-	ok(t, err)
-	if all, err := Clusters(t.Context(), w.store); err != nil || !slices.Equal(all, []string{"c1"}) {
-		t.Errorf("clusters %v, %v", all, err)
 	}
 }
 
