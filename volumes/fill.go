@@ -46,7 +46,7 @@ func (k *Keeper) Fill(ctx context.Context, q FillRequest, progress func(reposito
 	at := mover.Place{Namespace: q.Namespace, Claim: q.Claim, Block: claim.Spec.VolumeMode != nil && *claim.Spec.VolumeMode == corev1.PersistentVolumeBlock}
 	for _, p := range kube.Mounted(pods, q.Claim) {
 		if !q.Used {
-			return repository.Progress{}, fmt.Errorf("%w: Pod %s uses claim %s/%s and would see its files change: scale its workload down first, or say that it does not matter", ErrRequest, p.Name, q.Namespace, q.Claim)
+			return repository.Progress{}, fmt.Errorf("%w: Pod %s uses claim %s/%s and would see its files change: scale its workload down first, or say with --used that it does not matter", ErrRequest, p.Name, q.Namespace, q.Claim)
 		}
 		at.Node = p.Spec.NodeName
 	}

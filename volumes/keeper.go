@@ -273,7 +273,7 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 	return all, nil
 }
 
-// Find is the backup of a name, or of the beginning of one that no other name has.
+// Find is the backup of a name, of the run that it was made in, or of a part of its name that no other has.
 func (k *Keeper) Find(ctx context.Context, name string) (*Backup, error) {
 	all, err := k.List(ctx)
 	if err != nil {
@@ -283,22 +283,27 @@ func (k *Keeper) Find(ctx context.Context, name string) (*Backup, error) {
 }
 
 func find(all []*Backup, name string) (*Backup, error) {
-	var found []*Backup
-	for _, b := range all {
-		if b.Metadata.Name == name {
-			return b, nil
+	for _, is := range []func(*Backup) bool{
+		func(b *Backup) bool { return b.Metadata.Name == name },
+		func(b *Backup) bool { return b.Spec.Run == name },
+		func(b *Backup) bool { return name != "" && strings.HasPrefix(b.Metadata.Name, name) },
+		func(b *Backup) bool { return name != "" && strings.Contains(b.Metadata.Name, name) },
+	} {
+		var found []*Backup
+		for _, b := range all {
+			if is(b) {
+				found = append(found, b)
+			}
 		}
-		if name != "" && strings.HasPrefix(b.Metadata.Name, name) {
-			found = append(found, b)
+		switch len(found) {
+		case 0:
+			continue
+		case 1:
+			return found[0], nil
 		}
+		return nil, fmt.Errorf("%w: %d backups have %q in their names, or were made as it, such as %s: give more of the name", ErrUnknown, len(found), name, found[len(found)-1].Metadata.Name)
 	}
-	switch len(found) {
-	case 0:
-		return nil, fmt.Errorf("%w: %q: 'tidemark volumes list' shows what there is", ErrUnknown, name)
-	case 1:
-		return found[0], nil
-	}
-	return nil, fmt.Errorf("%w: %d backups have names that begin with %q: give more of the name", ErrUnknown, len(found), name)
+	return nil, fmt.Errorf("%w: %q: 'tidemark volumes list' shows what there is", ErrUnknown, name)
 }
 
 // content opens the repository for the content of a backup. The caller closes it.

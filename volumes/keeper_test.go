@@ -416,3 +416,19 @@ func TestWhatIsLeftGoes(t *testing.T) {
 		t.Errorf("%s, which is whole: %+v, %v", whole.Metadata.Name, v, err)
 	}
 }
+
+func TestFind(t *testing.T) {
+	var all []*Backup
+	for _, names := range [][2]string{{"data-20261125-1", "weekly"}, {"data-20261126-2", "nightly"}, {"logs-20261126-3", "nightly"}} {
+		all = append(all, &Backup{Metadata: Meta{Name: names[0]}, Spec: Spec{Run: names[1]}})
+	}
+	for name, want := range map[string]string{
+		"data-20261125-1": "data-20261125-1", "weekly": "data-20261125-1", "logs": "logs-20261126-3", "26-2": "data-20261126-2",
+		"data": "", "nightly": "", "nothing": "", "": "",
+	} {
+		b, err := find(all, name)
+		if want == "" && !errors.Is(err, ErrUnknown) || want != "" && (err != nil || b.Metadata.Name != want) {
+			t.Errorf("%q is %v, %v", name, b, err)
+		}
+	}
+}

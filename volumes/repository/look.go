@@ -55,7 +55,7 @@ func (r *Repository) root(ctx context.Context, id, part string) (fs.Entry, strin
 	}
 	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
 	if err != nil {
-		return nil, "", fmt.Errorf("backup %s holds no %s: 'tidemark volumes files' lists what it holds", id, part)
+		return nil, "", fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", part)
 	}
 	return e, part, nil
 }
@@ -120,9 +120,16 @@ func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) er
 	if err != nil {
 		return err
 	}
+	if l, ok := e.(fs.Symlink); ok {
+		to, err := l.Readlink(ctx)
+		if err != nil {
+			return r.failed(err)
+		}
+		return fmt.Errorf("%s is no file, but a symbolic link to %s", at, EscapePath(to))
+	}
 	f, ok := e.(fs.File)
 	if !ok {
-		return fmt.Errorf("%s of backup %s is no file", at, id)
+		return fmt.Errorf("%s is no file, but a directory: 'tidemark volumes files' lists what is in it", cmp.Or(at, "/"))
 	}
 	in, err := f.Open(ctx)
 	if err != nil {

@@ -260,6 +260,9 @@ func TestPartsComeBack(t *testing.T) {
 			t.Errorf("%s reads as %q", path, out.String())
 		}
 	}
+	if err := r.Read(t.Context(), b.ID, "outside", &out); err == nil || err.Error() != "outside is no file, but a symbolic link to /etc/passwd" {
+		t.Error(err)
+	}
 	to = t.TempDir()
 	_, err = r.Restore(t.Context(), b.ID, to, RestoreOptions{Path: EscapePath("a/d\xe9"), DeleteExtra: true})
 	ok(t, err)

@@ -134,36 +134,6 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 	return cmd
 }
 
-// find is the backup of a name, of a part that no other name has, or of the name that was given with --name to what it was made with.
-func find(ctx context.Context, v api.Volumes, name string) (*volumes.Backup, error) {
-	b, err := v.Find(ctx, name)
-	if err == nil || name == "" {
-		return b, err
-	}
-	all, listErr := v.List(ctx)
-	if listErr != nil {
-		return nil, err
-	}
-	var made, parts []*volumes.Backup
-	for _, b := range all {
-		if b.Spec.Run == name {
-			made = append(made, b)
-		}
-		if strings.Contains(b.Metadata.Name, name) {
-			parts = append(parts, b)
-		}
-	}
-	switch {
-	case len(made) == 1:
-		return made[0], nil
-	case len(made) > 1:
-		return nil, usage("%d backups were made as %q: give the name of one, such as %s", len(made), name, made[len(made)-1].Metadata.Name)
-	case len(parts) == 1:
-		return parts[0], nil
-	}
-	return nil, err
-}
-
 // local reports whether volumes are looked after by this process, and by no daemon.
 func local(v api.Volumes) bool {
 	_, keeper := v.(*volumes.Keeper)
@@ -247,7 +217,7 @@ func newVolumesDescribe() *cobra.Command {
 		Args:  someArgs(1, 1, "the name of one backup"),
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		b, err := find(cmd.Context(), v, args[0])
+		b, err := v.Find(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -490,7 +460,7 @@ func newVolumesDelete() *cobra.Command {
 	return volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
 		var names []string
 		for _, name := range args {
-			b, err := find(cmd.Context(), v, name)
+			b, err := v.Find(cmd.Context(), name)
 			if err != nil {
 				return fmt.Errorf("nothing is deleted: %w", err)
 			}
