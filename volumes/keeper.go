@@ -285,7 +285,7 @@ func (k *Keeper) Find(ctx context.Context, name string) (*Backup, error) {
 func find(all []*Backup, name string) (*Backup, error) {
 	for _, is := range []func(*Backup) bool{
 		func(b *Backup) bool { return b.Metadata.Name == name },
-		func(b *Backup) bool { return b.Spec.Run == name },
+		func(b *Backup) bool { return name != "" && b.Spec.Run == name },
 		func(b *Backup) bool { return name != "" && strings.HasPrefix(b.Metadata.Name, name) },
 		func(b *Backup) bool { return name != "" && strings.Contains(b.Metadata.Name, name) },
 	} {
