@@ -87,7 +87,7 @@ func (g *groups) content(h Handle, namespace, name string) object {
 	for i, m := range h.Members {
 		members[i] = m
 	}
-	return object{
+	content := object{
 		"apiVersion": groupAPI + "/" + g.version, "kind": "VolumeGroupSnapshotContent",
 		"metadata": object{"name": contentName(namespace, name), "labels": object{kube.Label: name}},
 		"spec": object{
@@ -96,6 +96,22 @@ func (g *groups) content(h Handle, namespace, name string) object {
 			"volumeGroupSnapshotRef": object{"namespace": namespace, "name": name},
 		},
 	}
+	withSecret(content, groupPrefix, h.Secret)
+	if spec, _ := content["spec"].(object); h.GroupClass != "" {
+		spec["volumeGroupSnapshotClassName"] = h.GroupClass
+	}
+	return content
+}
+
+// current is a handle without a class that is gone: its driver's side would wait for it.
+func (g *groups) current(ctx context.Context, c *kube.Client, h Handle) Handle {
+	if h.GroupClass == "" {
+		return h
+	}
+	if _, err := c.In(g.classes, "").Get(ctx, h.GroupClass, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		h.GroupClass = ""
+	}
+	return h
 }
 
 // importGroup makes what an import of a member of a group needs beside.
@@ -107,7 +123,7 @@ func importGroup(ctx context.Context, c *kube.Client, h Handle, namespace, name 
 	if err != nil {
 		return err
 	}
-	content := g.content(h, namespace, name)
+	content := g.content(g.current(ctx, c, h), namespace, name)
 	if _, err := kube.Create(ctx, c, g.contents, "", &content); err != nil {
 		return err
 	}
@@ -142,6 +158,7 @@ type Group struct {
 	Members map[string]Handle
 
 	r                        *groups
+	class                    string
 	namespace, name, content string
 }
 
@@ -189,7 +206,7 @@ func TakeGroup(ctx context.Context, c *kube.Client, q GroupRequest) (_ *Group, e
 			return nil, err
 		}
 	}
-	g := &Group{r: r, namespace: namespace, name: name}
+	g := &Group{r: r, class: class, namespace: namespace, name: name}
 	defer func() {
 		if err != nil {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
@@ -256,7 +273,7 @@ func (g *Group) read(content *unstructured.Unstructured, volumes int) bool {
 		id, _ := m["snapshotHandle"].(string)
 		size, _ := m["restoreSize"].(int64)
 		ids = append(ids, id)
-		g.Members[volume] = Handle{Driver: driver, ID: id, Size: size, Group: g.ID}
+		g.Members[volume] = Handle{Driver: driver, ID: id, Size: size, Group: g.ID, GroupClass: g.class, Secret: deletionSecret(content, groupPrefix)}
 	}
 	for volume, h := range g.Members {
 		h.Members = ids

@@ -1,0 +1,53 @@
+package csi
+
+import (
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic/fake"
+
+	"github.com/tidemark-backup/tidemark/volumes/kube"
+)
+
+// cluster is one with these objects, without any controller.
+func cluster(objects ...runtime.Object) *kube.Client {
+	lists := map[schema.GroupVersionResource]string{
+		kube.Snapshots: "VolumeSnapshotList", kube.Contents: "VolumeSnapshotContentList", kube.SnapshotClasses: "VolumeSnapshotClassList",
+		kube.Claims: "PersistentVolumeClaimList", kube.Volumes: "PersistentVolumeList",
+	}
+	for _, v := range groupVersions {
+		lists[resourcesOf(v).snapshots], lists[resourcesOf(v).contents] = "VolumeGroupSnapshotList", "VolumeGroupSnapshotContentList"
+	}
+	return &kube.Client{Dynamic: fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, objects...)}
+}
+
+// TestSecretOfADeletion reads the Secret off a content as the snapshot controller makes it, and gives it to one that we make; a snapshot that was recorded
+// without it has that of its class.
+func TestSecretOfADeletion(t *testing.T) {
+	class := &unstructured.Unstructured{Object: object{
+		"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": object{"name": "c"},
+		"parameters": object{"csi.storage.k8s.io/snapshotter-secret-name": "key", "csi.storage.k8s.io/snapshotter-secret-namespace": "ceph"},
+	}}
+	c := cluster(class)
+	for _, h := range []Handle{{Class: "c"}, {Class: "c", Secret: "ceph/key"}, {Class: "gone", Secret: "ceph/key"}} {
+		was := h.Class
+		h = current(t.Context(), c, h)
+		content, _ := Objects(h, "shop", "x")
+		u := &unstructured.Unstructured{Object: content}
+		if a := u.GetAnnotations(); a["snapshot.storage.kubernetes.io/deletion-secret-name"] != "key" || a["snapshot.storage.kubernetes.io/deletion-secret-namespace"] != "ceph" {
+			t.Errorf("%+v: %v", h, a)
+		}
+		if got := deletionSecret(u, snapshotPrefix); got != "ceph/key" {
+			t.Errorf("%+v: it is read as %q", h, got)
+		}
+		if named, _, _ := unstructured.NestedString(content, "spec", "volumeSnapshotClassName"); (named == "c") != (was == "c") {
+			t.Errorf("%+v names class %q", h, named)
+		}
+	}
+	g := &unstructured.Unstructured{Object: resourcesOf("v1").content(Handle{Group: "g", GroupClass: "gc", Secret: "ceph/key"}, "shop", "x")}
+	if class, _, _ := unstructured.NestedString(g.Object, "spec", "volumeGroupSnapshotClassName"); deletionSecret(g, groupPrefix) != "ceph/key" || class != "gc" {
+		t.Errorf("a group: %v, %q", g.GetAnnotations(), class)
+	}
+}
