@@ -110,7 +110,7 @@ func Take(ctx context.Context, c *kube.Client, namespace, claim, name, class str
 		if err != nil {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 			defer cancel()
-			err = errors.Join(err, c.Delete(last, kube.Snapshots, namespace, name, false))
+			err = errors.Join(err, drop(last, c, namespace, name))
 		}
 	}()
 	_, err = kube.Create(ctx, c, kube.Snapshots, namespace, snapshotOf(namespace, name, class, map[string]any{"persistentVolumeClaimName": claim}))
@@ -230,7 +230,7 @@ func (t *Taken) Keep(ctx context.Context, c *kube.Client) error {
 
 // Drop deletes the snapshot and its objects.
 func (t *Taken) Drop(ctx context.Context, c *kube.Client) error {
-	return c.Delete(ctx, kube.Snapshots, t.namespace, t.name, false)
+	return drop(ctx, c, t.namespace, t.name)
 }
 
 // Import makes objects for a snapshot that is known by its handle, so that claims in the namespace can be made of it.
@@ -302,27 +302,4 @@ func Claim(source *corev1.PersistentVolumeClaimSpec, h Handle, namespace, name, 
 			DataSource: &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: snapshot},
 		},
 	}
-}
-
-// Sweep deletes what tries that were cut off left under a name: the snapshot as well, if it was not kept.
-func Sweep(ctx context.Context, c *kube.Client, namespace, name string) error {
-	contents, err := c.In(kube.Contents, "").List(ctx, metav1.ListOptions{LabelSelector: kube.Label + "=" + name})
-	if apierrors.IsNotFound(err) { // the cluster has no snapshots (any more)
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look for what is left of snapshots: %w", err)
-	}
-	for i := range contents.Items {
-		u := &contents.Items[i]
-		if ours, _, _ := unstructured.NestedString(u.Object, "spec", "source", "volumeHandle"); ours != "" { // taken by us, and about to be kept
-			if err := c.Patch(ctx, kube.Contents, "", u.GetName(), object{"spec": object{"deletionPolicy": "Delete"}}); err != nil {
-				return err
-			}
-		}
-		if err := c.Delete(ctx, kube.Contents, "", u.GetName(), false); err != nil {
-			return err
-		}
-	}
-	return errors.Join(sweepGroups(ctx, c, namespace, name), c.Delete(ctx, kube.Snapshots, namespace, name, false))
 }

@@ -144,10 +144,40 @@ func releaseGroup(ctx context.Context, c *kube.Client, name string) (err error) 
 
 // sweepGroups deletes what a group snapshot that was cut off left under a name.
 func sweepGroups(ctx context.Context, c *kube.Client, namespace, name string) (err error) {
-	for _, v := range groupVersions {
-		err = errors.Join(err, c.Delete(ctx, resourcesOf(v).snapshots, namespace, name, false), c.Delete(ctx, resourcesOf(v).contents, "", contentName(namespace, name), false))
+	for _, v := range groupVersions { // where it is not served, there is nothing
+		err = errors.Join(err, resourcesOf(v).drop(ctx, c, namespace, name))
 	}
 	return err
+}
+
+// drop deletes a group snapshot that was asked for under a name, and its objects.
+func (g *groups) drop(ctx context.Context, c *kube.Client, namespace, name string) error {
+	if err := c.Delete(ctx, g.snapshots, namespace, name, false); err != nil {
+		return err
+	}
+	found := false
+	sweep := func() error {
+		return sweepContents(ctx, c, g.contents, "volumeGroupSnapshotRef", namespace, name, func(group *unstructured.Unstructured) error {
+			found = true
+			id, _, _ := unstructured.NestedString(group.Object, "status", "volumeGroupSnapshotHandle")
+			members, err := membersOf(ctx, c, id)
+			for _, m := range members { // before the group's, by which they are found
+				err = errors.Join(err, free(ctx, c, kube.Contents, m.GetName()))
+			}
+			return err
+		})
+	}
+	if err := sweep(); err != nil {
+		return err
+	}
+	// Until its object is gone, the snapshot controller may make more of them.
+	if err := c.Gone(ctx, g.snapshots, namespace, name); err != nil {
+		if found {
+			return nil // all that is left is being deleted
+		}
+		return fmt.Errorf("delete VolumeGroupSnapshot %s/%s: %w", namespace, name, err)
+	}
+	return sweep()
 }
 
 // Group is a snapshot of several volumes at one instant.
@@ -211,7 +241,7 @@ func TakeGroup(ctx context.Context, c *kube.Client, q GroupRequest) (_ *Group, e
 		if err != nil {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 			defer cancel()
-			err = errors.Join(err, c.Delete(last, r.snapshots, namespace, name, false))
+			err = errors.Join(err, r.drop(last, c, namespace, name))
 		}
 	}()
 	_, err = kube.Create(ctx, c, r.snapshots, namespace, &object{
@@ -288,7 +318,7 @@ func (g *Group) Keep(ctx context.Context, c *kube.Client) error {
 	if err := c.Patch(ctx, g.r.contents, "", g.content, retain); err != nil {
 		return err
 	}
-	members, err := g.objects(ctx, c)
+	members, err := membersOf(ctx, c, g.ID)
 	if err != nil {
 		return err
 	}
@@ -309,22 +339,22 @@ func (g *Group) Keep(ctx context.Context, c *kube.Client) error {
 	return errors.Join(c.Gone(ctx, g.r.snapshots, g.namespace, g.name), c.Gone(ctx, g.r.contents, "", g.content))
 }
 
-// objects are the VolumeSnapshotContents that the snapshot controller made of the members.
-func (g *Group) objects(ctx context.Context, c *kube.Client) (found []*unstructured.Unstructured, err error) {
-	all, err := c.In(kube.Contents, "").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, err
+// membersOf are the contents that the snapshot controller made of the members of a group.
+func membersOf(ctx context.Context, c *kube.Client, group string) (found []*unstructured.Unstructured, err error) {
+	if group == "" {
+		return nil, nil
 	}
-	for i := range all.Items {
-		u := &all.Items[i]
-		if id, _, _ := unstructured.NestedString(u.Object, "status", "volumeGroupSnapshotHandle"); id == g.ID && id != "" {
+	err = each(ctx, c, kube.Contents, "", func(u *unstructured.Unstructured) error {
+		id, _, _ := unstructured.NestedString(u.Object, "status", "volumeGroupSnapshotHandle")
+		if !imported(u) && (id == group || u.GetAnnotations()["groupsnapshot.storage.k8s.io/volumeGroupSnapshotHandle"] == group) {
 			found = append(found, u)
 		}
-	}
-	return found, nil
+		return nil
+	})
+	return found, err
 }
 
 // Drop deletes the snapshots and their objects.
 func (g *Group) Drop(ctx context.Context, c *kube.Client) error {
-	return c.Delete(ctx, g.r.snapshots, g.namespace, g.name, false)
+	return g.r.drop(ctx, c, g.namespace, g.name)
 }

@@ -3,6 +3,7 @@ package csi
 import (
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -49,5 +50,30 @@ func TestSecretOfADeletion(t *testing.T) {
 	g := &unstructured.Unstructured{Object: resourcesOf("v1").content(Handle{Group: "g", GroupClass: "gc", Secret: "ceph/key"}, "shop", "x")}
 	if class, _, _ := unstructured.NestedString(g.Object, "spec", "volumeGroupSnapshotClassName"); deletionSecret(g, groupPrefix) != "ceph/key" || class != "gc" {
 		t.Errorf("a group: %v, %q", g.GetAnnotations(), class)
+	}
+}
+
+// TestSweep leaves what other backups have, whether a VolumeSnapshot is still there or only its content.
+func TestSweep(t *testing.T) {
+	content := func(name, of, source string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: object{
+			"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent", "metadata": object{"name": name},
+			"spec": object{"deletionPolicy": "Retain", "source": object{source: "h"}, "volumeSnapshotRef": object{"namespace": "shop", "name": of}},
+		}}
+	}
+	c := cluster(content("left", "x", "volumeHandle"), content("other", "y", "volumeHandle"), content("import", "x", "snapshotHandle"), content(deletePrefix+"z", "z", "snapshotHandle"))
+	freed := map[string]bool{}
+	fakes := c.Dynamic.(*fake.FakeDynamicClient)
+	if err := Sweep(t.Context(), c, "shop", "x"); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range fakes.Actions() {
+		if p, ok := a.(interface{ GetName() string }); ok && a.GetVerb() == "patch" {
+			freed[p.GetName()] = true
+		}
+	}
+	l, err := c.In(kube.Contents, "").List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(l.Items) != 2 || l.Items[0].GetName() != "other" || l.Items[1].GetName() != deletePrefix+"z" || len(freed) != 1 || !freed["left"] {
+		t.Errorf("left: %v, freed: %v, %v", l, freed, err)
 	}
 }
