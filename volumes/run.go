@@ -305,7 +305,7 @@ func (k *Keeper) move(ctx context.Context, t *task, report *report) (err error) 
 	defer func() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
 		defer cancel()
-		err = errors.Join(err, c.Delete(last, kube.Claims, ns, name, false), c.Gone(last, kube.Claims, ns, name), csi.Release(last, c, ns, name))
+		err = errors.Join(err, csi.DropClaim(last, c, ns, name), csi.Release(last, c, ns, name))
 	}()
 	report.step(t, "making a volume of the snapshot")
 	ready, cancel := k.readyBy(ctx, "the snapshot could not be imported within %s")

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -168,4 +169,49 @@ func Sweep(ctx context.Context, c *kube.Client, namespace, name string) error {
 	}
 	err := sweepContents(ctx, c, kube.Contents, "volumeSnapshotRef", namespace, name, func(*unstructured.Unstructured) error { return nil })
 	return errors.Join(err, sweepGroups(ctx, c, namespace, name))
+}
+
+// DropClaim deletes a claim that we made for a while, and its volume with it. One without our label is left alone.
+func DropClaim(ctx context.Context, c *kube.Client, namespace, name string) error {
+	claim, err := kube.Get[corev1.PersistentVolumeClaim](ctx, c, kube.Claims, namespace, name)
+	if err != nil || claim == nil || claim.Labels[kube.Label] == "" {
+		return err
+	}
+	ours := func(pv *corev1.PersistentVolume) bool {
+		return pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.UID == claim.UID
+	}
+	if claim.Spec.VolumeName != "" { // before the claim goes: whoever deletes it after us does the same
+		pv, readErr := kube.Get[corev1.PersistentVolume](ctx, c, kube.Volumes, "", claim.Spec.VolumeName)
+		if err = readErr; pv != nil && ours(pv) {
+			err = release(ctx, c, pv)
+		}
+	}
+	if err := errors.Join(err, c.Delete(ctx, kube.Claims, namespace, name, false), c.Gone(ctx, kube.Claims, namespace, name)); err != nil || claim.Spec.VolumeName != "" {
+		return err
+	}
+	return ReleaseVolumes(ctx, c, ours) // it may have been in the making
+}
+
+// ReleaseVolumes has volumes that were made for claims of ours go with these, or now if they are gone.
+func ReleaseVolumes(ctx context.Context, c *kube.Client, ours func(*corev1.PersistentVolume) bool) error {
+	all, err := kube.List[corev1.PersistentVolume](ctx, c, kube.Volumes, "", "")
+	for _, pv := range all {
+		if ours(pv) {
+			err = errors.Join(err, release(ctx, c, pv))
+		}
+	}
+	return err
+}
+
+// release has a volume go with its claim, unless it was there before it.
+func release(ctx context.Context, c *kube.Client, pv *corev1.PersistentVolume) error {
+	const made, found = "pv.kubernetes.io/provisioned-by", "pv.kubernetes.io/bound-by-controller"
+	if pv.Annotations[made] == "" || pv.Annotations[found] != "" || pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
+		return nil
+	}
+	err := c.Patch(ctx, kube.Volumes, "", pv.Name, object{"spec": object{"persistentVolumeReclaimPolicy": corev1.PersistentVolumeReclaimDelete}})
+	if err != nil {
+		return fmt.Errorf("volume %s, which was made for a while, stays in the storage: its StorageClass says reclaimPolicy %s, and that cannot be changed for it: %w", pv.Name, pv.Spec.PersistentVolumeReclaimPolicy, err)
+	}
+	return nil
 }

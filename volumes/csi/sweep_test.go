@@ -3,10 +3,12 @@ package csi
 import (
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/fake"
 
 	"github.com/tidemark-backup/tidemark/volumes/kube"
@@ -22,6 +24,56 @@ func cluster(objects ...runtime.Object) *kube.Client {
 		lists[resourcesOf(v).snapshots], lists[resourcesOf(v).contents] = "VolumeGroupSnapshotList", "VolumeGroupSnapshotContentList"
 	}
 	return &kube.Client{Dynamic: fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, objects...)}
+}
+
+func typed(t *testing.T, o any) runtime.Object {
+	t.Helper()
+	m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &unstructured.Unstructured{Object: m}
+}
+
+func claimOf(name, volume string, labels map[string]string) *corev1.PersistentVolumeClaim {
+	c := &corev1.PersistentVolumeClaim{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}}
+	c.Namespace, c.Name, c.UID, c.Labels, c.Spec.VolumeName = "shop", name, types.UID("uid-"+name), labels, volume
+	return c
+}
+
+func volumeOf(name, claim string, annotations map[string]string) *corev1.PersistentVolume {
+	v := &corev1.PersistentVolume{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolume"}}
+	v.Name, v.Annotations, v.Spec.PersistentVolumeReclaimPolicy = name, annotations, corev1.PersistentVolumeReclaimRetain
+	v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "shop", Name: claim, UID: types.UID("uid-" + claim)}
+	return v
+}
+
+// TestOnlyOurVolumesGo drops claims whose volumes would stay: those that were made for claims of ours go with them, and no others.
+func TestOnlyOurVolumesGo(t *testing.T) {
+	ours, made := map[string]string{kube.Label: "x"}, map[string]string{"pv.kubernetes.io/provisioned-by": "d"}
+	foreign := volumeOf("foreign", "early", made)
+	foreign.Spec.ClaimRef.UID = "of a claim of that name that was there before"
+	c := cluster(
+		typed(t, claimOf("ours", "bound", ours)), typed(t, volumeOf("bound", "ours", made)), typed(t, foreign),
+		typed(t, claimOf("early", "", ours)), typed(t, volumeOf("in-the-making", "early", made)),
+		typed(t, claimOf("theirs", "user", nil)), typed(t, volumeOf("user", "theirs", made)),
+		typed(t, claimOf("found", "static", ours)), typed(t, volumeOf("static", "found", map[string]string{"pv.kubernetes.io/provisioned-by": "d", "pv.kubernetes.io/bound-by-controller": "yes"})),
+	)
+	for _, name := range []string{"ours", "early", "theirs", "found", "nowhere"} {
+		if err := DropClaim(t.Context(), c, "shop", name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, want := range map[string]corev1.PersistentVolumeReclaimPolicy{"bound": "Delete", "in-the-making": "Delete", "foreign": "Retain", "user": "Retain", "static": "Retain"} {
+		v, err := kube.Get[corev1.PersistentVolume](t.Context(), c, kube.Volumes, "", name)
+		if err != nil || v == nil || v.Spec.PersistentVolumeReclaimPolicy != want {
+			t.Errorf("volume %s: %v, %v; want %s", name, v.Spec.PersistentVolumeReclaimPolicy, err, want)
+		}
+	}
+	left, err := kube.List[corev1.PersistentVolumeClaim](t.Context(), c, kube.Claims, "shop", "")
+	if err != nil || len(left) != 1 || left[0].Name != "theirs" {
+		t.Errorf("%d claims are left, %v", len(left), err)
+	}
 }
 
 // TestSecretOfADeletion reads the Secret off a content as the snapshot controller makes it, and gives it to one that we make; a snapshot that was recorded
