@@ -154,3 +154,38 @@ func TestKeptGroup(t *testing.T) {
 	}, "-n", "kept-group", "--group", "pod")
 	w.gone("a group that was cut off")
 }
+
+// TestCheckIsCutOff kills the daemon in the middle of a check: the next one removes what it made.
+func TestCheckIsCutOff(t *testing.T) {
+	w := newWorld(t, "")
+	w.keepSnapshots()
+	for what, moment := range map[string]func() bool{
+		"while a volume is filled":   func() bool { return w.claims("check-") == 1 },
+		"while a snapshot is taken":  func() bool { return len(w.Snapshots()) == 1 },
+		"while the snapshot is read": func() bool { return w.claims("check-") == 2 },
+	} {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _, _ = w.try("volumes", "check", "-n", "default", localnode.Kept)
+		}()
+		w.await(what, moment)
+		w.stopDaemon(syscall.SIGKILL)
+		<-done
+		w.startDaemon()
+		w.gone(what)
+	}
+}
+
+// claims counts the claims in the default namespace whose name begins with a text.
+func (w *world) claims(prefix string) (n int) {
+	w.Helper()
+	l, err := w.Client.CoreV1().PersistentVolumeClaims("default").List(w.Context(), metav1.ListOptions{})
+	w.ok(err)
+	for _, c := range l.Items {
+		if strings.HasPrefix(c.Name, prefix) {
+			n++
+		}
+	}
+	return n
+}
