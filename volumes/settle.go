@@ -88,12 +88,17 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 	return nil
 }
 
-// settleUnrecorded takes away what no record of a backup that was cut off tells of: what a check made; volumes of claims
-// that are gone.
+// settleUnrecorded takes away what no record of a backup that was cut off tells of: what a check made; the objects by which a snapshot was to be deleted;
+// volumes of claims that are gone.
 func (k *Keeper) settleUnrecorded(ctx context.Context, made map[string]bool) error {
 	c := k.o.Cluster.Client
 	for what, settle := range map[string]func() error{
 		"checks of storage classes": func() error { return k.settleChecks(ctx) },
+		"deletions of snapshots": func() error {
+			k.mu.Lock() // all that delete snapshots have it
+			defer k.mu.Unlock()
+			return csi.SweepDeletes(ctx, c)
+		},
 		"volumes of claims that are gone": func() error {
 			return csi.ReleaseVolumes(ctx, c, func(pv *corev1.PersistentVolume) bool {
 				return pv.Status.Phase == corev1.VolumeReleased && pv.Spec.ClaimRef != nil && made[pv.Spec.ClaimRef.Namespace+"/"+pv.Spec.ClaimRef.Name]

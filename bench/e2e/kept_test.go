@@ -189,3 +189,29 @@ func (w *world) claims(prefix string) (n int) {
 	}
 	return n
 }
+
+// TestDeleteIsCutOff kills the daemon while it has a snapshot deleted: the next one removes the object by which that was asked for, and the snapshot stays
+// until it is asked for again.
+func TestDeleteIsCutOff(t *testing.T) {
+	w := newWorld(t, "")
+	w.kept("delete", "data")
+	b := w.back("-n", "delete")[0]
+	w.ok(w.Kill("csi-snapshotter"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _, _ = w.try("volumes", "delete", b.Metadata.Name)
+	}()
+	w.await("the object", func() bool {
+		l, err := w.Dynamic.Resource(contentObjects).List(w.Context(), metav1.ListOptions{})
+		return err == nil && len(l.Items) == 1
+	})
+	w.stopDaemon(syscall.SIGKILL)
+	<-done
+	w.ok(w.Launch("csi-snapshotter"))
+	w.startDaemon()
+	w.nothingLeft()
+	w.snapshotsAre(b.Status.Snapshot.ID)
+	w.forget(b)
+	w.gone("a delete that was cut off")
+}

@@ -171,6 +171,24 @@ func Sweep(ctx context.Context, c *kube.Client, namespace, name string) error {
 	return errors.Join(err, sweepGroups(ctx, c, namespace, name))
 }
 
+// SweepDeletes takes away the objects by which a process that died wanted snapshots to be deleted. The snapshots stay where that was not begun: who has
+// them recorded deletes them again. Nobody may be deleting snapshots meanwhile.
+func SweepDeletes(ctx context.Context, c *kube.Client) (err error) {
+	all := []schema.GroupVersionResource{kube.Contents}
+	for _, v := range groupVersions {
+		all = append(all, resourcesOf(v).contents)
+	}
+	for _, r := range all {
+		err = errors.Join(err, each(ctx, c, r, kube.Label, func(u *unstructured.Unstructured) error {
+			if !strings.HasPrefix(u.GetName(), deletePrefix) || u.GetDeletionTimestamp() != nil {
+				return nil
+			}
+			return abandon(ctx, c, r, u.GetName())
+		}))
+	}
+	return err
+}
+
 // DropClaim deletes a claim that we made for a while, and its volume with it. One without our label is left alone.
 func DropClaim(ctx context.Context, c *kube.Client, namespace, name string) error {
 	claim, err := kube.Get[corev1.PersistentVolumeClaim](ctx, c, kube.Claims, namespace, name)
