@@ -35,10 +35,13 @@ type VolumeSnapshot struct {
 	Handle string `json:"handle"`
 	Size   int64  `json:"size,omitempty"` // bytes a volume needs at least
 	Class  string `json:"class,omitempty"`
+	// Secret, "namespace/name", is the one that the driver wants to delete it, or to tell of one of a group.
+	Secret string `json:"secret,omitempty"`
 	Mode   string `json:"volumeMode,omitempty"`
-	// Group is the handle of the group that it belongs to, Members are those of all that do.
-	Group   string   `json:"group,omitempty"`
-	Members []string `json:"members,omitempty"`
+	// Group is the handle of the group that it belongs to, GroupClass its VolumeGroupSnapshotClass, Members are those of all that do.
+	Group      string   `json:"group,omitempty"`
+	GroupClass string   `json:"groupClass,omitempty"`
+	Members    []string `json:"members,omitempty"`
 }
 
 var (
@@ -187,6 +190,10 @@ func (p *planner) fromSnapshot(it *Item, claim object, v Volume) {
 		content.put(v.Snapshot.Class, "spec", "volumeSnapshotClassName")
 		snapshot.put(v.Snapshot.Class, "spec", "volumeSnapshotClassName")
 	}
+	if namespace, secret, ok := strings.Cut(v.Snapshot.Secret, "/"); ok {
+		content.put(secret, "metadata", "annotations", "snapshot.storage.kubernetes.io/deletion-secret-name")
+		content.put(namespace, "metadata", "annotations", "snapshot.storage.kubernetes.io/deletion-secret-namespace")
+	}
 	if v.Snapshot.Mode != "" {
 		content.put(v.Snapshot.Mode, "spec", "sourceVolumeMode")
 	}
@@ -202,13 +209,17 @@ func (p *planner) fromSnapshot(it *Item, claim object, v Volume) {
 			members[i] = m
 		}
 		served, _ := p.target.version(groupContents, "v1")
-		all = append(all, made{groupContents, "", object{
+		group := object{
 			"apiVersion": served.GroupVersion().String(), "kind": "VolumeGroupSnapshotContent", "metadata": map[string]any{"name": name},
 			"spec": map[string]any{
 				"deletionPolicy": "Retain", "driver": v.Snapshot.Driver, "volumeGroupSnapshotRef": map[string]any{"namespace": it.Namespace, "name": name},
 				"source": map[string]any{"groupSnapshotHandles": map[string]any{"volumeGroupSnapshotHandle": v.Snapshot.Group, "volumeSnapshotHandles": members}},
 			},
-		}})
+		}
+		if v.Snapshot.GroupClass != "" {
+			group.put(v.Snapshot.GroupClass, "spec", "volumeGroupSnapshotClassName")
+		}
+		all = append(all, made{groupContents, "", group})
 	}
 	for _, made := range all {
 		served, _ := p.target.version(made.gr, "v1")

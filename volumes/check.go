@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -90,6 +92,13 @@ func (k *Keeper) Check(ctx context.Context, q CheckRequest, progress func(reposi
 	return out, nil
 }
 
+// The first claim of a check is its record: it is made before all else, tells of the snapshot, and goes last. By it, the next daemon finds what one that
+// died left of a check.
+const (
+	checkLabel       = "tidemark.dev/check"    // its value is whose check it is
+	handleAnnotation = "tidemark.dev/snapshot" // the snapshot's handle as JSON
+)
+
 // check is the check of one class.
 type check struct {
 	k               *Keeper
@@ -153,23 +162,10 @@ func (c *check) tryAll(ctx context.Context) {
 
 // fill makes a claim and writes a file into it, which tries the mover and the way to the repository as well.
 func (c *check) fill(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "tidemark-check-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	if err := os.WriteFile(filepath.Join(dir, "probe"), []byte(c.text), 0o600); err != nil {
-		return err
-	}
-	b, err := c.r.Back(ctx, repository.Source{Name: "/" + c.name}, dir, repository.BackupOptions{Description: "tidemark check"})
-	if err != nil {
-		return err
-	}
-	c.ids = append(c.ids, b.ID)
 	mode := corev1.PersistentVolumeFilesystem
 	c.claim = &corev1.PersistentVolumeClaim{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"},
-		ObjectMeta: metav1.ObjectMeta{Name: c.name, Namespace: c.namespace, Labels: map[string]string{kube.Label: c.name}},
+		ObjectMeta: metav1.ObjectMeta{Name: c.name, Namespace: c.namespace, Labels: map[string]string{kube.Label: c.name, checkLabel: c.k.o.Cluster.Mover.Owner()}},
 		Spec: corev1.PersistentVolumeClaimSpec{
 			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, StorageClassName: &c.class.Name, VolumeMode: &mode,
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
@@ -178,6 +174,19 @@ func (c *check) fill(ctx context.Context) error {
 	if _, err := kube.Create(ctx, c.k.o.Cluster.Client, kube.Claims, c.namespace, c.claim); err != nil {
 		return err
 	}
+	dir, err := os.MkdirTemp("", "tidemark-check-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.WriteFile(filepath.Join(dir, "probe"), []byte(c.text), 0o600); err != nil {
+		return err
+	}
+	b, err := c.r.Back(ctx, repository.Source{Name: writtenBy(c.name)}, dir, repository.BackupOptions{Description: "tidemark check"})
+	if err != nil {
+		return err
+	}
+	c.ids = append(c.ids, b.ID)
 	_, err = c.move(ctx, c.name, mover.Job{Kind: mover.Restore, ID: b.ID})
 	return err
 }
@@ -202,12 +211,26 @@ func (c *check) snapshot(ctx context.Context) error {
 	if err := t.Ready(ctx, c.k.o.Cluster.Client); err != nil {
 		return errors.Join(err, t.Drop(context.WithoutCancel(ctx), c.k.o.Cluster.Client))
 	}
+	handle, err := json.Marshal(t.Handle)
+	if err != nil {
+		return err
+	}
 	c.handle = &t.Handle
+	err = c.k.o.Cluster.Client.Patch(ctx, kube.Claims, c.namespace, c.name, map[string]any{"metadata": map[string]any{"annotations": map[string]any{handleAnnotation: string(handle)}}})
+	if err != nil {
+		return err
+	}
 	return t.Keep(ctx, c.k.o.Cluster.Client)
 }
 
 // copyName is the claim that is made of the snapshot.
-func (c *check) copyName() string { return c.name + "-c" }
+func (c *check) copyName() string { return copyOf(c.name) }
+
+func copyOf(check string) string { return check + "-c" }
+
+// The names of a check's content in the repository.
+func writtenBy(check string) string { return "/" + check }
+func readBy(check string) string    { return "/" + check + "-read" }
 
 func (c *check) readBack(ctx context.Context) error {
 	cl := c.k.o.Cluster.Client
@@ -224,7 +247,7 @@ func (c *check) readLive(ctx context.Context) error { return c.read(ctx, c.name)
 
 // read backs a claim up and compares what the repository has with what was written.
 func (c *check) read(ctx context.Context, claim string) error {
-	o, err := c.move(ctx, claim, mover.Job{Kind: mover.Backup, Source: repository.Source{Name: "/" + c.name + "-read"}, Description: "tidemark check"})
+	o, err := c.move(ctx, claim, mover.Job{Kind: mover.Backup, Source: repository.Source{Name: readBy(c.name)}, Description: "tidemark check"})
 	if err != nil {
 		return err
 	}
@@ -240,14 +263,72 @@ func (c *check) read(ctx context.Context, claim string) error {
 }
 
 func (c *check) clean(ctx context.Context) error {
-	cl := c.k.o.Cluster.Client
-	err := errors.Join(
-		cl.Delete(ctx, kube.Claims, c.namespace, c.copyName(), false), cl.Gone(ctx, kube.Claims, c.namespace, c.copyName()),
-		csi.Release(ctx, cl, c.namespace, c.copyName()), cl.Delete(ctx, kube.Claims, c.namespace, c.name, false), c.r.Forget(ctx, c.ids...))
-	if c.handle != nil {
-		err = errors.Join(err, csi.Delete(ctx, cl, *c.handle, c.name))
+	return errors.Join(c.r.Forget(ctx, c.ids...), c.k.removeCheck(ctx, c.namespace, c.name, c.handle))
+}
+
+// removeCheck removes what a check made in the cluster and in its storage. Its first claim stays when that cannot all be done, so that it is tried again.
+func (k *Keeper) removeCheck(ctx context.Context, namespace, name string, handle *csi.Handle) error {
+	cl := k.o.Cluster.Client
+	err := errors.Join(csi.DropClaim(ctx, cl, namespace, copyOf(name)), csi.Sweep(ctx, cl, namespace, copyOf(name)), csi.Sweep(ctx, cl, namespace, name))
+	if err == nil && handle != nil {
+		err = csi.Delete(ctx, cl, *handle, name)
 	}
-	return errors.Join(err, cl.Gone(ctx, kube.Claims, c.namespace, c.name))
+	if err != nil {
+		return err
+	}
+	return csi.DropClaim(ctx, cl, namespace, name)
+}
+
+// settleChecks removes what a daemon that died left of checks.
+func (k *Keeper) settleChecks(ctx context.Context) error {
+	claims, err := kube.List[corev1.PersistentVolumeClaim](ctx, k.o.Cluster.Client, kube.Claims, "", checkLabel+"="+k.o.Cluster.Mover.Owner())
+	if err != nil || len(claims) == 0 {
+		return err
+	}
+	for _, claim := range claims {
+		if err := k.settleCheck(ctx, claim); err != nil { // a driver that is gone must not stop all backups
+			k.o.Logger.Warn("what a check that was cut off left cannot be removed; the next daemon tries it again", zap.String("claim", claim.Namespace+"/"+claim.Name), zap.Error(err))
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) settleCheck(ctx context.Context, claim *corev1.PersistentVolumeClaim) error {
+	ctx, cancel := context.WithTimeout(ctx, dropTime)
+	defer cancel()
+	var handle *csi.Handle
+	if text := claim.Annotations[handleAnnotation]; text != "" {
+		if err := json.Unmarshal([]byte(text), &handle); err != nil {
+			return fmt.Errorf("annotation %s: %w", handleAnnotation, err)
+		}
+	}
+	if err := k.forgetCheck(ctx, claim.Name); err != nil {
+		return err
+	}
+	return k.removeCheck(ctx, claim.Namespace, claim.Name, handle)
+}
+
+// forgetCheck removes what a check has in the repository.
+func (k *Keeper) forgetCheck(ctx context.Context, name string) error {
+	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrNoRepository) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer k.close(ctx, r)
+	stored, err := r.List(ctx)
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, s := range stored {
+		if s.Source.Name == writtenBy(name) || s.Source.Name == readBy(name) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return r.Forget(ctx, ids...)
 }
 
 // Text is a check in some lines, for people.

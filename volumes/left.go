@@ -11,7 +11,6 @@ import (
 
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/volumes/csi"
-	"github.com/tidemark-backup/tidemark/volumes/kube"
 )
 
 // Left is what a backup that has ended was to remove in the cluster and could not: objects with its name, and perhaps a snapshot. It says nothing of the content.
@@ -77,7 +76,7 @@ func (k *Keeper) dropLeft(ctx context.Context, b *Backup) error {
 	c, name := k.o.Cluster.Client, b.Metadata.Name
 	var err error
 	for _, ns := range k.spaces(b) {
-		err = errors.Join(err, dropClaim(ctx, c, ns, name), csi.Sweep(ctx, c, ns, name))
+		err = errors.Join(err, csi.DropClaim(ctx, c, ns, name), csi.Sweep(ctx, c, ns, name))
 	}
 	if h := b.Status.Left.Snapshot; h != nil && err == nil {
 		err = csi.Delete(ctx, c, *h, name)
@@ -86,20 +85,4 @@ func (k *Keeper) dropLeft(ctx context.Context, b *Backup) error {
 		b.Status.Left = nil
 	}
 	return err
-}
-
-// dropClaim deletes a claim, and waits until it is gone.
-func dropClaim(ctx context.Context, c *kube.Client, namespace, name string) error {
-	if err := c.Delete(ctx, kube.Claims, namespace, name, false); err != nil {
-		return err
-	}
-	return c.Gone(ctx, kube.Claims, namespace, name)
-}
-
-// spaces are the namespaces in which there may be objects of a backup.
-func (k *Keeper) spaces(b *Backup) []string {
-	if ns := k.o.Cluster.Namespace; ns != "" && ns != b.Metadata.Namespace {
-		return []string{b.Metadata.Namespace, ns}
-	}
-	return []string{b.Metadata.Namespace}
 }

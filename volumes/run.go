@@ -367,7 +367,7 @@ func (k *Keeper) move(ctx context.Context, t *task, report *report) error {
 	defer func() {
 		last, cancel := dropping(ctx)
 		defer cancel()
-		if left := errors.Join(dropClaim(last, c, ns, name), csi.Release(last, c, ns, name)); left != nil {
+		if left := errors.Join(csi.DropClaim(last, c, ns, name), csi.Release(last, c, ns, name)); left != nil {
 			t.backup.leave(fmt.Sprintf("claim %s/%s, which was made of its snapshot,", ns, name), nil, left)
 		}
 	}()

@@ -192,6 +192,9 @@ func (c *cluster) Run(ctx context.Context, name string, _ mover.Job, at mover.Pl
 // Labels implements Mover.
 func (c *cluster) Labels() string { return "app=mover" }
 
+// Owner implements Mover.
+func (c *cluster) Owner() string { return "test" }
+
 // back backs claims up, and gives the backups by their claims.
 func (c *cluster) back(q ClaimsRequest) (map[string]*Backup, error) {
 	m, err := c.k.BackClaims(c.Context(), q, nil)

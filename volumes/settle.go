@@ -3,9 +3,11 @@ package volumes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/volumes/csi"
@@ -28,6 +30,12 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	made := map[string]bool{} // the claims that backups made of their snapshots
+	for _, b := range all {
+		for _, ns := range k.spaces(b) {
+			made[ns+"/"+b.Metadata.Name] = true
+		}
+	}
 	all = slices.DeleteFunc(all, func(b *Backup) bool { return b.Status.Phase != Running || !b.Metadata.Created.Before(k.began) })
 	if k.o.Cluster != nil {
 		if err := k.payHooks(ctx, all); err != nil { // before all else: an application may be waiting
@@ -41,6 +49,9 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 		}
 	}
 	if k.o.Cluster != nil {
+		if err := k.settleUnrecorded(ctx, made); err != nil {
+			return err
+		}
 		k.settleBases(ctx, "", false)
 	}
 	if len(all) == 0 {
@@ -77,6 +88,36 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 	return nil
 }
 
+// settleUnrecorded takes away what no record of a backup that was cut off tells of: what a check made; the objects by which a snapshot was to be deleted;
+// volumes of claims that are gone.
+func (k *Keeper) settleUnrecorded(ctx context.Context, made map[string]bool) error {
+	c := k.o.Cluster.Client
+	for what, settle := range map[string]func() error{
+		"checks of storage classes": func() error { return k.settleChecks(ctx) },
+		"deletions of snapshots": func() error {
+			k.mu.Lock() // all that delete snapshots have it
+			defer k.mu.Unlock()
+			return csi.SweepDeletes(ctx, c)
+		},
+		"volumes of claims that are gone": func() error {
+			return csi.ReleaseVolumes(ctx, c, func(pv *corev1.PersistentVolume) bool {
+				return pv.Status.Phase == corev1.VolumeReleased && pv.Spec.ClaimRef != nil && made[pv.Spec.ClaimRef.Namespace+"/"+pv.Spec.ClaimRef.Name]
+			})
+		},
+	} {
+		err := settle()
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil && kube.Lasting(err) == nil:
+			return fmt.Errorf("look for %s that a daemon before this one left: %w", what, err) // the cluster may be away, and it is tried again
+		case err != nil:
+			k.o.Logger.Warn("what a daemon before this one left cannot be looked for", zap.String("what", what), zap.Error(err))
+		}
+	}
+	return nil
+}
+
 // awaitSettled keeps what is begun now apart from what is swept.
 func (k *Keeper) awaitSettled(ctx context.Context) error {
 	select {
@@ -87,21 +128,26 @@ func (k *Keeper) awaitSettled(ctx context.Context) error {
 	}
 }
 
+// spaces are the namespaces in which a backup makes objects.
+func (k *Keeper) spaces(b *Backup) []string {
+	spaces := []string{b.Metadata.Namespace}
+	if c := k.o.Cluster; c != nil && c.Namespace != "" && c.Namespace != b.Metadata.Namespace {
+		spaces = append(spaces, c.Namespace)
+	}
+	return spaces
+}
+
 // sweep takes away what a backup that was cut off left in the cluster and in its storage.
 func (k *Keeper) sweep(ctx context.Context, b *Backup, gone map[string]bool) error {
 	c, name := k.o.Cluster.Client, b.Metadata.Name
-	spaces := []string{b.Metadata.Namespace}
-	if k.o.Cluster.Namespace != "" && k.o.Cluster.Namespace != b.Metadata.Namespace {
-		spaces = append(spaces, k.o.Cluster.Namespace)
-	}
 	ctx, cancel := context.WithTimeout(ctx, dropTime)
 	defer cancel()
 	if b.Spec.Source == nil || b.Spec.Source.Driver == "" {
 		return nil
 	}
 	err := csi.Unmark(ctx, c, b.Metadata.Namespace, b.Spec.Claim)
-	for _, ns := range spaces {
-		err = errors.Join(err, c.Delete(ctx, kube.Claims, ns, name, false), csi.Sweep(ctx, c, ns, name))
+	for _, ns := range k.spaces(b) {
+		err = errors.Join(err, csi.DropClaim(ctx, c, ns, name), csi.Sweep(ctx, c, ns, name))
 	}
 	if b.Status.Snapshot != nil && err == nil {
 		if group := b.Status.Snapshot.Group; group != "" { // all of it was cut off

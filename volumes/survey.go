@@ -50,6 +50,8 @@ type Mover interface {
 	Run(ctx context.Context, name string, job mover.Job, at mover.Place, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*mover.Outcome, error)
 	// Labels select the objects of its movers.
 	Labels() string
+	// Owner is whose they are.
+	Owner() string
 }
 
 // Policies say what is done with which claim, and which hooks are run.

@@ -18,11 +18,11 @@ import (
 	"github.com/tidemark-backup/tidemark/volumes"
 )
 
-// TestCheck tries what works with both storage classes, and with a driver that takes no snapshots.
+// TestCheck tries what works with all storage classes, and with a driver that takes no snapshots.
 func TestCheck(t *testing.T) {
 	w := newWorld(t, "")
 	out := w.run("volumes", "check", "-n", "default")
-	if strings.Count(out, "works") != 2 || strings.Count(out, "ok, ") != 8 {
+	if strings.Count(out, "works") != 3 || strings.Count(out, "ok, ") != 12 {
 		t.Error(out)
 	}
 	w.nothingLeft()

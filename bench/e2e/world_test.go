@@ -379,6 +379,13 @@ func (w *world) nothingLeft() {
 		for _, c := range claims.Items {
 			left = append(left, "claim "+c.Name)
 		}
+		pvs, err := w.Client.CoreV1().PersistentVolumes().List(w.Context(), metav1.ListOptions{})
+		w.ok(err)
+		for _, v := range pvs.Items {
+			if v.Status.Phase != corev1.VolumeBound {
+				left = append(left, "volume "+v.Name+" of claim "+v.Spec.ClaimRef.Name)
+			}
+		}
 		for _, r := range []schema.GroupVersionResource{snapshotObjects, contentObjects, groupObjects, groupContents} {
 			l, err := w.Dynamic.Resource(r).List(w.Context(), metav1.ListOptions{})
 			w.ok(err)

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -47,22 +49,37 @@ func (n *Node) makeClasses(ctx context.Context) error {
 		return err
 	}
 	now, late := storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer
-	for name, mode := range map[string]*storagev1.VolumeBindingMode{StorageClass: &now, Late: &late} {
+	for name, mode := range map[string]*storagev1.VolumeBindingMode{StorageClass: &now, Late: &late, Kept: &late} {
 		class := &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: Driver, VolumeBindingMode: mode, AllowVolumeExpansion: &yes}
-		if name == StorageClass {
+		switch name {
+		case StorageClass:
 			class.Annotations = map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}
+		case Kept:
+			class.ReclaimPolicy = new(corev1.PersistentVolumeReclaimRetain)
 		}
 		if _, err := n.Client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{}); err != nil {
 			return err
 		}
 	}
-	for _, c := range []struct{ group, resource, kind, name, isDefault string }{
-		{"snapshot.storage.k8s.io", "volumesnapshotclasses", "VolumeSnapshotClass", SnapshotClass, "snapshot.storage.kubernetes.io/is-default-class"},
-		{"groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses", "VolumeGroupSnapshotClass", SnapshotClass, "groupsnapshot.storage.kubernetes.io/is-default-class"},
+	key := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: SnapshotKey}, StringData: map[string]string{"key": SnapshotKey}}
+	if _, err := n.Client.CoreV1().Secrets(metav1.NamespaceDefault).Create(ctx, key, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	// Names of the snapshot are understood for making and deleting one only, and not by all of the controllers for groups.
+	single := secrets(map[string]string{"snapshotter": "${volumesnapshot.namespace}", "snapshotter-list": metav1.NamespaceDefault})
+	group := secrets(map[string]string{"group-snapshotter": metav1.NamespaceDefault, "group-snapshotter-get": metav1.NamespaceDefault})
+	for _, c := range []struct {
+		group, resource, kind, name, isDefault, deletion string
+		parameters                                       map[string]any
+	}{
+		{"snapshot.storage.k8s.io", "volumesnapshotclasses", "VolumeSnapshotClass", SnapshotClass, "true", "Delete", secrets(nil)},
+		{"snapshot.storage.k8s.io", "volumesnapshotclasses", "VolumeSnapshotClass", Kept, "false", "Retain", single},
+		{"groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses", "VolumeGroupSnapshotClass", SnapshotClass, "true", "Delete", secrets(nil)},
+		{"groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses", "VolumeGroupSnapshotClass", Kept, "false", "Retain", group},
 	} {
 		u := &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": c.group + "/v1", "kind": c.kind, "driver": Driver, "deletionPolicy": "Delete",
-			"metadata": map[string]any{"name": c.name, "annotations": map[string]any{c.isDefault: "true"}},
+			"apiVersion": c.group + "/v1", "kind": c.kind, "driver": Driver, "deletionPolicy": c.deletion, "parameters": c.parameters,
+			"metadata": map[string]any{"name": c.name, "annotations": map[string]any{strings.Replace(c.group, "k8s.io", "kubernetes.io", 1) + "/is-default-class": c.isDefault}},
 		}}
 		client := n.Dynamic.Resource(schema.GroupVersionResource{Group: c.group, Version: "v1", Resource: c.resource})
 		var last error
@@ -75,4 +92,13 @@ func (n *Node) makeClasses(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// secrets are parameters of a class: for each purpose the namespace in which SnapshotKey is shown to the driver.
+func secrets(namespaces map[string]string) map[string]any {
+	all := map[string]any{}
+	for purpose, namespace := range namespaces {
+		all["csi.storage.k8s.io/"+purpose+"-secret-name"], all["csi.storage.k8s.io/"+purpose+"-secret-namespace"] = SnapshotKey, namespace
+	}
+	return all
 }

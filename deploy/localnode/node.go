@@ -34,6 +34,12 @@ const (
 	Late = "local-late"
 	// SnapshotClass is the default class of snapshots, and of snapshots of groups.
 	SnapshotClass = "local"
+	// Kept is a class of volumes, of snapshots and of groups of them that stay when their claim or object goes (Retain). Its snapshots are
+	// made with a secret, without which the driver does not delete them: the Secret SnapshotKey of the namespace that they are taken in,
+	// those of groups with the one of "default".
+	Kept = "local-kept"
+	// SnapshotKey is a Secret that is there in the namespace "default".
+	SnapshotKey = "snapshot-key"
 	// Busybox is the image that is always there, with a shell.
 	Busybox = "docker.io/library/busybox:local"
 

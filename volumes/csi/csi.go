@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/volumes/kube"
 )
@@ -36,8 +34,12 @@ type Handle struct {
 	ID     string `json:"handle"`
 	// Size is what a volume that is made of it must have at least, in bytes; 0 when it is not known.
 	Size int64 `json:"size,omitempty"`
-	// Class is the VolumeSnapshotClass that it was made with; its secrets are wanted to delete it.
-	Class string `json:"class,omitempty"`
+	// Class is the VolumeSnapshotClass that it was made with, GroupClass the VolumeGroupSnapshotClass: theirs are the secrets that a driver may want to
+	// tell of it.
+	Class      string `json:"class,omitempty"`
+	GroupClass string `json:"groupClass,omitempty"`
+	// Secret, "namespace/name", is the one that its driver wants to delete it, as the class said when it was taken; empty: none.
+	Secret string `json:"secret,omitempty"`
 	// Group is the handle of the group that it belongs to, and Members are those of all that do. A group is deleted as a whole.
 	Group   string   `json:"group,omitempty"`
 	Members []string `json:"members,omitempty"`
@@ -108,7 +110,7 @@ func Take(ctx context.Context, c *kube.Client, namespace, claim, name, class str
 		if err != nil {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 			defer cancel()
-			err = errors.Join(err, c.Delete(last, kube.Snapshots, namespace, name, false))
+			err = errors.Join(err, drop(last, c, namespace, name))
 		}
 	}()
 	_, err = kube.Create(ctx, c, kube.Snapshots, namespace, snapshotOf(namespace, name, class, map[string]any{"persistentVolumeClaimName": claim}))
@@ -207,6 +209,7 @@ func (t *Taken) read(content *unstructured.Unstructured) bool {
 		t.Time = time.Unix(0, at).UTC()
 	}
 	t.Size, _, _ = unstructured.NestedInt64(content.Object, "status", "restoreSize")
+	t.Secret = deletionSecret(content, snapshotPrefix)
 	return t.ID != "" && !t.Time.IsZero()
 }
 
@@ -227,11 +230,12 @@ func (t *Taken) Keep(ctx context.Context, c *kube.Client) error {
 
 // Drop deletes the snapshot and its objects.
 func (t *Taken) Drop(ctx context.Context, c *kube.Client) error {
-	return c.Delete(ctx, kube.Snapshots, t.namespace, t.name, false)
+	return drop(ctx, c, t.namespace, t.name)
 }
 
 // Import makes objects for a snapshot that is known by its handle, so that claims in the namespace can be made of it.
 func Import(ctx context.Context, c *kube.Client, h Handle, namespace, name string) error {
+	h = current(ctx, c, h)
 	if err := importGroup(ctx, c, h, namespace, name); err != nil {
 		return err
 	}
@@ -259,6 +263,7 @@ func Objects(h Handle, namespace, name string) (content, snapshot map[string]any
 			"volumeSnapshotRef": object{"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "namespace": namespace, "name": name},
 		},
 	}
+	withSecret(content, snapshotPrefix, h.Secret)
 	spec, _ := content["spec"].(object)
 	if h.Class != "" {
 		spec["volumeSnapshotClassName"] = h.Class
@@ -275,81 +280,6 @@ func contentName(namespace, name string) string { return "tidemark-" + namespace
 func Release(ctx context.Context, c *kube.Client, namespace, name string) error {
 	return errors.Join(releaseGroup(ctx, c, contentName(namespace, name)),
 		c.Delete(ctx, kube.Snapshots, namespace, name, false), c.Delete(ctx, kube.Contents, "", contentName(namespace, name), false))
-}
-
-// finalizer is the one that the driver's side takes off a content when it has deleted the snapshot. It is put on bound contents by the
-// snapshot controller, and on this one by us: without it the object would be gone before the driver is asked.
-const finalizer = "snapshot.storage.kubernetes.io/volumesnapshotcontent-bound-protection"
-
-// Delete has the driver delete a snapshot that is known by its handle, with all of its group. One that is gone already is no error.
-func Delete(ctx context.Context, c *kube.Client, h Handle, name string) error {
-	content, _ := Objects(h, "default", name)
-	r, protect, field := kube.Contents, finalizer, "snapshotHandle"
-	if h.Group != "" {
-		g, err := groupsServed(ctx, c)
-		if err != nil {
-			return err
-		}
-		r, protect, field, content = g.contents, groupFinalizer, "volumeGroupSnapshotHandle", g.content(h, "default", name)
-	}
-	spec, _ := content["spec"].(object)
-	spec["deletionPolicy"] = "Delete"
-	full := "tidemark-delete-" + name
-	meta, _ := content["metadata"].(object)
-	meta["name"], meta["finalizers"] = full, []any{protect}
-	err := deleteThrough(ctx, c, r, content, full, field)
-	if err != nil { // the object goes all the same; the next try makes another
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
-		defer cancel()
-		return fmt.Errorf("delete snapshot %s of driver %s: %w", h.ID, h.Driver, errors.Join(err, abandon(last, c, r, full)))
-	}
-	return nil
-}
-
-// deleteThrough makes a content, waits until the driver knows it, and deletes it.
-func deleteThrough(ctx context.Context, c *kube.Client, r schema.GroupVersionResource, content object, name, field string) error {
-	if _, err := kube.Create(ctx, c, r, "", &content); err != nil {
-		return err
-	}
-	known, err := lookUp(ctx, c, r, name, field)
-	if err != nil {
-		return err
-	}
-	if !known {
-		return abandon(ctx, c, r, name)
-	}
-	if err := c.Delete(ctx, r, "", name, false); err != nil {
-		return err
-	}
-	return c.Gone(ctx, r, "", name)
-}
-
-// lookUp waits until the driver has told of the snapshot of a content, and reports whether it has it. field is that of the status with its handle.
-func lookUp(ctx context.Context, c *kube.Client, r schema.GroupVersionResource, content, field string) (known bool, err error) {
-	var p patience
-	err = kube.Until(ctx, func(ctx context.Context) (bool, error) {
-		u, err := c.In(r, "").Get(ctx, content, metav1.GetOptions{})
-		if err != nil {
-			return false, kube.Lasting(err)
-		}
-		handle, _, _ := unstructured.NestedString(u.Object, "status", field)
-		msg, _, _ := unstructured.NestedString(u.Object, "status", "error", "message")
-		switch known = handle != ""; {
-		case known:
-			return true, nil
-		case strings.Contains(msg, "can not find"), strings.Contains(msg, "NotFound"): // what the driver's side says when a list or a look has none
-			return true, nil
-		}
-		return false, p.hear(u)
-	})
-	return known, err
-}
-
-// abandon deletes a content and leaves the snapshot alone.
-func abandon(ctx context.Context, c *kube.Client, r schema.GroupVersionResource, content string) error {
-	return errors.Join(
-		c.Patch(ctx, r, "", content, object{"metadata": object{"finalizers": nil}, "spec": object{"deletionPolicy": "Retain"}}),
-		c.Delete(ctx, r, "", content, false))
 }
 
 // Claim is a claim that is made of an imported snapshot.
@@ -372,27 +302,4 @@ func Claim(source *corev1.PersistentVolumeClaimSpec, h Handle, namespace, name, 
 			DataSource: &corev1.TypedLocalObjectReference{APIGroup: &group, Kind: "VolumeSnapshot", Name: snapshot},
 		},
 	}
-}
-
-// Sweep deletes what tries that were cut off left under a name: the snapshot as well, if it was not kept.
-func Sweep(ctx context.Context, c *kube.Client, namespace, name string) error {
-	contents, err := c.In(kube.Contents, "").List(ctx, metav1.ListOptions{LabelSelector: kube.Label + "=" + name})
-	if apierrors.IsNotFound(err) { // the cluster has no snapshots (any more)
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look for what is left of snapshots: %w", err)
-	}
-	for i := range contents.Items {
-		u := &contents.Items[i]
-		if ours, _, _ := unstructured.NestedString(u.Object, "spec", "source", "volumeHandle"); ours != "" { // taken by us, and about to be kept
-			if err := c.Patch(ctx, kube.Contents, "", u.GetName(), object{"spec": object{"deletionPolicy": "Delete"}}); err != nil {
-				return err
-			}
-		}
-		if err := c.Delete(ctx, kube.Contents, "", u.GetName(), false); err != nil {
-			return err
-		}
-	}
-	return errors.Join(sweepGroups(ctx, c, namespace, name), c.Delete(ctx, kube.Snapshots, namespace, name, false))
 }

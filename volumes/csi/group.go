@@ -87,7 +87,7 @@ func (g *groups) content(h Handle, namespace, name string) object {
 	for i, m := range h.Members {
 		members[i] = m
 	}
-	return object{
+	content := object{
 		"apiVersion": groupAPI + "/" + g.version, "kind": "VolumeGroupSnapshotContent",
 		"metadata": object{"name": contentName(namespace, name), "labels": object{kube.Label: name}},
 		"spec": object{
@@ -96,6 +96,22 @@ func (g *groups) content(h Handle, namespace, name string) object {
 			"volumeGroupSnapshotRef": object{"namespace": namespace, "name": name},
 		},
 	}
+	withSecret(content, groupPrefix, h.Secret)
+	if spec, _ := content["spec"].(object); h.GroupClass != "" {
+		spec["volumeGroupSnapshotClassName"] = h.GroupClass
+	}
+	return content
+}
+
+// current is a handle without a class that is gone: its driver's side would wait for it.
+func (g *groups) current(ctx context.Context, c *kube.Client, h Handle) Handle {
+	if h.GroupClass == "" {
+		return h
+	}
+	if _, err := c.In(g.classes, "").Get(ctx, h.GroupClass, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		h.GroupClass = ""
+	}
+	return h
 }
 
 // importGroup makes what an import of a member of a group needs beside.
@@ -107,7 +123,7 @@ func importGroup(ctx context.Context, c *kube.Client, h Handle, namespace, name 
 	if err != nil {
 		return err
 	}
-	content := g.content(h, namespace, name)
+	content := g.content(g.current(ctx, c, h), namespace, name)
 	if _, err := kube.Create(ctx, c, g.contents, "", &content); err != nil {
 		return err
 	}
@@ -128,10 +144,40 @@ func releaseGroup(ctx context.Context, c *kube.Client, name string) (err error) 
 
 // sweepGroups deletes what a group snapshot that was cut off left under a name.
 func sweepGroups(ctx context.Context, c *kube.Client, namespace, name string) (err error) {
-	for _, v := range groupVersions {
-		err = errors.Join(err, c.Delete(ctx, resourcesOf(v).snapshots, namespace, name, false), c.Delete(ctx, resourcesOf(v).contents, "", contentName(namespace, name), false))
+	for _, v := range groupVersions { // where it is not served, there is nothing
+		err = errors.Join(err, resourcesOf(v).drop(ctx, c, namespace, name))
 	}
 	return err
+}
+
+// drop deletes a group snapshot that was asked for under a name, and its objects.
+func (g *groups) drop(ctx context.Context, c *kube.Client, namespace, name string) error {
+	if err := c.Delete(ctx, g.snapshots, namespace, name, false); err != nil {
+		return err
+	}
+	found := false
+	sweep := func() error {
+		return sweepContents(ctx, c, g.contents, "volumeGroupSnapshotRef", namespace, name, func(group *unstructured.Unstructured) error {
+			found = true
+			id, _, _ := unstructured.NestedString(group.Object, "status", "volumeGroupSnapshotHandle")
+			members, err := membersOf(ctx, c, id)
+			for _, m := range members { // before the group's, by which they are found
+				err = errors.Join(err, free(ctx, c, kube.Contents, m.GetName()))
+			}
+			return err
+		})
+	}
+	if err := sweep(); err != nil {
+		return err
+	}
+	// Until its object is gone, the snapshot controller may make more of them.
+	if err := c.Gone(ctx, g.snapshots, namespace, name); err != nil {
+		if found {
+			return nil // all that is left is being deleted
+		}
+		return fmt.Errorf("delete VolumeGroupSnapshot %s/%s: %w", namespace, name, err)
+	}
+	return sweep()
 }
 
 // Group is a snapshot of several volumes at one instant.
@@ -142,6 +188,7 @@ type Group struct {
 	Members map[string]Handle
 
 	r                        *groups
+	class                    string
 	namespace, name, content string
 }
 
@@ -189,12 +236,12 @@ func TakeGroup(ctx context.Context, c *kube.Client, q GroupRequest) (_ *Group, e
 			return nil, err
 		}
 	}
-	g := &Group{r: r, namespace: namespace, name: name}
+	g := &Group{r: r, class: class, namespace: namespace, name: name}
 	defer func() {
 		if err != nil {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 			defer cancel()
-			err = errors.Join(err, c.Delete(last, r.snapshots, namespace, name, false))
+			err = errors.Join(err, r.drop(last, c, namespace, name))
 		}
 	}()
 	_, err = kube.Create(ctx, c, r.snapshots, namespace, &object{
@@ -256,7 +303,7 @@ func (g *Group) read(content *unstructured.Unstructured, volumes int) bool {
 		id, _ := m["snapshotHandle"].(string)
 		size, _ := m["restoreSize"].(int64)
 		ids = append(ids, id)
-		g.Members[volume] = Handle{Driver: driver, ID: id, Size: size, Group: g.ID}
+		g.Members[volume] = Handle{Driver: driver, ID: id, Size: size, Group: g.ID, GroupClass: g.class, Secret: deletionSecret(content, groupPrefix)}
 	}
 	for volume, h := range g.Members {
 		h.Members = ids
@@ -271,7 +318,7 @@ func (g *Group) Keep(ctx context.Context, c *kube.Client) error {
 	if err := c.Patch(ctx, g.r.contents, "", g.content, retain); err != nil {
 		return err
 	}
-	members, err := g.objects(ctx, c)
+	members, err := membersOf(ctx, c, g.ID)
 	if err != nil {
 		return err
 	}
@@ -292,22 +339,22 @@ func (g *Group) Keep(ctx context.Context, c *kube.Client) error {
 	return errors.Join(c.Gone(ctx, g.r.snapshots, g.namespace, g.name), c.Gone(ctx, g.r.contents, "", g.content))
 }
 
-// objects are the VolumeSnapshotContents that the snapshot controller made of the members.
-func (g *Group) objects(ctx context.Context, c *kube.Client) (found []*unstructured.Unstructured, err error) {
-	all, err := c.In(kube.Contents, "").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, err
+// membersOf are the contents that the snapshot controller made of the members of a group.
+func membersOf(ctx context.Context, c *kube.Client, group string) (found []*unstructured.Unstructured, err error) {
+	if group == "" {
+		return nil, nil
 	}
-	for i := range all.Items {
-		u := &all.Items[i]
-		if id, _, _ := unstructured.NestedString(u.Object, "status", "volumeGroupSnapshotHandle"); id == g.ID && id != "" {
+	err = each(ctx, c, kube.Contents, "", func(u *unstructured.Unstructured) error {
+		id, _, _ := unstructured.NestedString(u.Object, "status", "volumeGroupSnapshotHandle")
+		if !imported(u) && (id == group || u.GetAnnotations()["groupsnapshot.storage.k8s.io/volumeGroupSnapshotHandle"] == group) {
 			found = append(found, u)
 		}
-	}
-	return found, nil
+		return nil
+	})
+	return found, err
 }
 
 // Drop deletes the snapshots and their objects.
 func (g *Group) Drop(ctx context.Context, c *kube.Client) error {
-	return c.Delete(ctx, g.r.snapshots, g.namespace, g.name, false)
+	return g.r.drop(ctx, c, g.namespace, g.name)
 }

@@ -343,6 +343,9 @@ func (r *Runner) Labels() string {
 	return "app.kubernetes.io/component=mover," + ownerLabel + "=" + r.Settings.Owner
 }
 
+// Owner is whose movers they are.
+func (r *Runner) Owner() string { return r.Settings.Owner }
+
 // Sweep removes what movers that nobody waits for any more left in the cluster. labels are Runner.Labels.
 func Sweep(ctx context.Context, c *kube.Client, labels string) error {
 	pods, err := kube.List[corev1.Pod](ctx, c, kube.Pods, "", labels)

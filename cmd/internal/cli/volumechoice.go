@@ -120,7 +120,7 @@ func (f *volumeFlags) pick(all []*volumes.Backup, cut journal.Cut) (map[string]r
 			v.Size = b.Spec.Source.Capacity
 		}
 		if h := b.Status.Snapshot; h != nil {
-			v.Snapshot = &replay.VolumeSnapshot{Driver: h.Driver, Handle: h.ID, Size: h.Size, Class: h.Class, Mode: h.Mode, Group: h.Group, Members: h.Members}
+			v.Snapshot = &replay.VolumeSnapshot{Driver: h.Driver, Handle: h.ID, Size: h.Size, Class: h.Class, Secret: h.Secret, Mode: h.Mode, Group: h.Group, GroupClass: h.GroupClass, Members: h.Members}
 		}
 		out[key] = v
 	}

@@ -175,12 +175,12 @@ func (d *driver) frozen(do func() error) error {
 }
 
 // take makes the snapshot of one volume.
-func (d *driver) take(name, source, group string) (kept, error) {
+func (d *driver) take(name, source, group, key string) (kept, error) {
 	v, ok := d.load(volume, source)
 	if !ok {
 		return kept{}, status.Error(codes.NotFound, "no such volume")
 	}
-	k := kept{ID: newID(snapshot, name), Name: name, Size: v.Size, Source: v.ID, Block: v.Block, Made: time.Now(), Group: group}
+	k := kept{ID: newID(snapshot, name), Name: name, Size: v.Size, Source: v.ID, Block: v.Block, Made: time.Now(), Group: group, Key: key}
 	if err := replicate(d.path(volume, v.ID), d.path(snapshot, k.ID)); err != nil {
 		return k, err
 	}
@@ -204,7 +204,7 @@ func (d *driver) CreateSnapshot(_ context.Context, q *csi.CreateSnapshotRequest)
 	}
 	var k kept
 	err := d.frozen(func() (err error) {
-		k, err = d.take(q.Name, q.SourceVolumeId, "")
+		k, err = d.take(q.Name, q.SourceVolumeId, "", key(q.Secrets))
 		return err
 	})
 	if err != nil {
@@ -219,12 +219,18 @@ func (d *driver) DeleteSnapshot(_ context.Context, q *csi.DeleteSnapshotRequest)
 	if q.GetSnapshotId() == "" {
 		return nil, invalid("a snapshot is needed")
 	}
+	if err := d.guarded(snapshot, q.SnapshotId, q.Secrets); err != nil {
+		return nil, err
+	}
 	return &csi.DeleteSnapshotResponse{}, d.remove(snapshot, q.SnapshotId)
 }
 
 func (d *driver) ListSnapshots(_ context.Context, q *csi.ListSnapshotsRequest) (*csi.ListSnapshotsResponse, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.guarded(snapshot, q.GetSnapshotId(), q.GetSecrets()); err != nil {
+		return nil, err
+	}
 	var found []kept
 	for _, k := range d.all(snapshot) {
 		if (q.GetSnapshotId() == "" || q.SnapshotId == k.ID) && (q.GetSourceVolumeId() == "" || q.SourceVolumeId == k.Source) {
@@ -280,10 +286,10 @@ func (d *driver) CreateVolumeGroupSnapshot(_ context.Context, q *csi.CreateVolum
 	if g, ok := d.named(group, q.Name); ok {
 		return &csi.CreateVolumeGroupSnapshotResponse{GroupSnapshot: d.tellGroup(g)}, nil
 	}
-	g := kept{ID: newID(group, q.Name), Name: q.Name, Made: time.Now()}
+	g := kept{ID: newID(group, q.Name), Name: q.Name, Made: time.Now(), Key: key(q.Secrets)}
 	err := d.frozen(func() error {
 		for i, source := range q.SourceVolumeIds {
-			k, err := d.take(q.Name+"-"+strconv.Itoa(i), source, g.ID)
+			k, err := d.take(q.Name+"-"+strconv.Itoa(i), source, g.ID, g.Key)
 			if err != nil {
 				return err
 			}
@@ -307,6 +313,9 @@ func (d *driver) DeleteVolumeGroupSnapshot(_ context.Context, q *csi.DeleteVolum
 	if !ok {
 		return &csi.DeleteVolumeGroupSnapshotResponse{}, nil
 	}
+	if err := d.guarded(group, g.ID, q.Secrets); err != nil {
+		return nil, err
+	}
 	for _, id := range g.Members {
 		if err := d.remove(snapshot, id); err != nil {
 			return nil, err
@@ -324,6 +333,9 @@ func (d *driver) GetVolumeGroupSnapshot(_ context.Context, q *csi.GetVolumeGroup
 	g, ok := d.load(group, q.GroupSnapshotId)
 	if !ok {
 		return nil, status.Error(codes.NotFound, "no such group")
+	}
+	if err := d.guarded(group, g.ID, q.Secrets); err != nil {
+		return nil, err
 	}
 	return &csi.GetVolumeGroupSnapshotResponse{GroupSnapshot: d.tellGroup(g)}, nil
 }

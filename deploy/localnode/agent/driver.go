@@ -31,6 +31,8 @@ import (
 // A file in the driver's directory makes it fail on purpose: "fail-snapshots" (its text is the error),
 // "never-ready" (snapshots stay not ready to use), "no-volumes" (volumes cannot be made), "fail-blocks" (it tells of no blocks; its text is the
 // error), "forget-blocks" (it tells of all changed blocks but the last).
+//
+// Snapshots and groups that are made with a secret are told of and deleted only with the same one.
 type driver struct {
 	csi.UnimplementedIdentityServer
 	csi.UnimplementedControllerServer
@@ -60,6 +62,7 @@ type kept struct {
 	Made     time.Time
 	Members  []string // of a group: its snapshots
 	Group    string   // of a snapshot
+	Key      string   // of a snapshot or a group: what its maker showed
 }
 
 func runDriver(args []string) error {
@@ -199,6 +202,17 @@ func (d *driver) trouble(name string) error {
 		return nil
 	}
 	return status.Error(codes.Internal, strings.TrimSpace(string(b)))
+}
+
+// key is what a request shows of itself.
+func key(secrets map[string]string) string { return secrets["key"] }
+
+// guarded is the error for a request that does not show what the maker of a snapshot or a group showed.
+func (d *driver) guarded(kind, id string, secrets map[string]string) error {
+	if k, ok := d.load(kind, id); ok && k.Key != "" && k.Key != key(secrets) {
+		return status.Errorf(codes.PermissionDenied, "%s was made with a secret, and this is not it", id)
+	}
+	return nil
 }
 
 func internal(err error) error {
