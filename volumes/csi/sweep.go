@@ -204,7 +204,10 @@ func DropClaim(ctx context.Context, c *kube.Client, namespace, name string) erro
 			err = release(ctx, c, pv)
 		}
 	}
-	if err := errors.Join(err, c.Delete(ctx, kube.Claims, namespace, name, false), c.Gone(ctx, kube.Claims, namespace, name)); err != nil || claim.Spec.VolumeName != "" {
+	if deleteErr := c.Delete(ctx, kube.Claims, namespace, name, false); deleteErr != nil {
+		return errors.Join(err, deleteErr)
+	}
+	if err := errors.Join(err, c.Gone(ctx, kube.Claims, namespace, name)); err != nil || claim.Spec.VolumeName != "" {
 		return err
 	}
 	return ReleaseVolumes(ctx, c, ours) // it may have been in the making
