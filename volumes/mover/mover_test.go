@@ -158,7 +158,7 @@ func TestTheBrokerComesBack(t *testing.T) {
 	s.client.Transport = roundTripper{s.client.Transport, &fails}
 	ok(t, s.Create(t.Context(), repository.Files("c1")+"pnew", strings.NewReader("text"), 4, archive.CreateOptions{}))
 	fails, s.patience = 1<<30, 300*time.Millisecond
-	if err := s.Create(t.Context(), repository.Files("c1")+"pmore", strings.NewReader("text"), 4, archive.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "away") {
+	if err := s.Create(t.Context(), repository.Files("c1")+"pmore", strings.NewReader("text"), 4, archive.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "no way to the store for 300ms") {
 		t.Errorf("a broker that stays away: %v", err)
 	}
 }
