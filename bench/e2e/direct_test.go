@@ -63,6 +63,7 @@ func (w *world) between(s *locals3.Server) (endpoint, ca string, seen *traffic) 
 		return &seen.pods
 	}
 	proxy := &httputil.ReverseProxy{
+		ErrorHandler: func(rw http.ResponseWriter, _ *http.Request, _ error) { rw.WriteHeader(http.StatusBadGateway) },
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host // it is signed
