@@ -50,6 +50,9 @@ func TestMain(m *testing.M) {
 	if shared.node != nil {
 		shared.node.Stop()
 	}
+	if shared.bin != "" {
+		_ = os.RemoveAll(filepath.Dir(shared.bin))
+	}
 	os.Exit(code)
 }
 
