@@ -310,11 +310,8 @@ func (k *Keeper) settleCheck(ctx context.Context, claim *corev1.PersistentVolume
 
 // forgetCheck removes what a check has in the repository.
 func (k *Keeper) forgetCheck(ctx context.Context, name string) error {
-	r, err := k.o.Open(ctx, false)
-	if errors.Is(err, repository.ErrNoRepository) {
-		return nil
-	}
-	if err != nil {
+	r, err := k.existing(ctx)
+	if r == nil {
 		return err
 	}
 	defer k.close(ctx, r)

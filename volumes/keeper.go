@@ -469,17 +469,26 @@ func (k *Keeper) remove(ctx context.Context, b *Backup) error {
 	return k.record(ctx, b, journal.Deleted)
 }
 
+// existing opens the repository; it is nil when there is none.
+func (k *Keeper) existing(ctx context.Context) (*repository.Repository, error) {
+	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrNoRepository) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
 // forget has the repository forget all that it has of a backup: a mover that died before it could tell that it was done has left content which no
 // record names.
 func (k *Keeper) forget(ctx context.Context, b *Backup) error {
 	if b.Spec.Action == policy.Snapshot && b.Status.Content == nil {
 		return nil
 	}
-	r, err := k.o.Open(ctx, false)
-	if errors.Is(err, repository.ErrNoRepository) {
-		return nil
-	}
-	if err != nil {
+	r, err := k.existing(ctx)
+	if r == nil {
 		return err
 	}
 	defer k.close(ctx, r)
@@ -519,11 +528,8 @@ const leftFor = 14 * 24 * time.Hour
 func (k *Keeper) Maintain(ctx context.Context, now bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	r, err := k.o.Open(ctx, false)
-	if errors.Is(err, repository.ErrNoRepository) {
-		return nil
-	}
-	if err != nil {
+	r, err := k.existing(ctx)
+	if r == nil {
 		return err
 	}
 	defer k.close(ctx, r)

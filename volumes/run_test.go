@@ -189,9 +189,6 @@ func (c *cluster) Run(ctx context.Context, name string, _ mover.Job, at mover.Pl
 	return &mover.Outcome{Result: &repository.Result{Backup: repository.Backup{ID: "content-of-" + name, Files: 1}}}, nil
 }
 
-// Labels implements Mover.
-func (c *cluster) Labels() string { return "app=mover" }
-
 // Owner implements Mover.
 func (c *cluster) Owner() string { return "test" }
 

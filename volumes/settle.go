@@ -41,7 +41,7 @@ func (k *Keeper) Settle(ctx context.Context) (err error) {
 		if err := k.payHooks(ctx, all); err != nil { // before all else: an application may be waiting
 			return err
 		}
-		if err := mover.Sweep(ctx, k.o.Cluster.Client, k.o.Cluster.Mover.Labels()); err != nil {
+		if err := mover.Sweep(ctx, k.o.Cluster.Client, k.o.Cluster.Mover.Owner()); err != nil {
 			if kube.Lasting(err) == nil {
 				return err // the cluster may be away, and it is tried again
 			}

@@ -48,9 +48,7 @@ type Cluster struct {
 // Mover does jobs in Pods that mount the claim. It is a mover.Runner.
 type Mover interface {
 	Run(ctx context.Context, name string, job mover.Job, at mover.Place, store archive.Store, tags func() (map[string]string, error), progress func(repository.Progress)) (*mover.Outcome, error)
-	// Labels select the objects of its movers.
-	Labels() string
-	// Owner is whose they are.
+	// Owner is whose its movers are.
 	Owner() string
 }
 

@@ -338,16 +338,12 @@ func capabilities(kind Kind) []corev1.Capability {
 // ownerLabel tells whose movers they are.
 const ownerLabel = "tidemark.dev/owner"
 
-// Labels select the objects of this Runner's movers.
-func (r *Runner) Labels() string {
-	return "app.kubernetes.io/component=mover," + ownerLabel + "=" + r.Settings.Owner
-}
-
 // Owner is whose movers they are.
 func (r *Runner) Owner() string { return r.Settings.Owner }
 
-// Sweep removes what movers that nobody waits for any more left in the cluster. labels are Runner.Labels.
-func Sweep(ctx context.Context, c *kube.Client, labels string) error {
+// Sweep removes what an owner's movers, for which nobody waits any more, left in the cluster.
+func Sweep(ctx context.Context, c *kube.Client, owner string) error {
+	labels := "app.kubernetes.io/component=mover," + ownerLabel + "=" + owner
 	pods, err := kube.List[corev1.Pod](ctx, c, kube.Pods, "", labels)
 	if err != nil {
 		return err
