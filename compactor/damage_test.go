@@ -35,6 +35,17 @@ type small struct {
 
 func newSmall(t testing.TB, store archive.Store, change ...func(*journal.Options)) *small {
 	t.Helper()
+	m := newEmpty(t, store, change...)
+	for _, info := range []journal.ResourceInfo{configMaps, secrets, nodes} {
+		m.list(t, info)
+	}
+	ok(t, m.j.SetBegan(t.Context()))
+	return m
+}
+
+// newEmpty is a journal before its first lists.
+func newEmpty(t testing.TB, store archive.Store, change ...func(*journal.Options)) *small {
+	t.Helper()
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -48,15 +59,17 @@ func newSmall(t testing.TB, store archive.Store, change ...func(*journal.Options
 	ok(t, err)
 	t.Cleanup(func() { _ = m.j.Close() })
 	ok(t, m.j.Bind(t.Context(), "cluster-a"))
-	for _, info := range []journal.ResourceInfo{configMaps, secrets, nodes} {
-		c, err := m.j.Compare(t.Context(), journal.Recording{ResourceInfo: info}, m.rv, "")
-		ok(t, err)
-		_, err = c.Commit(t.Context(), m.rv)
-		ok(t, err)
-	}
-	ok(t, m.j.SetBegan(t.Context()))
 	m.s = m.shipper(t, store)
 	return m
+}
+
+// list is the first list of a resource, which has nothing.
+func (m *small) list(t testing.TB, info journal.ResourceInfo) {
+	t.Helper()
+	c, err := m.j.Compare(t.Context(), journal.Recording{ResourceInfo: info}, m.rv, "")
+	ok(t, err)
+	_, err = c.Commit(t.Context(), m.rv)
+	ok(t, err)
 }
 
 func ok(t testing.TB, err error) {

@@ -365,6 +365,41 @@ func TestSealingBySize(t *testing.T) {
 	ok(t, <-ended)
 }
 
+// What the first lists have found is sealed as soon as they are complete, however long the interval is.
+func TestFirstListsAreSealedAtOnce(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newEmpty(t, mem)
+	m.list(t, configMaps)
+	m.list(t, secrets)
+	s, err := compactor.NewShipper(compactor.Options{
+		Journal: m.j, Clock: m.clock.Now, Open: func(context.Context) (archive.Store, error) { return mem, nil }, SealInterval: time.Hour,
+		Archive: archive.Options{Recipients: []age.Recipient{m.identity.Recipient()}, Identities: []age.Identity{m.identity}},
+	})
+	ok(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	until := func(what string, met func() bool) {
+		t.Helper()
+		for begin := time.Now(); !met(); time.Sleep(5 * time.Millisecond) {
+			if time.Since(begin) > 20*time.Second {
+				t.Fatalf("%s: %+v", what, s.Status())
+			}
+		}
+	}
+	until("the first seal", func() bool { return s.Archive() != nil && s.Archive().State().Known.Position.Time.Equal(m.j.Position().Time) })
+	m.clock.add(time.Second)
+	m.list(t, nodes)
+	m.record(t, 3)
+	if pending := s.Status().PendingEvents; pending != 3 {
+		t.Fatalf("%d wait, not 3", pending)
+	}
+	ok(t, m.j.SetBegan(t.Context()))
+	until("the lists to be sealed", func() bool { return s.Status().PendingEvents == 0 })
+	cancel()
+	ok(t, <-ended)
+}
+
 // The answer to a commit is lost: the manifest is there once, and the writer takes it for its own.
 func TestLostAnswerToACommit(t *testing.T) {
 	mem := archive.NewMemStore()

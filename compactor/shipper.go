@@ -316,7 +316,7 @@ func (s *Shipper) Round(ctx context.Context) error {
 }
 
 // await waits until there is something to seal: for the interval while there are events, or
-// less when they are many.
+// less when they are many, or when the first lists are complete: from then on the archive can be restored from.
 func (s *Shipper) await(ctx context.Context) bool {
 	idle := time.After(time.Minute) // watermarks move without events
 	learn := time.NewTicker(s.o.SealInterval)
@@ -346,7 +346,7 @@ func (s *Shipper) await(ctx context.Context) bool {
 		case <-due:
 			return true
 		case <-look.C:
-			if _, bytes := s.backlog(); bytes >= s.o.SealBytes {
+			if _, bytes := s.backlog(); bytes >= s.o.SealBytes || s.begins() {
 				return true
 			}
 		case <-ctx.Done():
@@ -361,6 +361,12 @@ func (s *Shipper) pending() uint64 {
 		return 0
 	}
 	return s.o.Journal.Position().Count - min(a.State().Known.Position.Count, s.o.Journal.Position().Count)
+}
+
+// begins reports whether the first lists are complete, and not all of them are archived.
+func (s *Shipper) begins() bool {
+	began, a := s.o.Journal.Began().Time, s.Archive()
+	return a != nil && !began.IsZero() && a.State().Known.Position.Time.Before(began)
 }
 
 // backlog tells how many events wait, and about how many bytes they are.
