@@ -26,7 +26,8 @@ const reportMethod = `
 - Memory is the most that all processes of a tool had together (daemon and command; Velero's server and its plug-ins), CPU what they took, the store and the API server apart.
 - Requests are those of the tool alone, by the API server's audit log. "of the audit" are the lists by which the daemon compares its history with
   the cluster at all times, whatever else goes on. "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
-- "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The daemon archives every 5 s, and that wait is in it.
+- "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The first lists are archived as soon as they are complete, changes after them
+  every 5 s; what controllers change meanwhile may have that wait in it.
 - "stored" is what stays; "written" are all new files. They differ for Tidemark, which merges small files into larger ones.
 - "backup changed" comes after 1 % of the objects changed; it has in its bytes what the changes themselves take in the archive, too.
 - The churn changes an annotation of objects of all kinds in turn: their owner applies them anew, as GitOps tools do; one of ten objects is changed by another
@@ -83,7 +84,7 @@ func (r *results) writeMachine(b *bytes.Buffer) {
 
 // writeGoals shows each ratio that has a goal, and what is to be reached absolutely.
 func (r *results) writeGoals(b *bytes.Buffer) {
-	fmt.Fprint(b, "\n## Goals\n\n| what | to reach | measured | |\n|---|---|---|---|\n")
+	fmt.Fprintf(b, "\n## Goals\n\nThose of full backups and of an informer's memory are set for %d objects; at other sizes these ratios are in the tables below.\n\n| what | to reach | measured | |\n|---|---|---|---|\n", large)
 	row := func(what, want, got string, met bool) {
 		verdict := "**missed**"
 		if met {
