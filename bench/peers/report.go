@@ -23,7 +23,8 @@ const reportMethod = `
 - Velero is the real server out of cluster with its plug-in for S3, whole cluster, without volumes; a server of its own for the backups and
   for each restore. Its time is from the request to the end of the operation, seen by a watch. Tidemark is the real daemon with its defaults and a bucket as
   its archive, and the command line as a user types it: the time is that of the whole process, plan included.
-- Memory is the most that all processes of a tool had together (daemon and command; Velero's server and its plug-ins), CPU what they took, the store and the API server apart.
+- Memory is the most that all processes of a tool had resident together (daemon and command; Velero's server and its plug-ins; pages that two of them share count twice), CPU what they
+  took, the store and the API server apart.
 - Requests are those of the tool alone, by the API server's audit log. "of the audit" are the lists by which the daemon compares its history with
   the cluster at all times, whatever else goes on. "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
 - "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The first lists are archived as soon as they are complete, changes after them
