@@ -24,7 +24,7 @@ LINT_VERSION := v2.15.0
 LINT = $(CACHE)/tools/golangci-lint-$(LINT_VERSION)-$(shell go env GOVERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test e2e race lint fuzz bench bench-peers profile soak demo controlplane
+.PHONY: help build test e2e race lint fuzz bench bench-peers bench-check profile soak demo controlplane
 
 help: ## list the targets
 	@echo "Tidemark $(VERSION). Targets:"
@@ -79,6 +79,9 @@ soak: controlplane ## SOAK=10m of churn and faults under an independent checker;
 
 bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md (OBJECTS=1000 RUNS=1 for less)
 	go run ./bench/peers --objects $(OBJECTS) --runs $(RUNS)
+
+bench-check: ## has a ratio become worse since OLD=FILE, in NEW=FILE (of bench-peers, or of make bench OUT=FILE)? It never looks at times
+	go run ./bench/peers --check '$(OLD),$(NEW)'
 
 profile: controlplane ## CPU and heap profiles of the daemon in a churn, beside an informer, into PROFILES=/tmp/tidemark-profiles
 	go run ./bench/peers --objects 1000 --runs 1 --churn 20s --only reader,informer,recorder,recording --profiles $(PROFILES) --out '' --results $(PROFILES)
