@@ -81,27 +81,32 @@ func appendIndexEntry(b []byte, e *indexEntry) []byte {
 	return append(b, e.object.Name...)
 }
 
-func decodeIndexEntry(v []byte) (e indexEntry, err error) {
-	if len(v) < 2 || Op(v[0]) > Deleted {
-		return e, errBadValue
-	}
-	e.op, e.flags = Op(v[0]), Flags(v[1])
-	v = v[2:]
-	if e.max, v, err = takeRevision(v); err != nil {
+func decodeIndexEntry(v []byte) (indexEntry, error) {
+	e, v, err := decodeIndexHead(v)
+	if err != nil || e.op == 0 {
 		return e, err
-	}
-	n := 0
-	if e.count, n = binary.Uvarint(v); n <= 0 {
-		return e, errBadValue
-	}
-	if v = v[n:]; e.op == 0 {
-		return e, nil
 	}
 	if e.revision, v, err = takeRevision(v); err != nil {
 		return e, err
 	}
 	e.object, err = decodeHead(append([]byte{prefixHead}, v...))
 	return e, err
+}
+
+// decodeIndexHead decodes what every entry has, and returns what follows it.
+func decodeIndexHead(v []byte) (e indexEntry, rest []byte, err error) {
+	if len(v) < 2 || Op(v[0]) > Deleted {
+		return e, nil, errBadValue
+	}
+	e.op, e.flags = Op(v[0]), Flags(v[1])
+	if e.max, v, err = takeRevision(v[2:]); err != nil {
+		return e, nil, err
+	}
+	n := 0
+	if e.count, n = binary.Uvarint(v); n <= 0 {
+		return e, nil, errBadValue
+	}
+	return e, v[n:], nil
 }
 
 func appendRevisionValue(b []byte, r Revision) []byte {
