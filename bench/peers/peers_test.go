@@ -222,12 +222,13 @@ func TestRequestsAreCountedForOneUserOnly(t *testing.T) {
 {"verb":"get","user":{"username":"tidemark"}}
 {"verb":"patch","user":{"username":"velero"}}
 {"verb":"get","user":{"username":"velero"}}
-{"verb":"list","requestURI":"/api/v1/pods?limit=500","user":{"username":"tidemark"}}
-{"verb":"list","requestURI":"/api/v1/pods?limit=500&resourceVersion=7&resourceVersionMatch=Exact","user":{"username":"tidemark"}}
+{"verb":"list","requestURI":"/api/v1/pods?limit=500","userAgent":"tidemark-capture","user":{"username":"tidemark"}}
+{"verb":"list","requestURI":"/api/v1/pods?limit=500&resourceVersion=7&resourceVersionMatch=Exact","userAgent":"tidemark-audit","user":{"username":"tidemark"}}
+{"verb":"list","requestURI":"/api/v1/pods?continue=abc&limit=500","userAgent":"tidemark-audit","user":{"username":"tidemark"}}
 {"verb":"get","user":{"userna`
 	for user, want := range map[string]map[string]int{
 		"velero":   {"get": 2, "patch": 1},
-		"tidemark": {"get": 1, "list": 1, "audit": 1},
+		"tidemark": {"get": 1, "list": 1, "audit": 2},
 	} {
 		if got, err := countRequests(strings.NewReader(log), user); err != nil || !maps.Equal(got, want) {
 			t.Errorf("requests of %s: %v, %v, want %v", user, got, err, want)
