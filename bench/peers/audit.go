@@ -18,12 +18,13 @@ type auditLog struct {
 	policy, file string
 }
 
+// auditPolicy names all users under test: of others nothing is logged.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [ResponseStarted, ResponseComplete, Panic]
 rules:
 - level: Metadata
-  users: [velero, tidemark, recorder]
+  users: [velero, tidemark, recorder, informer, reader]
 - level: None
 `
 

@@ -166,7 +166,7 @@ func TestCPUOfChildrenThatEndedIsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := process{pid: 42, parent: 7, cpu: 3520 * clockTick, resident: 10 * int64(os.Getpagesize())}
+	want := process{pid: 42, parent: 7, name: "a (b) c", cpu: 3520 * clockTick, resident: 10 * int64(os.Getpagesize())}
 	if p != want {
 		t.Errorf("parseStat = %+v, want %+v", p, want)
 	}
@@ -209,11 +209,25 @@ func TestTreeHasChildrenOfChildren(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(all) == 3 {
-			return
+			break
 		}
 		if time.Now().After(end) {
 			t.Fatalf("tree: %+v, want two shells and a sleep", all)
 		}
+	}
+	m, err := watch(cmd.Process.Pid, 0, os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := m.end()
+	if shell := got[0]; shell.own == 0 || shell.others == 0 || shell.peak <= shell.own || shell.peak > shell.own+shell.others {
+		t.Errorf("a shell and its children: %+v", shell)
+	}
+	if got[1] != (taken{}) {
+		t.Errorf("no process: %+v, want nothing", got[1])
+	}
+	if got[2].others < got[0].peak {
+		t.Errorf("this process: %+v, which lacks the shells", got[2])
 	}
 }
 
@@ -232,6 +246,14 @@ func TestRequestsAreCountedForOneUserOnly(t *testing.T) {
 	} {
 		if got, err := countRequests(strings.NewReader(log), user); err != nil || !maps.Equal(got, want) {
 			t.Errorf("requests of %s: %v, %v, want %v", user, got, err, want)
+		}
+	}
+}
+
+func TestRequestsOfAllUnderTestAreLogged(t *testing.T) {
+	for tool := range informerModes {
+		if !strings.Contains(auditPolicy, tool) {
+			t.Errorf("requests of %s are not logged, and would be told as none", tool)
 		}
 	}
 }
