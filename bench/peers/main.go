@@ -144,7 +144,10 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 	for run := range r.Runs {
 		l.say("%d objects, run %d of %d", n, run+1, r.Runs)
 		for _, turn := range b.turns {
-			if err := l.awaitQuiet(ctx); err != nil {
+			if err := l.awaitQuiet(ctx); err != nil { // else controllers make Events after those there are were deleted
+				return err
+			}
+			if err := l.deleteEvents(ctx); err != nil {
 				return err
 			}
 			samples, err := b.turn(ctx, l, turn)

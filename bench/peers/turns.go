@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // bench is what the flags ask for.
@@ -101,15 +98,7 @@ func (b *bench) restores(ctx context.Context, l *lab, restore func(scenario, fro
 	for mine < len(l.objects) && l.objects[mine].GetNamespace() == from {
 		mine++
 	}
-	if err := l.fill(ctx, l.objects[:mine], l.kinds[:mine]); err != nil {
-		return err
-	}
-	// Velero backs Events up: those of a restore must not burden the next one's turn.
-	events := schema.GroupVersionResource{Version: "v1", Resource: "events"}
-	if err := l.client.Resource(events).Namespace(from).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		return err
-	}
-	return l.awaitQuiet(ctx)
+	return l.fill(ctx, l.objects[:mine], l.kinds[:mine])
 }
 
 // tidemarkTurn starts a daemon with an empty archive, records a churn, and, if it is to do all, takes three
