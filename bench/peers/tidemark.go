@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
@@ -107,6 +108,35 @@ func (t *tidemark) awaitArchived(ctx context.Context) error {
 		}
 		a := s.Archives[0]
 		return a.From.Revision > 0 && a.PendingEvents == 0, nil
+	})
+}
+
+// awaitMerged waits until what was archived before is merged, which makes it smaller: the archive's growth is then of what comes after. Segments
+// are merged after the stretch of time that they lie in, and when another comes.
+func (t *tidemark) awaitMerged(ctx context.Context) error {
+	if err := t.awaitArchived(ctx); err != nil {
+		return err
+	}
+	stretch := compactor.Levels[1]
+	over := time.Now().Truncate(stretch).Add(stretch + time.Second)
+	if err := t.await(ctx, "the next stretch of time", func() (bool, error) { return time.Now().After(over), nil }); err != nil {
+		return err
+	}
+	t.changes++
+	if _, err := t.change(ctx, 0, t.changes<<20); err != nil {
+		return err
+	}
+	if err := t.awaitArchived(ctx); err != nil {
+		return err
+	}
+	var last float64
+	since := time.Now()
+	return t.awaitEvery(ctx, 500*time.Millisecond, "the archive to be merged", func() (bool, error) {
+		now, err := t.retained(ctx)
+		if now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 5*time.Second, err
 	})
 }
 

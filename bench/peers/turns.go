@@ -173,7 +173,7 @@ func (b *bench) tidemarkChurn(ctx context.Context, l *lab, t *tidemark, keep fun
 		return err
 	}
 	counted := func(scenario string, f func() error) error {
-		if err := t.awaitArchived(ctx); err != nil { // not a part of what is measured
+		if err := t.awaitMerged(ctx); err != nil { // not a part of what is measured
 			return err
 		}
 		before, err := t.status(ctx)
@@ -200,6 +200,7 @@ func (b *bench) tidemarkChurn(ctx context.Context, l *lab, t *tidemark, keep fun
 			}
 			return map[string]float64{
 				"events": after.Totals.Events - before.Totals.Events, "stored_bytes": after.Archives[0].Bytes - before.Archives[0].Bytes,
+				"journal_bytes": after.Totals.DiskBytes - before.Totals.DiskBytes,
 			}, nil
 		})
 	}
