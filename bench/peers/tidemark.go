@@ -162,21 +162,28 @@ func (t *tidemark) snapshot(ctx context.Context, before float64) (map[string]flo
 	if err != nil {
 		return nil, err
 	}
-	return map[string]float64{"stored_bytes": now - before, "seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
+	values := r.values()
+	values["stored_bytes"] = now - before
+	return values, nil
+}
+
+// daemonFlags ask the running daemon for what is restored; bucketFlags take it out of the bucket alone, which is encrypted for the key
+// that the daemon made at its first start.
+func (t *tidemark) daemonFlags() []string { return []string{"--server", "unix://" + t.socket()} }
+
+func (t *tidemark) bucketFlags() []string {
+	return []string{"--archive", t.s3.URL(t.bucket, "bench"), "--archive-credentials", t.s3.CredentialsFile(), "--identity", filepath.Join(t.dir, "archive.key")}
 }
 
 // restore restores a namespace as it was at a revision, under the name to.
-func (t *tidemark) restore(ctx context.Context, revision uint64, from, to string) (map[string]float64, error) {
-	args := []string{
-		"restore", "-n", from, "--at", fmt.Sprintf("rv:%d", revision), "--yes", "--server", "unix://" + t.socket(),
+func (t *tidemark) restore(ctx context.Context, revision uint64, from, to string, source []string) (map[string]float64, error) {
+	args := append([]string{
+		"restore", "-n", from, "--at", fmt.Sprintf("rv:%d", revision), "--yes",
 		"--kubeconfig", t.kubeconfig, "--records", filepath.Join(t.dir, "restores"),
-	}
+	}, source...)
 	if from != to {
 		args = append(args, "--namespace-mappings", from+":"+to)
 	}
 	r, err := t.run(ctx, nil, t.lab.tidemark, args...)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]float64{"seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
+	return r.values(), err
 }
