@@ -41,7 +41,7 @@ func start(ctx context.Context, args []string) error {
 	rate := flags.Int("rate", 50, "changes per second of the churn")
 	churn := flags.Duration("churn", time.Minute, "length of the churn")
 	out := flags.String("out", "docs/benchmarks.md", "report to write; empty: none")
-	raw := flags.String("results", "bench/results", "directory for the raw results")
+	raw := flags.String("results", keptResults, "directory for the raw results")
 	render := flags.String("render", "", "measure nothing: write the report of these results")
 	compare := flags.String("check", "", "measure nothing: compare the ratios of two results, OLD.json,NEW.json, or of 'make bench', OLD.txt,NEW.txt")
 	allowed := flags.Float64("allowed", 1.5, "with --check: by how much a ratio may be smaller")
@@ -72,7 +72,7 @@ func start(ctx context.Context, args []string) error {
 			return err
 		}
 		r.compute()
-		return os.WriteFile(*out, r.report(*render), 0o644)
+		return r.writeReport(*out, *render)
 	}
 	sizes, err := parseSizes(*objects)
 	if err != nil {
@@ -104,7 +104,7 @@ func start(ctx context.Context, args []string) error {
 	if *out == "" {
 		return nil
 	}
-	return os.WriteFile(*out, r.report(file), 0o644)
+	return r.writeReport(*out, file)
 }
 
 func parseSizes(text string) (sizes []int, err error) {
@@ -163,6 +163,9 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 	}
 	return nil
 }
+
+// keptResults is where results are kept: of this program, and those of `make bench BENCH=Volumes`, which are in the report as well.
+const keptResults = "bench/results"
 
 // reported are the turns of which the report tells.
 var reported = []string{veleroTool, "tidemark", veleroTunedTool, "recorder", "etcd"}

@@ -76,7 +76,7 @@ func TestRatios(t *testing.T) {
 }
 
 func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
-	text := string(made(30, 0.5).report("raw.json"))
+	text := string(made(30, 0.5).report("raw.json", nil))
 	for _, want := range []string{
 		"| 50000 objects: time of a full backup, velero by a snapshot of ours | >= 12 x | 30 x | met |",
 		"| 50000 objects: CPU per event, churn, recorder by ours | >= 10 x | 0.5 x | **missed** |",
@@ -94,7 +94,7 @@ func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
 		small.Samples[i].Objects = 1000
 	}
 	small.compute()
-	text = string(small.report("raw.json"))
+	text = string(small.report("raw.json", nil))
 	if strings.Contains(text, "full backup, velero by a snapshot of ours | >=") || !strings.Contains(text, "full backup, velero by a snapshot of ours | 30 |") {
 		t.Errorf("the goal of large backups is set for small ones too, or the ratio is not told")
 	}
@@ -120,6 +120,35 @@ func TestCheckComparesRatiosAndNotTimes(t *testing.T) {
 		if err := check(made(30, 0.5), slower, 1.5, io.Discard); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
+	}
+}
+
+func TestVolumesAreInTheReport(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"2026-11-27-volumes-large.txt": "Unit of-kopia-first better=lower\nBenchmarkVolumes/large-2 \t 6 \t 55 ns/op \t 1.2 of-kopia-first \t 0.9 of-kopia-changed \t 1.001 of-kopia-bytes\n" +
+			"--- BENCH: BenchmarkVolumes/large-2\n    x_test.go:1: first: wall 1.88 s\nPASS\n",
+		"2026-11-27-peers.json": "{}",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	volumes, err := loadVolumes(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(made(30, 0.5).report("raw.json", volumes))
+	for _, want := range []string{
+		"| 2 files of 1 GiB | time | 1.20 | - | 0.90 | - | 6 | 2026-11-27-volumes-large.txt |",
+		"\n- volumes, 2 files of 1 GiB, first, time: 1.20 of kopia's (2026-11-27-volumes-large.txt)\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+	if strings.Contains(text, "bytes stored: 1.0") {
+		t.Error("a thousandth is told as a loss")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 )
@@ -48,11 +49,18 @@ const reportCannot = `
 - The recorder cannot say what it missed while it was down, keeps Secrets in the clear, never drops anything, holds nothing that could be restored without more
   work, and writes to one disk. Its CPU has neither compression nor encryption nor an upload in it; Tidemark's has.
 - Tidemark's own requests: lists and watches once at its start, watches after that.
-- Content of volumes beside the kopia command line: ` + "`make bench BENCH=Volumes`" + `, figures in bench/README.md.
 `
 
-// report writes docs/benchmarks.md.
-func (r *results) report(raw string) []byte {
+// writeReport writes docs/benchmarks.md.
+func (r *results) writeReport(path, raw string) error {
+	volumes, err := loadVolumes(keptResults)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, r.report(raw, volumes), 0o644)
+}
+
+func (r *results) report(raw string, volumes []volumeRun) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, reportHead, "`"+raw+"`")
 	r.writeMachine(&b)
@@ -61,7 +69,8 @@ func (r *results) report(raw string) []byte {
 	for _, n := range r.Objects {
 		r.writeSize(&b, n)
 	}
-	r.writeLosses(&b)
+	writeVolumes(&b, volumes)
+	r.writeLosses(&b, volumes)
 	fmt.Fprint(&b, reportCannot)
 	return b.Bytes()
 }
@@ -238,13 +247,19 @@ func (r *results) writeHistory(b *bytes.Buffer, n int) {
 }
 
 // writeLosses lists what Tidemark is worse in: these are not to be searched for.
-func (r *results) writeLosses(b *bytes.Buffer) {
-	fmt.Fprint(b, "\n## Where Tidemark is worse\n\n")
+func (r *results) writeLosses(b *bytes.Buffer, volumes []volumeRun) {
+	fmt.Fprint(b, "\n## Where Tidemark is worse\n\nRatios below 1, and what takes more than kopia:\n\n")
 	none := true
 	for _, x := range r.Ratios {
 		if x.Value < 1 {
 			none = false
 			fmt.Fprintf(b, "- %s: %.2g\n", x.Name, x.Value)
+		}
+	}
+	for _, v := range volumes {
+		for _, text := range v.losses() {
+			none = false
+			fmt.Fprintf(b, "- %s\n", text)
 		}
 	}
 	if none {
