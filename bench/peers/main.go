@@ -78,7 +78,6 @@ func start(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	p, err := buildPrograms(ctx, *profiles != "", os.Stderr)
 	if err != nil {
 		return err
@@ -87,20 +86,21 @@ func start(ctx context.Context, args []string) error {
 		return err
 	}
 	r := &results{
-		Date: began.UTC().Format(time.DateOnly), Machine: thisMachine(), Versions: p.versions, Flags: flagsOfTools(), Objects: sizes,
-		Runs: *runs, Rate: *rate, Churn: churn.Seconds(),
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: thisMachine(), Versions: p.versions, Flags: flagsOfTools(), Objects: sizes,
+		Runs: *runs, Rate: *rate, Churn: churn.Seconds(), began: time.Now(),
 	}
 	file := filepath.Join(*raw, r.Date+"-peers.json")
 	b := &bench{rate: *rate, churn: *churn, profiles: *profiles}
 	if b.turns = reported; *only != "" {
 		b.turns = strings.Split(*only, ",")
 	}
+	r.Turns = b.turns
 	for _, n := range sizes {
 		if err := b.size(ctx, p.programs, n, r, file, *keep); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintf(os.Stderr, "measured in %s: %s\n", time.Since(began).Round(time.Second), file)
+	fmt.Fprintf(os.Stderr, "measured in %s: %s\n", r.took(), file)
 	if *out == "" {
 		return nil
 	}

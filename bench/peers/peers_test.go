@@ -23,7 +23,7 @@ func made(v, w float64) *results {
 			{Tool: veleroTool, Scenario: "backup-changed", Values: map[string]float64{"seconds": 20, "stored_bytes": 1e6}},
 			{Tool: "tidemark", Scenario: "backup-first", Values: map[string]float64{"seconds": 2, "written_bytes": 200, "requests": 0}},
 			{Tool: "tidemark", Scenario: "backup-unchanged", Values: map[string]float64{"seconds": 2, "written_bytes": 1}},
-			{Tool: "tidemark", Scenario: "restore-other", Values: map[string]float64{"seconds": 2, "requests_per_object": 1.3}},
+			{Tool: "tidemark", Scenario: "restore-other", Values: map[string]float64{"seconds": 2, "requests_per_object": 1.3, "objects_missing": float64(run - 1), "own_peak_bytes": 64 << 20, "cli_peak_bytes": float64(run) * (32 << 20)}},
 			{Tool: "tidemark", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 600, "cpu_seconds": 1, "stored_bytes": 6000}},
 			{Tool: "recorder", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 300, "cpu_seconds": w / 2, "written_bytes": 300_000}},
 		} {
@@ -76,11 +76,18 @@ func TestRatios(t *testing.T) {
 }
 
 func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
-	text := string(made(30, 0.5).report("raw.json", nil))
+	whole := made(30, 0.5)
+	whole.Took, whole.Versions = 5600, map[string]string{"tidemark": "abc1234"}
+	text := string(whole.report("raw.json", nil))
 	for _, want := range []string{
 		"| 50000 objects: time of a full backup, velero by a snapshot of ours | >= 12 x | 30 x | met |",
 		"| 50000 objects: CPU per event, churn, recorder by ours | >= 10 x | 0.5 x | **missed** |",
 		"| 50000 objects: restore-other, requests per object | <= 1.2 | 1.30 | **missed** |",
+		"| 50000 objects: restore-other, objects that are missing afterwards | 0 | 1 | **missed** |",
+		"| 50000 objects: restore-same, objects that are missing afterwards | 0 | - | **not measured** |",
+		"| 50000 objects: restore-bucket, objects/s, ours by velero's restore-other | >= 20 x | - | **not measured** |",
+		"| tidemark | restore | 64 | - | 64 | - | - | - |",
+		"Measured in 1h33m20s, with Tidemark at commit abc1234.",
 		"\n- 50000 objects: CPU per event, churn, recorder by ours: 0.5\n",
 		"`raw.json`",
 	} {
@@ -123,6 +130,56 @@ func TestCheckComparesRatiosAndNotTimes(t *testing.T) {
 	}
 }
 
+func TestCheckMissesARatioThatIsGone(t *testing.T) {
+	before := made(30, 0.5)
+	gone := func(change func(*results)) *results {
+		now := made(30, 0.5)
+		for _, s := range now.Samples {
+			if s.Tool == "tidemark" && s.Scenario == "churn" {
+				s.Values["cpu_seconds"] = 0 // "CPU per event" has nothing to divide by
+			}
+		}
+		change(now)
+		now.compute()
+		return now
+	}
+	for _, c := range []struct {
+		name string
+		now  *results
+		want error
+	}{
+		{"all turns were taken", gone(func(*results) {}), errWorse},
+		{"all turns were taken, as told", gone(func(r *results) { r.Turns = reported }), errWorse},
+		{"some turns were taken", gone(func(r *results) { r.Turns = []string{"tidemark"} }), nil},
+	} {
+		if err := check(before, c.now, 1.5, io.Discard); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+	before.Objects = []int{large, 1000}
+	before.Ratios = append(before.Ratios, ratio{Name: "1000 objects: restore-other, objects/s, ours by velero", Value: 20})
+	if err := check(before, made(30, 0.5), 1.5, io.Discard); err != nil {
+		t.Errorf("one size less: %v", err)
+	}
+	if err := check(made(30, 0.5), &results{Objects: []int{large}}, 1.5, io.Discard); !errors.Is(err, errWorse) {
+		t.Errorf("everything is gone: %v, want %v", err, errWorse)
+	}
+}
+
+func TestOldResultsHaveNoListsWhereNoneWereCounted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "old.json")
+	if err := made(30, 0.5).save(path); err != nil {
+		t.Fatal(err)
+	}
+	r, err := load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "| 50000 objects: list requests of a full snapshot | 0 | 0 | met |"; !strings.Contains(string(r.report(path, nil)), want) {
+		t.Errorf("the report lacks %q", want)
+	}
+}
+
 func TestVolumesAreInTheReport(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
@@ -149,6 +206,14 @@ func TestVolumesAreInTheReport(t *testing.T) {
 	}
 	if strings.Contains(text, "bytes stored: 1.0") {
 		t.Error("a thousandth is told as a loss")
+	}
+}
+
+func TestRequestsOfAllUnderTestAreLogged(t *testing.T) {
+	for tool := range informerModes {
+		if !strings.Contains(auditPolicy, tool) {
+			t.Errorf("requests of %s are not logged, and would be told as none", tool)
+		}
 	}
 }
 
@@ -275,14 +340,6 @@ func TestRequestsAreCountedForOneUserOnly(t *testing.T) {
 	} {
 		if got, err := countRequests(strings.NewReader(log), user); err != nil || !maps.Equal(got, want) {
 			t.Errorf("requests of %s: %v, %v, want %v", user, got, err, want)
-		}
-	}
-}
-
-func TestRequestsOfAllUnderTestAreLogged(t *testing.T) {
-	for tool := range informerModes {
-		if !strings.Contains(auditPolicy, tool) {
-			t.Errorf("requests of %s are not logged, and would be told as none", tool)
 		}
 	}
 }
