@@ -117,6 +117,10 @@ func (t *tidemark) awaitMerged(ctx context.Context) error {
 	if err := t.awaitArchived(ctx); err != nil {
 		return err
 	}
+	before, err := t.retained(ctx)
+	if err != nil {
+		return err
+	}
 	stretch := compactor.Levels[1]
 	over := time.Now().Truncate(stretch).Add(stretch + time.Second)
 	if err := t.await(ctx, "the next stretch of time", func() (bool, error) { return time.Now().After(over), nil }); err != nil {
@@ -131,13 +135,15 @@ func (t *tidemark) awaitMerged(ctx context.Context) error {
 	}
 	var last float64
 	since := time.Now()
-	return t.awaitEvery(ctx, 500*time.Millisecond, "the archive to be merged", func() (bool, error) {
+	err = t.awaitEvery(ctx, 500*time.Millisecond, "the archive to be merged", func() (bool, error) {
 		now, err := t.retained(ctx)
 		if now != last {
 			last, since = now, time.Now()
 		}
 		return time.Since(since) > 5*time.Second, err
 	})
+	t.say("%-14s %-18s from %.1f to %.1f KB", "tidemark", "merged", before/kilo, last/kilo)
+	return err
 }
 
 // retained is how many bytes the archive takes. The bucket also has, for a while, what was merged into other files.
