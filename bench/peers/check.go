@@ -40,7 +40,7 @@ func check(before, now *results, allowed float64, out io.Writer) error {
 	}
 	switch {
 	case worse == 0 && compared == 0:
-		return errors.New("the two results have no ratio in common: were they made with the same --objects?")
+		return errors.New("the two results have no ratio in common: were they made with the same --objects and --only?")
 	case worse > 0:
 		return fmt.Errorf("%w: %d, by more than the factor %g, or missing", errWorse, worse, allowed)
 	}
