@@ -8,7 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"github.com/tidemark-backup/tidemark/journal/capture"
 )
 
 // auditLog counts the requests of each user: the API server's own metrics do not tell them apart, and controllers ask a
@@ -17,12 +18,13 @@ type auditLog struct {
 	policy, file string
 }
 
+// auditPolicy names all users under test: of others nothing is logged.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [ResponseStarted, ResponseComplete, Panic]
 rules:
 - level: Metadata
-  users: [velero, tidemark, recorder]
+  users: [velero, tidemark, recorder, informer, reader]
 - level: None
 `
 
@@ -47,11 +49,8 @@ func (a *auditLog) mark() (int64, error) {
 	return info.Size(), nil
 }
 
-// exactList is how a list of the daemon's continuous comparison with the cluster is known: it goes on at all times, whatever else
-// is measured.
-const exactList = "resourceVersionMatch=Exact"
-
-// since counts a user's requests by verb since a mark; those of the continuous comparison have "audit" for a verb.
+// since counts a user's requests by verb since a mark. Those of the daemon's continuous comparison with the cluster, which goes on
+// at all times, whatever else is measured, have "audit" for a verb.
 func (a *auditLog) since(mark int64, user string) (map[string]int, error) {
 	f, err := os.Open(a.file)
 	if err != nil {
@@ -73,9 +72,9 @@ func countRequests(r io.Reader, user string) (map[string]int, error) {
 			return counts, nil
 		}
 		var request struct {
-			Verb       string
-			RequestURI string
-			User       struct{ Username string }
+			Verb      string
+			UserAgent string
+			User      struct{ Username string }
 		}
 		if err := json.Unmarshal(bytes.TrimSpace(text), &request); err != nil {
 			return nil, fmt.Errorf("audit log: %w", err)
@@ -83,7 +82,7 @@ func countRequests(r io.Reader, user string) (map[string]int, error) {
 		if request.User.Username != user {
 			continue
 		}
-		if request.Verb == "list" && strings.Contains(request.RequestURI, exactList) {
+		if request.UserAgent == capture.AuditAgent {
 			request.Verb = "audit"
 		}
 		counts[request.Verb]++

@@ -12,36 +12,33 @@ func (l *lab) etcdTurn(ctx context.Context) (all []sample, err error) {
 	if err != nil {
 		return nil, err
 	}
-	file := filepath.Join(dir, "snapshot.db")
+	file, second := filepath.Join(dir, "snapshot.db"), filepath.Join(dir, "snapshot-2.db")
 	for _, step := range []struct {
 		scenario, program string
 		args              []string
+		saved             string // file that it writes
 	}{
-		{"backup-first", l.etcdctl, []string{"snapshot", "save", file, "--endpoints", l.cluster.EtcdEndpoint()}},
-		{"backup-unchanged", l.etcdctl, []string{"snapshot", "save", file + "-2", "--endpoints", l.cluster.EtcdEndpoint()}},
-		{"restore-all", l.etcdutl, []string{"snapshot", "restore", file, "--data-dir", filepath.Join(dir, "data")}},
+		{"backup-first", l.etcdctl, []string{"snapshot", "save", file, "--endpoints", l.cluster.EtcdEndpoint()}, file},
+		{"backup-unchanged", l.etcdctl, []string{"snapshot", "save", second, "--endpoints", l.cluster.EtcdEndpoint()}, second},
+		{"restore-all", l.etcdutl, []string{"snapshot", "restore", file, "--data-dir", filepath.Join(dir, "data")}, ""},
 	} {
-		server, err := l.serverCounters(ctx)
+		s, err := l.measure(ctx, subject{tool: "etcd"}, step.scenario, func() (map[string]float64, error) {
+			r, err := l.run(ctx, nil, step.program, step.args...)
+			values := r.values()
+			if err != nil || step.saved == "" {
+				return values, err
+			}
+			info, err := os.Stat(step.saved)
+			if err != nil {
+				return nil, err
+			}
+			values["stored_bytes"], values["written_bytes"] = float64(info.Size()), float64(info.Size())
+			return values, nil
+		})
 		if err != nil {
-			return nil, err
+			return all, err
 		}
-		r, err := l.run(ctx, nil, step.program, step.args...)
-		if err != nil {
-			return nil, err
-		}
-		now, err := l.serverCounters(ctx)
-		if err != nil {
-			return nil, err
-		}
-		info, err := os.Stat(file)
-		if err != nil {
-			return nil, err
-		}
-		l.say("%-14s %-18s %6.1f s", "etcd", step.scenario, r.wall.Seconds())
-		all = append(all, sample{Tool: "etcd", Scenario: step.scenario, Values: map[string]float64{
-			"seconds": r.wall.Seconds(), "cpu_seconds": r.cpu.Seconds(), "peak_bytes": float64(r.peak), "stored_bytes": float64(info.Size()),
-			"apiserver_cpu_seconds": now.cpu - server.cpu,
-		}})
+		all = append(all, s)
 	}
 	return all, nil
 }

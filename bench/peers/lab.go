@@ -48,11 +48,13 @@ type lab struct {
 	cluster *localcluster.Cluster
 	s3      *locals3.Server
 	client  *dynamic.DynamicClient
-	audit   *auditLog
-	objects []*unstructured.Unstructured
-	kinds   []schema.GroupVersionResource // of objects
-	turns   int                           // so far: each has a directory and a bucket of its own
-	changes int
+	// Processes of the cluster.
+	apiserver, etcd int
+	audit           *auditLog
+	objects         []*unstructured.Unstructured
+	kinds           []schema.GroupVersionResource // of objects
+	turns           int                           // so far: each has a directory and a bucket of its own
+	changes         int
 }
 
 // openLab starts the servers and fills the cluster with n objects in namespaces of 1,000.
@@ -71,6 +73,12 @@ func openLab(ctx context.Context, p programs, dir string, n int, out io.Writer) 
 	}
 	l.cluster, err = localcluster.Start(ctx, localcluster.Options{APIServerArgs: l.audit.flags(), Output: out})
 	if err != nil {
+		return l, err
+	}
+	if l.apiserver, err = childNamed("kube-apiserver"); err != nil {
+		return l, err
+	}
+	if l.etcd, err = childNamed("etcd"); err != nil {
 		return l, err
 	}
 	if l.s3, err = locals3.Start(ctx, locals3.Options{Output: out}); err != nil {
@@ -251,6 +259,21 @@ func (l *lab) awaitQuiet(ctx context.Context) error {
 	})
 }
 
+// deleteEvents deletes what the turn before left: Velero backs Events up, the others do not record them.
+func (l *lab) deleteEvents(ctx context.Context) error {
+	spaces, err := l.client.Resource(namespaces).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	events := l.client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "events"})
+	for _, ns := range spaces.Items {
+		if err := events.Namespace(ns.GetName()).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+			return fmt.Errorf("delete events of %s: %w", ns.GetName(), err)
+		}
+	}
+	return nil
+}
+
 const awaitLimit = 15 * time.Minute
 
 func (l *lab) await(ctx context.Context, what string, ready func() (bool, error)) error {
@@ -306,6 +329,11 @@ type ran struct {
 	out       []byte
 	wall, cpu time.Duration
 	peak      int64 // bytes
+}
+
+// values are those of a sample in which the program is the command that a user waits for.
+func (r ran) values() map[string]float64 {
+	return map[string]float64{"seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}
 }
 
 func (l *lab) run(ctx context.Context, env []string, name string, args ...string) (ran, error) {

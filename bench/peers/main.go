@@ -41,7 +41,7 @@ func start(ctx context.Context, args []string) error {
 	rate := flags.Int("rate", 50, "changes per second of the churn")
 	churn := flags.Duration("churn", time.Minute, "length of the churn")
 	out := flags.String("out", "docs/benchmarks.md", "report to write; empty: none")
-	raw := flags.String("results", "bench/results", "directory for the raw results")
+	raw := flags.String("results", keptResults, "directory for the raw results")
 	render := flags.String("render", "", "measure nothing: write the report of these results")
 	compare := flags.String("check", "", "measure nothing: compare the ratios of two results, OLD.json,NEW.json, or of 'make bench', OLD.txt,NEW.txt")
 	allowed := flags.Float64("allowed", 1.5, "with --check: by how much a ratio may be smaller")
@@ -72,13 +72,12 @@ func start(ctx context.Context, args []string) error {
 			return err
 		}
 		r.compute()
-		return os.WriteFile(*out, r.report(*render), 0o644)
+		return r.writeReport(*out, *render)
 	}
 	sizes, err := parseSizes(*objects)
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	p, err := buildPrograms(ctx, *profiles != "", os.Stderr)
 	if err != nil {
 		return err
@@ -87,24 +86,25 @@ func start(ctx context.Context, args []string) error {
 		return err
 	}
 	r := &results{
-		Date: began.UTC().Format(time.DateOnly), Machine: thisMachine(), Versions: p.versions, Flags: flagsOfTools(), Objects: sizes,
-		Runs: *runs, Rate: *rate, Churn: churn.Seconds(),
+		Date: time.Now().UTC().Format(time.DateOnly), Machine: thisMachine(), Versions: p.versions, Flags: flagsOfTools(), Objects: sizes,
+		Runs: *runs, Rate: *rate, Churn: churn.Seconds(), began: time.Now(),
 	}
 	file := filepath.Join(*raw, r.Date+"-peers.json")
 	b := &bench{rate: *rate, churn: *churn, profiles: *profiles}
 	if b.turns = reported; *only != "" {
 		b.turns = strings.Split(*only, ",")
 	}
+	r.Turns = b.turns
 	for _, n := range sizes {
 		if err := b.size(ctx, p.programs, n, r, file, *keep); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintf(os.Stderr, "measured in %s: %s\n", time.Since(began).Round(time.Second), file)
+	fmt.Fprintf(os.Stderr, "measured in %s: %s\n", r.took(), file)
 	if *out == "" {
 		return nil
 	}
-	return os.WriteFile(*out, r.report(file), 0o644)
+	return r.writeReport(*out, file)
 }
 
 func parseSizes(text string) (sizes []int, err error) {
@@ -144,7 +144,10 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 	for run := range r.Runs {
 		l.say("%d objects, run %d of %d", n, run+1, r.Runs)
 		for _, turn := range b.turns {
-			if err := l.awaitQuiet(ctx); err != nil {
+			if err := l.awaitQuiet(ctx); err != nil { // else controllers make Events after those there are were deleted
+				return err
+			}
+			if err := l.deleteEvents(ctx); err != nil {
 				return err
 			}
 			samples, err := b.turn(ctx, l, turn)
@@ -160,6 +163,9 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 	}
 	return nil
 }
+
+// keptResults is where results are kept: of this program, and those of `make bench BENCH=Volumes`, which are in the report as well.
+const keptResults = "bench/results"
 
 // reported are the turns of which the report tells.
 var reported = []string{veleroTool, "tidemark", veleroTunedTool, "recorder", "etcd"}

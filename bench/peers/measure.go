@@ -18,7 +18,7 @@ import (
 type subject struct {
 	tool   string
 	user   string // under which it talks to the API server
-	pid    int
+	pid    int    // 0: nothing runs but the commands that the measured function tells of
 	bucket string
 	// start, when set, starts the program: all that it takes from its first moment on is counted.
 	start func() (pid int, err error)
@@ -35,11 +35,11 @@ func (l *lab) measure(ctx context.Context, s subject, scenario string, f func() 
 	if err != nil {
 		return sample{}, err
 	}
-	server, err := l.serverCounters(ctx)
+	counters, err := l.serverCounters(ctx)
 	if err != nil {
 		return sample{}, err
 	}
-	store, err := watch(l.s3.Pid())
+	servers, err := watch(l.s3.Pid(), l.apiserver, l.etcd)
 	if err != nil {
 		return sample{}, err
 	}
@@ -54,29 +54,30 @@ func (l *lab) measure(ctx context.Context, s subject, scenario string, f func() 
 		return sample{}, err
 	}
 	if s.start != nil {
-		own.began = 0
+		own.began[0] = 0
 	}
 	values, err := f()
 	took := time.Since(began)
-	cpu, peak := own.end()
-	storeCPU, _ := store.end()
+	tool, server := own.end()[0], servers.end()
 	if err != nil {
 		return sample{}, fmt.Errorf("%s: %s: %w", s.tool, scenario, err)
 	}
 	all := map[string]float64{
-		"seconds": took.Seconds(), "cpu_seconds": cpu.Seconds(), "peak_bytes": float64(peak), "store_cpu_seconds": storeCPU.Seconds(),
+		"seconds": took.Seconds(), "cpu_seconds": tool.cpu.Seconds(), "peak_bytes": float64(tool.peak), "store_cpu_seconds": server[0].cpu.Seconds(),
+		"own_peak_bytes": float64(tool.own), "others_peak_bytes": float64(tool.others),
+		"store_peak_bytes": float64(server[0].peak), "apiserver_peak_bytes": float64(server[1].peak), "etcd_peak_bytes": float64(server[2].peak),
 	}
 	now, err := l.serverCounters(ctx)
 	if err != nil {
 		return sample{}, err
 	}
-	all["apiserver_cpu_seconds"] = now.cpu - server.cpu
-	all["apiserver_requests"] = now.requests - server.requests
+	all["apiserver_cpu_seconds"] = now.cpu - counters.cpu
+	all["apiserver_requests"] = now.requests - counters.requests
 	verbs, err := l.audit.since(sent, s.user)
 	if err != nil {
 		return sample{}, err
 	}
-	all["requests"] = 0
+	all["requests"], all["requests_list"], all["requests_audit"] = 0, 0, 0
 	for verb, n := range verbs {
 		all["requests"] += float64(n)
 		all["requests_"+verb] = float64(n)

@@ -23,7 +23,7 @@ func made(v, w float64) *results {
 			{Tool: veleroTool, Scenario: "backup-changed", Values: map[string]float64{"seconds": 20, "stored_bytes": 1e6}},
 			{Tool: "tidemark", Scenario: "backup-first", Values: map[string]float64{"seconds": 2, "written_bytes": 200, "requests": 0}},
 			{Tool: "tidemark", Scenario: "backup-unchanged", Values: map[string]float64{"seconds": 2, "written_bytes": 1}},
-			{Tool: "tidemark", Scenario: "restore-other", Values: map[string]float64{"seconds": 2, "requests_per_object": 1.3}},
+			{Tool: "tidemark", Scenario: "restore-other", Values: map[string]float64{"seconds": 2, "requests_per_object": 1.3, "objects_missing": float64(run - 1), "own_peak_bytes": 64 << 20, "cli_peak_bytes": float64(run) * (32 << 20)}},
 			{Tool: "tidemark", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 600, "cpu_seconds": 1, "stored_bytes": 6000}},
 			{Tool: "recorder", Scenario: "churn", Values: map[string]float64{"seconds": 60, "events": 300, "cpu_seconds": w / 2, "written_bytes": 300_000}},
 		} {
@@ -76,11 +76,18 @@ func TestRatios(t *testing.T) {
 }
 
 func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
-	text := string(made(30, 0.5).report("raw.json"))
+	whole := made(30, 0.5)
+	whole.Took, whole.Versions = 5600, map[string]string{"tidemark": "abc1234"}
+	text := string(whole.report("raw.json", nil))
 	for _, want := range []string{
 		"| 50000 objects: time of a full backup, velero by a snapshot of ours | >= 12 x | 30 x | met |",
 		"| 50000 objects: CPU per event, churn, recorder by ours | >= 10 x | 0.5 x | **missed** |",
 		"| 50000 objects: restore-other, requests per object | <= 1.2 | 1.30 | **missed** |",
+		"| 50000 objects: restore-other, objects that are missing afterwards | 0 | 1 | **missed** |",
+		"| 50000 objects: restore-same, objects that are missing afterwards | 0 | - | **not measured** |",
+		"| 50000 objects: restore-bucket, objects/s, ours by velero's restore-other | >= 20 x | - | **not measured** |",
+		"| tidemark | restore | 64 | - | 64 | - | - | - |",
+		"Measured in 1h33m20s, with Tidemark at commit abc1234.",
 		"\n- 50000 objects: CPU per event, churn, recorder by ours: 0.5\n",
 		"`raw.json`",
 	} {
@@ -94,7 +101,7 @@ func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
 		small.Samples[i].Objects = 1000
 	}
 	small.compute()
-	text = string(small.report("raw.json"))
+	text = string(small.report("raw.json", nil))
 	if strings.Contains(text, "full backup, velero by a snapshot of ours | >=") || !strings.Contains(text, "full backup, velero by a snapshot of ours | 30 |") {
 		t.Errorf("the goal of large backups is set for small ones too, or the ratio is not told")
 	}
@@ -119,6 +126,93 @@ func TestCheckComparesRatiosAndNotTimes(t *testing.T) {
 		}
 		if err := check(made(30, 0.5), slower, 1.5, io.Discard); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+func TestCheckMissesARatioThatIsGone(t *testing.T) {
+	before := made(30, 0.5)
+	gone := func(change func(*results)) *results {
+		now := made(30, 0.5)
+		for _, s := range now.Samples {
+			if s.Tool == "tidemark" && s.Scenario == "churn" {
+				s.Values["cpu_seconds"] = 0 // "CPU per event" has nothing to divide by
+			}
+		}
+		change(now)
+		now.compute()
+		return now
+	}
+	for _, c := range []struct {
+		name string
+		now  *results
+		want error
+	}{
+		{"all turns were taken", gone(func(*results) {}), errWorse},
+		{"all turns were taken, as told", gone(func(r *results) { r.Turns = reported }), errWorse},
+		{"some turns were taken", gone(func(r *results) { r.Turns = []string{"tidemark"} }), nil},
+	} {
+		if err := check(before, c.now, 1.5, io.Discard); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+	before.Objects = []int{large, 1000}
+	before.Ratios = append(before.Ratios, ratio{Name: "1000 objects: restore-other, objects/s, ours by velero", Value: 20})
+	if err := check(before, made(30, 0.5), 1.5, io.Discard); err != nil {
+		t.Errorf("one size less: %v", err)
+	}
+	if err := check(made(30, 0.5), &results{Objects: []int{large}}, 1.5, io.Discard); !errors.Is(err, errWorse) {
+		t.Errorf("everything is gone: %v, want %v", err, errWorse)
+	}
+}
+
+func TestOldResultsHaveNoListsWhereNoneWereCounted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "old.json")
+	if err := made(30, 0.5).save(path); err != nil {
+		t.Fatal(err)
+	}
+	r, err := load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "| 50000 objects: list requests of a full snapshot | 0 | 0 | met |"; !strings.Contains(string(r.report(path, nil)), want) {
+		t.Errorf("the report lacks %q", want)
+	}
+}
+
+func TestVolumesAreInTheReport(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"2026-11-27-volumes-large.txt": "Unit of-kopia-first better=lower\nBenchmarkVolumes/large-2 \t 6 \t 55 ns/op \t 1.2 of-kopia-first \t 0.9 of-kopia-changed \t 1.001 of-kopia-bytes\n" +
+			"--- BENCH: BenchmarkVolumes/large-2\n    x_test.go:1: first: wall 1.88 s\nPASS\n",
+		"2026-11-27-peers.json": "{}",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	volumes, err := loadVolumes(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(made(30, 0.5).report("raw.json", volumes))
+	for _, want := range []string{
+		"| 2 files of 1 GiB | time | 1.20 | - | 0.90 | - | 6 | 2026-11-27-volumes-large.txt |",
+		"\n- volumes, 2 files of 1 GiB, first, time: 1.20 of kopia's (2026-11-27-volumes-large.txt)\n",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q", want)
+		}
+	}
+	if strings.Contains(text, "bytes stored: 1.0") {
+		t.Error("a thousandth is told as a loss")
+	}
+}
+
+func TestRequestsOfAllUnderTestAreLogged(t *testing.T) {
+	for tool := range informerModes {
+		if !strings.Contains(auditPolicy, tool) {
+			t.Errorf("requests of %s are not logged, and would be told as none", tool)
 		}
 	}
 }
@@ -166,7 +260,7 @@ func TestCPUOfChildrenThatEndedIsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := process{pid: 42, parent: 7, cpu: 3520 * clockTick, resident: 10 * int64(os.Getpagesize())}
+	want := process{pid: 42, parent: 7, name: "a (b) c", cpu: 3520 * clockTick, resident: 10 * int64(os.Getpagesize())}
 	if p != want {
 		t.Errorf("parseStat = %+v, want %+v", p, want)
 	}
@@ -209,11 +303,25 @@ func TestTreeHasChildrenOfChildren(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(all) == 3 {
-			return
+			break
 		}
 		if time.Now().After(end) {
 			t.Fatalf("tree: %+v, want two shells and a sleep", all)
 		}
+	}
+	m, err := watch(cmd.Process.Pid, 0, os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := m.end()
+	if shell := got[0]; shell.own == 0 || shell.others == 0 || shell.peak <= shell.own || shell.peak > shell.own+shell.others {
+		t.Errorf("a shell and its children: %+v", shell)
+	}
+	if got[1] != (taken{}) {
+		t.Errorf("no process: %+v, want nothing", got[1])
+	}
+	if got[2].others < got[0].peak {
+		t.Errorf("this process: %+v, which lacks the shells", got[2])
 	}
 }
 
@@ -222,12 +330,13 @@ func TestRequestsAreCountedForOneUserOnly(t *testing.T) {
 {"verb":"get","user":{"username":"tidemark"}}
 {"verb":"patch","user":{"username":"velero"}}
 {"verb":"get","user":{"username":"velero"}}
-{"verb":"list","requestURI":"/api/v1/pods?limit=500","user":{"username":"tidemark"}}
-{"verb":"list","requestURI":"/api/v1/pods?limit=500&resourceVersion=7&resourceVersionMatch=Exact","user":{"username":"tidemark"}}
+{"verb":"list","requestURI":"/api/v1/pods?limit=500","userAgent":"tidemark-capture","user":{"username":"tidemark"}}
+{"verb":"list","requestURI":"/api/v1/pods?limit=500&resourceVersion=7&resourceVersionMatch=Exact","userAgent":"tidemark-audit","user":{"username":"tidemark"}}
+{"verb":"list","requestURI":"/api/v1/pods?continue=abc&limit=500","userAgent":"tidemark-audit","user":{"username":"tidemark"}}
 {"verb":"get","user":{"userna`
 	for user, want := range map[string]map[string]int{
 		"velero":   {"get": 2, "patch": 1},
-		"tidemark": {"get": 1, "list": 1, "audit": 1},
+		"tidemark": {"get": 1, "list": 1, "audit": 2},
 	} {
 		if got, err := countRequests(strings.NewReader(log), user); err != nil || !maps.Equal(got, want) {
 			t.Errorf("requests of %s: %v, %v, want %v", user, got, err, want)

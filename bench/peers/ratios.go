@@ -20,9 +20,13 @@ func (r *results) compute() {
 	r.Ratios = nil
 	for _, n := range r.Objects {
 		add := func(goal float64, what string, theirs, ours float64) {
+			x := ratio{Name: fmt.Sprintf("%d objects: %s", n, what), Goal: goal}
 			if theirs > 0 && ours > 0 {
-				r.Ratios = append(r.Ratios, ratio{Name: fmt.Sprintf("%d objects: %s", n, what), Value: theirs / ours, Goal: goal})
+				x.Value = theirs / ours
+			} else if goal == 0 {
+				return
 			}
+			r.Ratios = append(r.Ratios, x)
 		}
 		atLarge := func(goal float64) float64 {
 			if n < large {
@@ -37,15 +41,20 @@ func (r *results) compute() {
 			add(0, "time of a full backup, "+tool+" by our first recording", of(tool, "backup-first", "seconds"), of(us, "first-recording", "seconds"))
 			add(0, "time of a backup after 1 % changed, "+tool+" by ours", of(tool, "backup-changed", "seconds"), of(us, "backup-changed", "seconds"))
 			add(0, "bytes of a backup after 1 % changed, "+tool+" by ours", of(tool, "backup-changed", "stored_bytes"), of(us, "backup-changed", "stored_bytes"))
+			add(0, "memory of all processes in a full backup, "+tool+" by a snapshot of ours", of(tool, "backup-first", "peak_bytes"), of(us, "backup-first", "peak_bytes"))
 			goal := 20.
 			if tool == veleroTunedTool {
 				goal = 15
 			}
-			for _, scenario := range []string{"restore-other", "restore-same"} {
-				add(goal, scenario+", objects/s, ours by "+tool, of(us, scenario, "objects_per_second"), of(tool, scenario, "objects_per_second"))
-				add(0, scenario+", requests per object, "+tool+" by ours", of(tool, scenario, "requests_per_object"), of(us, scenario, "requests_per_object"))
-				add(4, scenario+", memory of all processes, "+tool+" by ours", of(tool, scenario, "peak_bytes"), of(us, scenario, "peak_bytes"))
-				add(0, scenario+", CPU of the API server, "+tool+" by ours", of(tool, scenario, "apiserver_cpu_seconds"), of(us, scenario, "apiserver_cpu_seconds"))
+			for _, scenario := range ourRestores {
+				theirs, whose := scenario, tool
+				if scenario == "restore-bucket" { // all of theirs are
+					theirs, whose = "restore-other", tool+"'s restore-other"
+				}
+				add(goal, scenario+", objects/s, ours by "+whose, of(us, scenario, "objects_per_second"), of(tool, theirs, "objects_per_second"))
+				add(0, scenario+", requests per object, "+whose+" by ours", of(tool, theirs, "requests_per_object"), of(us, scenario, "requests_per_object"))
+				add(4, scenario+", memory of all processes, "+whose+" by ours", of(tool, theirs, "peak_bytes"), of(us, scenario, "peak_bytes"))
+				add(0, scenario+", CPU of the API server, "+whose+" by ours", of(tool, theirs, "apiserver_cpu_seconds"), of(us, scenario, "apiserver_cpu_seconds"))
 			}
 			add(0, "bytes stored a day under churn, "+tool+" by ours", r.veleroPerDay(n, tool), r.tidemarkPerDay(n))
 			add(0, "from a change to its durability in the store, "+tool+"'s mean by our median", r.veleroLag(n, tool).Seconds(), of(us, "lag", "archive_p50"))
@@ -53,11 +62,14 @@ func (r *results) compute() {
 		add(atLarge(100), "bytes of a first snapshot by those of one with nothing changed", of(us, "backup-first", "written_bytes"), of(us, "backup-unchanged", "written_bytes"))
 		add(0, "time of a full backup, etcdctl snapshot save by a snapshot of ours", of("etcd", "backup-first", "seconds"), of(us, "backup-first", "seconds"))
 		add(0, "bytes of a full backup, etcdctl snapshot save by a snapshot of ours", of("etcd", "backup-first", "stored_bytes"), of(us, "backup-first", "stored_bytes"))
+		add(0, "memory of all processes in a full backup, etcdctl snapshot save by a snapshot of ours", of("etcd", "backup-first", "peak_bytes"), of(us, "backup-first", "peak_bytes"))
 		add(30, "bytes per revision, raw JSON by ours in the archive", r.perEvent(n, "recorder", "churn", "written_bytes"), r.perEvent(n, us, "churn", "stored_bytes"))
 		for _, scenario := range []string{"churn", "flood"} {
 			add(10, "CPU per event, "+scenario+", recorder by ours", r.perEvent(n, "recorder", scenario, "cpu_seconds"), r.perEvent(n, us, scenario, "cpu_seconds"))
 		}
 		add(0, "time until everything is listed and durable, recorder by ours", of("recorder", "first-recording", "seconds"), of(us, "first-recording", "seconds"))
+		add(0, "requests until everything is listed, recorder by ours", of("recorder", "first-recording", "requests"), of(us, "first-recording", "requests"))
+		add(0, "from a change to its durability on the disk, 99 of 100, recorder by ours", of("recorder", "lag", "journal_p99"), of(us, "lag", "journal_p99"))
 		add(atLarge(5), "memory with everything listed, recorder by ours", of("recorder", "first-recording", "peak_bytes"), of(us, "first-recording", "peak_bytes"))
 		add(0, "memory after a flood of changes, recorder by ours", of("recorder", "flood", "peak_bytes"), of(us, "flood", "peak_bytes"))
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // results are what one run of the program measured, as kept in bench/results.
@@ -18,10 +19,14 @@ type results struct {
 	Runs     int               `json:"runs"`
 	Rate     int               `json:"churnPerSecond"`
 	Churn    float64           `json:"churnSeconds"`
+	Turns    []string          `json:"turns,omitempty"`       // that were taken at each size; empty: those of the report
+	Took     float64           `json:"tookSeconds,omitempty"` // all of it, without building the peers
 	// Note says what a reader of these figures has to know.
 	Note    string   `json:"note,omitempty"`
 	Samples []sample `json:"samples"`
 	Ratios  []ratio  `json:"ratios"`
+
+	began time.Time // zero: these were loaded
 }
 
 type machine struct {
@@ -46,12 +51,15 @@ type sample struct {
 // ratio compares two medians. More is better for us in all of them.
 type ratio struct {
 	Name  string  `json:"name"`
-	Value float64 `json:"value"`
-	// Goal is what it is to reach; zero: there is none.
+	Value float64 `json:"value"` // zero: not measured
+	// Goal is what it is to reach; zero: there is none. One that has a goal is there even when it was not measured, and is 0 then.
 	Goal float64 `json:"goal,omitempty"`
 }
 
 func (r *results) save(path string) error {
+	if !r.began.IsZero() {
+		r.Took = time.Since(r.began).Round(time.Second).Seconds()
+	}
 	text, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
@@ -70,6 +78,13 @@ func load(path string) (*results, error) {
 	var r results
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, s := range r.Samples { // older results do not have zeros
+		for _, verb := range []string{"requests_list", "requests_audit"} {
+			if _, counted := s.Values["requests"]; counted && s.Values[verb] == 0 {
+				s.Values[verb] = 0
+			}
+		}
 	}
 	return &r, nil
 }

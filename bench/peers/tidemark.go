@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
@@ -110,6 +111,41 @@ func (t *tidemark) awaitArchived(ctx context.Context) error {
 	})
 }
 
+// awaitMerged waits until what was archived before is merged, which makes it smaller: the archive's growth is then of what comes after. Segments
+// are merged after the stretch of time that they lie in, and when another comes.
+func (t *tidemark) awaitMerged(ctx context.Context) error {
+	if err := t.awaitArchived(ctx); err != nil {
+		return err
+	}
+	before, err := t.retained(ctx)
+	if err != nil {
+		return err
+	}
+	stretch := compactor.Levels[1]
+	over := time.Now().Truncate(stretch).Add(stretch + time.Second)
+	if err := t.await(ctx, "the next stretch of time", func() (bool, error) { return time.Now().After(over), nil }); err != nil {
+		return err
+	}
+	t.changes++
+	if _, err := t.change(ctx, 0, t.changes<<20); err != nil {
+		return err
+	}
+	if err := t.awaitArchived(ctx); err != nil {
+		return err
+	}
+	var last float64
+	since := time.Now()
+	err = t.awaitEvery(ctx, 500*time.Millisecond, "the archive to be merged", func() (bool, error) {
+		now, err := t.retained(ctx)
+		if now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 5*time.Second, err
+	})
+	t.say("%-14s %-18s from %.1f to %.1f KB", "tidemark", "merged", before/kilo, last/kilo)
+	return err
+}
+
 // retained is how many bytes the archive takes. The bucket also has, for a while, what was merged into other files.
 func (t *tidemark) retained(ctx context.Context) (float64, error) {
 	s, err := t.status(ctx)
@@ -132,21 +168,28 @@ func (t *tidemark) snapshot(ctx context.Context, before float64) (map[string]flo
 	if err != nil {
 		return nil, err
 	}
-	return map[string]float64{"stored_bytes": now - before, "seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
+	values := r.values()
+	values["stored_bytes"] = now - before
+	return values, nil
+}
+
+// daemonFlags ask the running daemon for what is restored; bucketFlags take it out of the bucket alone, which is encrypted for the key
+// that the daemon made at its first start.
+func (t *tidemark) daemonFlags() []string { return []string{"--server", "unix://" + t.socket()} }
+
+func (t *tidemark) bucketFlags() []string {
+	return []string{"--archive", t.s3.URL(t.bucket, "bench"), "--archive-credentials", t.s3.CredentialsFile(), "--identity", filepath.Join(t.dir, "archive.key")}
 }
 
 // restore restores a namespace as it was at a revision, under the name to.
-func (t *tidemark) restore(ctx context.Context, revision uint64, from, to string) (map[string]float64, error) {
-	args := []string{
-		"restore", "-n", from, "--at", fmt.Sprintf("rv:%d", revision), "--yes", "--server", "unix://" + t.socket(),
+func (t *tidemark) restore(ctx context.Context, revision uint64, from, to string, source []string) (map[string]float64, error) {
+	args := append([]string{
+		"restore", "-n", from, "--at", fmt.Sprintf("rv:%d", revision), "--yes",
 		"--kubeconfig", t.kubeconfig, "--records", filepath.Join(t.dir, "restores"),
-	}
+	}, source...)
 	if from != to {
 		args = append(args, "--namespace-mappings", from+":"+to)
 	}
 	r, err := t.run(ctx, nil, t.lab.tidemark, args...)
-	if err != nil {
-		return nil, err
-	}
-	return map[string]float64{"seconds": r.wall.Seconds(), "cli_cpu_seconds": r.cpu.Seconds(), "cli_peak_bytes": float64(r.peak)}, nil
+	return r.values(), err
 }

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
+
+// ourRestores are the restores of our turn. The last one is out of the bucket alone, as all of Velero's are.
+var ourRestores = []string{"restore-other", "restore-same", "restore-bucket"}
 
 // bench is what the flags ask for.
 type bench struct {
@@ -55,32 +55,36 @@ func (b *bench) veleroTurn(ctx context.Context, l *lab, tool string, flags []str
 	if err != nil {
 		return all, err
 	}
-	return all, b.restores(ctx, l, func(scenario, from, to string) error {
+	return all, b.restores(ctx, l, []string{"restore-other", "restore-same"}, func(scenario, from, to string) error {
 		return serve(func() error {
 			return keep(scenario, func() (map[string]float64, error) { return v.restore(ctx, from, to) })
 		})
 	}, &all)
 }
 
-// restores restores a namespace under another name, and again under its own after it was deleted, checks that all
+// restores restores a namespace under another name, or under its own after it was deleted (restore-same), checks that all
 // is there, and leaves the cluster as it was.
-func (b *bench) restores(ctx context.Context, l *lab, restore func(scenario, from, to string) error, all *[]sample) error {
+func (b *bench) restores(ctx context.Context, l *lab, scenarios []string, restore func(scenario, from, to string) error, all *[]sample) error {
 	from := namespaceName(0)
 	want, err := l.count(ctx, from)
 	if err != nil {
 		return err
 	}
-	for _, r := range []struct{ scenario, to string }{{"restore-other", from + "-copy"}, {"restore-same", from}} {
-		if err := l.deleteNamespace(ctx, r.to); err != nil {
+	for _, scenario := range scenarios {
+		to := from + "-copy"
+		if scenario == "restore-same" {
+			to = from
+		}
+		if err := l.deleteNamespace(ctx, to); err != nil {
 			return err
 		}
 		if err := l.awaitQuiet(ctx); err != nil {
 			return err
 		}
-		if err := restore(r.scenario, from, r.to); err != nil {
+		if err := restore(scenario, from, to); err != nil {
 			return err
 		}
-		got, err := l.count(ctx, r.to)
+		got, err := l.count(ctx, to)
 		if err != nil {
 			return err
 		}
@@ -101,15 +105,7 @@ func (b *bench) restores(ctx context.Context, l *lab, restore func(scenario, fro
 	for mine < len(l.objects) && l.objects[mine].GetNamespace() == from {
 		mine++
 	}
-	if err := l.fill(ctx, l.objects[:mine], l.kinds[:mine]); err != nil {
-		return err
-	}
-	// Velero backs Events up: those of a restore must not burden the next one's turn.
-	events := schema.GroupVersionResource{Version: "v1", Resource: "events"}
-	if err := l.client.Resource(events).Namespace(from).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		return err
-	}
-	return l.awaitQuiet(ctx)
+	return l.fill(ctx, l.objects[:mine], l.kinds[:mine])
 }
 
 // tidemarkTurn starts a daemon with an empty archive, records a churn, and, if it is to do all, takes three
@@ -172,10 +168,17 @@ func (b *bench) tidemarkTurn(ctx context.Context, l *lab, whole bool) (all []sam
 	if err != nil {
 		return all, err
 	}
-	return all, b.restores(ctx, l, func(scenario, from, to string) error {
-		return keep(t.subject(), scenario, func() (map[string]float64, error) {
-			return t.restore(ctx, status.Catalog.To.Revision, from, to)
-		})
+	at := status.Catalog.To.Revision
+	return all, b.restores(ctx, l, ourRestores, func(scenario, from, to string) error {
+		if scenario != "restore-bucket" {
+			return keep(t.subject(), scenario, func() (map[string]float64, error) { return t.restore(ctx, at, from, to, t.daemonFlags()) })
+		}
+		if err := t.awaitArchived(ctx); err != nil {
+			return err
+		}
+		t.stop()
+		alone := subject{tool: "tidemark", user: "tidemark", bucket: t.bucket}
+		return keep(alone, scenario, func() (map[string]float64, error) { return t.restore(ctx, at, from, to, t.bucketFlags()) })
 	}, &all)
 }
 
@@ -184,7 +187,7 @@ func (b *bench) tidemarkChurn(ctx context.Context, l *lab, t *tidemark, keep fun
 		return err
 	}
 	counted := func(scenario string, f func() error) error {
-		if err := t.awaitArchived(ctx); err != nil { // not a part of what is measured
+		if err := t.awaitMerged(ctx); err != nil { // not a part of what is measured
 			return err
 		}
 		before, err := t.status(ctx)
@@ -211,6 +214,7 @@ func (b *bench) tidemarkChurn(ctx context.Context, l *lab, t *tidemark, keep fun
 			}
 			return map[string]float64{
 				"events": after.Totals.Events - before.Totals.Events, "stored_bytes": after.Archives[0].Bytes - before.Archives[0].Bytes,
+				"journal_bytes": after.Totals.DiskBytes - before.Totals.DiskBytes,
 			}, nil
 		})
 	}

@@ -16,17 +16,23 @@ const clockTick = 10 * time.Millisecond
 // process is one line of the system's list of processes.
 type process struct {
 	pid, parent int
+	name        string        // its first 15 bytes
 	cpu         time.Duration // its own and that of its children that have ended
 	resident    int64         // bytes
 }
 
-// tree reads a process and all that descend from it.
-func tree(root int) ([]process, error) {
+// processes is the system's list of them.
+type processes struct {
+	all      map[int]process
+	children map[int][]process
+}
+
+func listProcesses() (l processes, err error) {
 	names, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
-		return nil, err
+		return l, err
 	}
-	children, all := map[int][]process{}, map[int]process{}
+	l = processes{all: map[int]process{}, children: map[int][]process{}}
 	for _, name := range names {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -34,20 +40,47 @@ func tree(root int) ([]process, error) {
 		}
 		p, err := parseStat(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return l, fmt.Errorf("%s: %w", name, err)
 		}
-		all[p.pid] = p
-		children[p.parent] = append(children[p.parent], p)
+		l.all[p.pid] = p
+		l.children[p.parent] = append(l.children[p.parent], p)
 	}
-	first, ok := all[root]
+	return l, nil
+}
+
+// tree is a process, and behind it all that descend from it.
+func (l processes) tree(root int) ([]process, error) {
+	first, ok := l.all[root]
 	if !ok {
 		return nil, fmt.Errorf("process %d has ended", root)
 	}
 	found := []process{first}
 	for i := 0; i < len(found); i++ {
-		found = append(found, children[found[i].pid]...)
+		found = append(found, l.children[found[i].pid]...)
 	}
 	return found, nil
+}
+
+func tree(root int) ([]process, error) {
+	l, err := listProcesses()
+	if err != nil {
+		return nil, err
+	}
+	return l.tree(root)
+}
+
+// childNamed finds a process that this one has started.
+func childNamed(name string) (pid int, err error) {
+	l, err := listProcesses()
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range l.children[os.Getpid()] {
+		if p.name == name {
+			return p.pid, nil
+		}
+	}
+	return 0, fmt.Errorf("there is no process %s", name)
 }
 
 // parseStat reads what proc_pid_stat(5) describes. The name in parentheses may hold anything.
@@ -70,35 +103,42 @@ func parseStat(text []byte) (p process, err error) {
 	if atoiErr != nil {
 		return p, atoiErr
 	}
-	p.pid, p.parent = pid, int(number(4))
+	p.pid, p.parent, p.name = pid, int(number(4)), string(text[open+1:end])
 	p.cpu = time.Duration(number(14)+number(15)+number(16)+number(17)) * clockTick
 	p.resident = number(24) * int64(os.Getpagesize())
 	return p, err
 }
 
-// meter watches a tree of processes: the CPU time it takes, and the most memory that all of it has at one time.
+// taken is what a tree of processes took.
+type taken struct {
+	cpu  time.Duration
+	peak int64 // the most memory that all had at one time
+	// The most that the first of them had, and that the others had together.
+	own, others int64
+}
+
+// meter watches trees of processes.
 type meter struct {
-	root  int
-	began time.Duration
+	roots []int
+	began []time.Duration
 	stop  chan struct{}
 	done  sync.WaitGroup
 
-	mu   sync.Mutex
-	last time.Duration
-	peak int64
+	mu  sync.Mutex
+	now []taken // cpu: since the processes' start
 }
 
 const sampleEvery = 100 * time.Millisecond
 
-// watch begins to watch a process and its children.
-func watch(root int) (*meter, error) {
-	all, err := tree(root)
-	if err != nil {
+// watch begins to watch processes and their children. One that is 0 takes nothing.
+func watch(roots ...int) (*meter, error) {
+	m := &meter{roots: roots, began: make([]time.Duration, len(roots)), now: make([]taken, len(roots)), stop: make(chan struct{})}
+	if err := m.look(); err != nil {
 		return nil, err
 	}
-	m := &meter{root: root, stop: make(chan struct{})}
-	m.take(all)
-	m.began = m.last
+	for i, t := range m.now {
+		m.began[i] = t.cpu
+	}
 	m.done.Go(func() {
 		tick := time.NewTicker(sampleEvery)
 		defer tick.Stop()
@@ -107,38 +147,54 @@ func watch(root int) (*meter, error) {
 			case <-m.stop:
 				return
 			case <-tick.C:
-				if all, err := tree(root); err == nil {
-					m.take(all)
-				}
+				_ = m.look() // who has ended takes nothing more
 			}
 		}
 	})
 	return m, nil
 }
 
-func (m *meter) take(all []process) {
-	var cpu time.Duration
-	var resident int64
-	for _, p := range all {
-		cpu += p.cpu
-		resident += p.resident
+// look returns an error when a process has ended; what the others take is counted.
+func (m *meter) look() error {
+	l, err := listProcesses()
+	if err != nil {
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last = cpu
-	m.peak = max(m.peak, resident)
+	for i, root := range m.roots {
+		if root == 0 {
+			continue
+		}
+		all, endErr := l.tree(root)
+		if endErr != nil {
+			err = endErr
+			continue
+		}
+		var cpu time.Duration
+		var resident int64
+		for _, p := range all {
+			cpu += p.cpu
+			resident += p.resident
+		}
+		t := &m.now[i]
+		t.cpu, t.peak = cpu, max(t.peak, resident)
+		t.own, t.others = max(t.own, all[0].resident), max(t.others, resident-all[0].resident)
+	}
+	return err
 }
 
-// end returns what was taken since watch.
-func (m *meter) end() (cpu time.Duration, peak int64) {
+// end returns what each took since watch.
+func (m *meter) end() []taken {
 	close(m.stop)
 	m.done.Wait()
-	if all, err := tree(m.root); err == nil {
-		m.take(all)
-	}
+	_ = m.look() // as above
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.last - m.began, m.peak
+	for i := range m.now {
+		m.now[i].cpu -= m.began[i]
+	}
+	return m.now
 }
 
 // highWater watches a process until it ends, or the returned function is called, which tells the most memory that it had. The

@@ -24,6 +24,10 @@ var (
 	ErrNotWatched = errors.New("it is not being watched")
 )
 
+// AuditAgent is the user agent of the requests that compare the history with the cluster. By it they can be told from those that capture: in the API
+// server's audit log, for one.
+const AuditAgent = "tidemark-audit"
+
 // Exact asks what of a resource's recorded objects there was at exactly one revision.
 type Exact struct {
 	Resource        schema.GroupResource
@@ -64,7 +68,7 @@ func (c *Capture) ListExact(ctx context.Context, q Exact, item func(journal.Even
 		path, o.FieldSelector = collectionPath(r.info, q.Namespace), "metadata.name="+q.Name
 	}
 	body, err := c.client.Get().AbsPath(path).SpecificallyVersionedParams(&o, metav1.ParameterCodec, metav1Version).
-		SetHeader("Accept", "application/json").Stream(ctx)
+		SetHeader("Accept", "application/json").SetHeader("User-Agent", AuditAgent).Stream(ctx)
 	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 		return p, ErrExpired
 	}
@@ -105,7 +109,7 @@ func (c *counter) Read(b []byte) (int, error) {
 
 // ServerVersion is what the API server that answers calls itself, such as "v1.36.2".
 func (c *Capture) ServerVersion(ctx context.Context) (string, error) {
-	body, err := c.client.Get().AbsPath("/version").SetHeader("Accept", "application/json").Do(ctx).Raw()
+	body, err := c.client.Get().AbsPath("/version").SetHeader("Accept", "application/json").SetHeader("User-Agent", AuditAgent).Do(ctx).Raw()
 	if err != nil {
 		return "", plain(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -239,5 +240,39 @@ func TestAStartAsksNothingTwice(t *testing.T) {
 	}
 	if n := s.asked("/api/v1/namespaces?limit=1"); n > resources/4 {
 		t.Errorf("the main counter was read %d times for %d resources", n, resources)
+	}
+}
+
+// Who reads the API server's audit log can tell the comparison from the capture, whichever page of a list it is.
+func TestEachPageOfAnExactListTellsThatItIsTheAudits(t *testing.T) {
+	s := newFakeServer(t)
+	cms := s.add("", "v1", "configmaps", "ConfigMap", "")
+	rv := s.change(cms, "ADDED", "ns", "a", "1")
+	var mu sync.Mutex
+	agents := map[string]int{}
+	s.handle(func(_ http.ResponseWriter, req *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		agents[req.UserAgent()]++
+		return false
+	})
+	r := start(t, s, vfs.NewMem())
+	r.await(configMaps, rv)
+	r.eventually("watched", func() bool { return r.state(configMaps).State == StateWatching })
+	mu.Lock()
+	if agents[AuditAgent] != 0 || agents["tidemark-capture"] == 0 {
+		t.Errorf("the capture asked as %v", agents)
+	}
+	mu.Unlock()
+	for i, page := range []Exact{{Limit: 1}, {Limit: 1, Continue: "abc"}} {
+		page.Resource, page.Revision = configMaps, rv
+		if _, err := r.capture.ListExact(t.Context(), page, func(journal.Event) error { return nil }); err != nil {
+			t.Fatalf("page %d: %v", i, err)
+		}
+		mu.Lock()
+		if agents[AuditAgent] != i+1 {
+			t.Errorf("after page %d: requests by user agent: %v", i, agents)
+		}
+		mu.Unlock()
 	}
 }

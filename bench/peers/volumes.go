@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// volumeRun is what `make bench BENCH=Volumes` has measured of one kind of content beside kopia, as kept in a file.
+type volumeRun struct {
+	benchmark
+	file string
+}
+
+// loadVolumes reads all files of such results in a directory, the oldest first.
+func loadVolumes(dir string) (all []volumeRun, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*-volumes-*.txt"))
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		runs, _, err := readBenchmarks(file)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range runs {
+			all = append(all, volumeRun{b, filepath.Base(file)})
+		}
+	}
+	return all, nil
+}
+
+// volumeContents are the names of the benchmark's parts in words.
+var volumeContents = map[string]string{
+	"Volumes/small": "100,000 files of 4 KiB", "Volumes/large": "2 files of 1 GiB",
+	"Volumes/small-bucket": "100,000 files of 4 KiB, into a bucket", "Volumes/large-bucket": "2 files of 1 GiB, into a bucket",
+}
+
+func (v volumeRun) content() string {
+	if text := volumeContents[v.name]; text != "" {
+		return text
+	}
+	return v.name
+}
+
+// volumeMeasures are the units of the benchmark: what comes before the step in them, and in words.
+var volumeMeasures = []struct{ unit, words string }{
+	{"of-kopia-", "time"}, {"of-kopia-on-disk-", "time until it is on the disk"}, {"of-kopia-CPU-", "CPU"},
+}
+
+var volumeSteps = []string{"first", "unchanged", "changed", "restore"}
+
+func writeVolumes(b *bytes.Buffer, all []volumeRun) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n## Content of volumes beside the kopia command line\n\nOurs by kopia's, less than 1 is better for Tidemark: medians of so many rounds, whole processes in turn with the same settings. These are not of the run above but of\n"+
+		"`make bench BENCH=Volumes`, as kept in `%s`; the files have date, commit, times and memory of both.\n\n| content | what | first backup | unchanged | changed | restore | rounds | file |\n|---|---|---|---|---|---|---|---|\n", keptResults)
+	for _, v := range all {
+		cell := func(unit string) string {
+			if value, ok := v.values[unit]; ok {
+				return fmt.Sprintf("%.2f", value)
+			}
+			return "-"
+		}
+		for _, m := range volumeMeasures {
+			var cells []string
+			for _, step := range volumeSteps {
+				cells = append(cells, cell(m.unit+step))
+			}
+			fmt.Fprintf(b, "| %s | %s | %s | %d | %s |\n", v.content(), m.words, strings.Join(cells, " | "), v.rounds, v.file)
+		}
+		fmt.Fprintf(b, "| %s | bytes stored, all together | %s | | | | %d | %s |\n", v.content(), cell("of-kopia-bytes"), v.rounds, v.file)
+	}
+}
+
+// losses are what takes more than kopia, as it is shown.
+func (v volumeRun) losses() (texts []string) {
+	tell := func(what, unit string) {
+		if value := fmt.Sprintf("%.2f", v.values[unit]); v.values[unit] > 1 && value != "1.00" {
+			texts = append(texts, fmt.Sprintf("volumes, %s, %s: %s of kopia's (%s)", v.content(), what, value, v.file))
+		}
+	}
+	for _, m := range volumeMeasures {
+		for _, step := range volumeSteps {
+			tell(step+", "+m.words, m.unit+step)
+		}
+	}
+	tell("bytes stored", "of-kopia-bytes")
+	return texts
+}
