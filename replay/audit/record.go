@@ -37,7 +37,7 @@ type Proof struct {
 	At      journal.Revision `json:"at"`   // the revision that was compared
 	Objects int              `json:"objects"`
 	// Reshaped counts objects that the server gives in another form than it did when they were recorded
-	// (it was upgraded, or their definition was changed): of those, only uid and revision were compared.
+	// (it was upgraded, or their definition was changed): of those, only what no such change touches was compared.
 	Reshaped int `json:"reshaped,omitempty"`
 }
 
