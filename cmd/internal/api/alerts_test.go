@@ -176,6 +176,7 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 	body := scrape(t, everything)
 	metric, label := regexp.MustCompile(`\btidemark_[a-z_]+`), regexp.MustCompile(`\$labels\.([a-z]+)`)
 	seen := map[string]bool{}
+	var silence, unproven bool
 	for _, g := range file.Groups {
 		for _, r := range g.Rules {
 			names := metric.FindAllString(r.Expr, -1)
@@ -183,9 +184,12 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 				t.Errorf("rule %+v", r)
 			}
 			seen[r.Alert] = true
-			if _, err := time.ParseDuration(r.For); r.For != "" && err != nil {
+			lasts, err := time.ParseDuration(r.For)
+			if r.For != "" && err != nil {
 				t.Errorf("%s: %v", r.Alert, err)
 			}
+			silence = silence || strings.Contains(r.Expr, "absent(") && strings.Contains(r.Expr, "up{")
+			unproven = unproven || strings.HasPrefix(r.Expr, "tidemark_audit_proven_bool == 0") && lasts > audit.Options{}.WithDefaults().Limit
 			for _, n := range names {
 				if !regexp.MustCompile(`(?m)^` + n + `[ {]`).MatchString(body) {
 					t.Errorf("%s: the daemon has no metric %s", r.Alert, n)
@@ -198,7 +202,13 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) < 11 {
+	if len(seen) < 13 {
 		t.Errorf("only %d rules", len(seen))
+	}
+	if !silence {
+		t.Error("no rule fires when the daemon says nothing at all")
+	}
+	if !unproven {
+		t.Error("no rule fires when nothing can be audited, of which there are no ages")
 	}
 }
