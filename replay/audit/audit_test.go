@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -298,7 +299,29 @@ func TestProofsGrowOld(t *testing.T) {
 	w.cycle()
 	w.wants(audit.Equal)
 	w.now = w.now.Add(-2 * time.Hour) // the clock was wrong: that proof is from a time yet to come
+	w.Auditor = audit.New(w.o)        // for one that did not see it being made
+	w.cluster.fail = func(capture.Exact) error { return errors.New("away") }
+	w.cycle()
 	w.wants(audit.Unproven)
+}
+
+// A clock that is set back makes no proof younger.
+func TestSettingTheClockBackProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, object("shop", "a", 2, "x"))
+		w.cycle()
+		time.Sleep(2 * time.Hour)
+		w.now = w.now.Add(2*time.Hour - 90*time.Minute)
+		w.wants(audit.Equal)
+		if rec := w.only(); rec.Age(w.now).Round(time.Second) != 2*time.Hour {
+			t.Errorf("the proof's age is %v", rec.Age(w.now))
+		}
+		time.Sleep(61 * time.Minute)
+		w.now = w.now.Add(61 * time.Minute)
+		w.wants(audit.Unproven)
+		w.cycle()
+		w.wants(audit.Equal)
+	})
 }
 
 // A revision that is compacted away under a list is begun again at a newer one, once.

@@ -268,6 +268,7 @@ func (a *Auditor) settle(ctx context.Context, rec *Record, p *pass, trouble erro
 	default:
 		rec.Different, rec.Differences = 0, nil
 		rec.Proof = &Proof{Time: now, At: p.at, Objects: p.objects, Reshaped: p.reshaped}
+		rec.proven = time.Now()
 	}
 	after, found := rec.Different, rec.Differences
 	b, err := json.Marshal(rec)
@@ -287,22 +288,26 @@ func (a *Auditor) settle(ctx context.Context, rec *Record, p *pass, trouble erro
 	return a.o.Journal.SetNote(ctx, notePrefix+rec.Resource, b)
 }
 
-// Report tells what is known now.
+// Report tells what is known now. The time of a proof is as today's clock has it: one that was set back since makes it no younger.
 func (a *Auditor) Report() *Report {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := a.o.Clock()
 	r := &Report{Every: a.o.Every, Limit: a.o.Limit, Requests: a.requests, Bytes: a.bytes, Objects: a.objects, Resources: []Record{}}
 	for _, rec := range a.records {
 		c := *rec
 		if rec.Proof != nil {
 			p := *rec.Proof
+			if made := now.Add(-time.Since(rec.proven)); !rec.proven.IsZero() && made.Before(p.Time) {
+				p.Time = made.UTC()
+			}
 			c.Proof = &p
 		}
 		c.Differences = slices.Clone(rec.Differences)
 		r.Resources = append(r.Resources, c)
 	}
 	slices.SortFunc(r.Resources, compareRecords)
-	r.State = r.Judge(a.o.Clock())
+	r.State = r.Judge(now)
 	return r
 }
 

@@ -63,6 +63,8 @@ type Record struct {
 	// zero for the one that was there at the first audit.
 	Form      string    `json:"form,omitempty"`
 	FormSince time.Time `json:"formSince,omitzero"`
+
+	proven time.Time // when the proof was made, on the machine's own clock; zero: in another life of the daemon
 }
 
 // Age is how old the newest proof is, or how long one has been wanted.
