@@ -394,6 +394,24 @@ func TestAnUpgradeIsNoDifference(t *testing.T) {
 	}
 }
 
+// An upgrade that the audit did not know of when it began is no difference either: the next one knows.
+func TestAnUpgradeUnderAnAuditProvesNothing(t *testing.T) {
+	e := object("shop", "a", 2, "x")
+	w := newWorld(t, e)
+	w.cycle()
+	w.cluster.fail = func(capture.Exact) error {
+		e.Object = []byte(strings.Replace(string(object("shop", "a", 2, "x").Object), `"data":`, `"immutable":false,"data":`, 1))
+		w.cluster.objects[[2]string{"shop", "a"}], w.cluster.version = e, "v2"
+		return nil
+	}
+	if rec := w.cycle(); rec.Different != 0 || !strings.Contains(rec.Trouble, "upgraded") {
+		t.Errorf("while it was upgraded: %+v", rec)
+	}
+	if rec := w.cycle(); rec.Different != 0 || rec.Trouble != "" || rec.Proof.Reshaped != 1 {
+		t.Errorf("after it was upgraded: %+v", rec)
+	}
+}
+
 // The same JSON is the same object, and its order of keys is none of our business.
 func TestOrderOfKeysIsNoDifference(t *testing.T) {
 	e := object("shop", "a", 2, "x")

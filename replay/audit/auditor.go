@@ -241,6 +241,9 @@ func (a *Auditor) Audit(ctx context.Context, gr schema.GroupResource) error {
 			break // else its revision was compacted away below it: once more, without pauses
 		}
 	}
+	if err == nil && p.different > 0 {
+		err = a.confirmForm(ctx, gr, f)
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -59,6 +59,16 @@ func (a *Auditor) form(ctx context.Context, gr schema.GroupResource) (form, erro
 	return f, nil
 }
 
+// confirmForm is an error when the form is another one than it was when a pass began, which may be all that it found.
+func (a *Auditor) confirmForm(ctx context.Context, gr schema.GroupResource, began form) error {
+	a.server = ""
+	f, err := a.form(ctx, gr)
+	if err == nil && f.name != began.name {
+		err = errForm
+	}
+	return err
+}
+
 // explains reports whether two objects that are not the same may well be one object in two forms: the same revision,
 // recorded in another API version or before the form changed, and nothing differs that no change of form can touch.
 func (f form) explains(recorded, listed *journal.Event) bool {

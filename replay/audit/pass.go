@@ -16,6 +16,7 @@ import (
 var (
 	errOrder   = errors.New("the API server lists it in an order of its own")
 	errMoved   = errors.New("what is recorded of it changed meanwhile")
+	errForm    = errors.New("the API server was upgraded or the definition changed meanwhile")
 	errListing = errors.New("it is being listed")
 	errManyOdd = errors.New("what differed at first did not when asked for again, and there was more of it than is asked for again")
 )
