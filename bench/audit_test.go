@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
+	"github.com/tidemark-backup/tidemark/deploy/sample"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
 	"github.com/tidemark-backup/tidemark/replay"
@@ -321,6 +323,67 @@ func TestNoAnswerIsNoProof(t *testing.T) {
 	}
 	if i := slices.IndexFunc(st.Catalog.Resources, func(l journal.Ledger) bool { return l.Resource == "configmaps" }); len(st.Catalog.Resources[i].Gaps) == 0 {
 		t.Error("there was no gap: the test proves nothing")
+	}
+	d.terminate()
+}
+
+// TestAnUpgradeOfTheServerIsNoDifference puts the objects of an application, and those that every cluster has, under the API
+// server of the next minor version: history is proven all the same, and what was tampered with before is found.
+func TestAnUpgradeOfTheServerIsNoDifference(t *testing.T) {
+	cluster := startCluster(t, localcluster.Options{})
+	c := fastClient(t, cluster.Config())
+	dir, saved := t.TempDir(), filepath.Join(t.TempDir(), "etcd")
+	if err := sample.Apply(t.Context(), cluster.Config()); err != nil {
+		t.Fatal(err)
+	}
+	createNamespace(t, c, "kept")
+	old := write(t, c, configMaps, "kept", "old", "canary")
+	d := startAudited(t, cluster.Kubeconfig(), dir)
+	d.await("everything proven", isState(audit.Equal))
+	d.terminate()
+	if err := cluster.SaveEtcd(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	cluster = startCluster(t, localcluster.Options{Newer: true, NoControllers: true})
+	if err := cluster.RestoreEtcd(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	upgraded := time.Now()
+	d = startAudited(t, cluster.Kubeconfig(), dir)
+	r := d.await("everything proven after the upgrade", func(r *audit.Report) bool { return r.State == audit.Different || provenAfter(upgraded)(r) })
+	for _, rec := range r.Resources {
+		if rec.Found > 0 {
+			t.Errorf("after the upgrade: %+v", rec)
+		}
+		if rec.Proof != nil && rec.Proof.Reshaped > 0 {
+			t.Logf("%s: %d of %d in another form", rec.Resource, rec.Proof.Reshaped, rec.Proof.Objects)
+		}
+	}
+	d.terminate()
+	sets := schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "statefulsets"} // the newer server gives them in another form
+	set, err := fastClient(t, cluster.Config()).Resource(sets).Namespace(sample.Namespace).Get(t.Context(), "db", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rv, err := strconv.ParseUint(set.GetResourceVersion(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tamper(t, dir, func(get func([]byte) []byte, set func(key, value []byte)) {
+		key := versionKey(configMaps, "kept", "old", old)
+		set(key, bytes.Replace(get(key), []byte("canary"), []byte("Canary"), 1))
+		key = versionKey(sets, sample.Namespace, "db", rv)
+		set(key, bytes.Replace(get(key), []byte(`"image":"`), []byte(`"image":"evil.example/`), 1))
+	})
+	d = startAudited(t, cluster.Kubeconfig(), dir)
+	r = d.await("what was changed is found", func(r *audit.Report) bool { return provenOrDifferent(r, "configmaps", "statefulsets.apps") })
+	for _, rec := range r.Resources {
+		if rec.Different > 1 {
+			t.Errorf("told besides: %+v", rec.Differences)
+		}
 	}
 	d.terminate()
 }
