@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
+	"github.com/tidemark-backup/tidemark/deploy/sample"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
 	"github.com/tidemark-backup/tidemark/replay"
@@ -146,7 +148,7 @@ func write(t *testing.T, d dynamic.Interface, gvr schema.GroupVersionResource, n
 
 // TestTamperedHistoryTurnsRed runs the real daemon against a real API server under churn: the audit proves everything,
 // custom resources and Secrets included, and finds nothing. Then the journal is changed behind its back in
-// every way; within one cycle the audit names each object, the status is not good, and the metrics say so.
+// every way; the first audit of each resource names each object, and the status is not good.
 // What becomes true again is proven again.
 func TestTamperedHistoryTurnsRed(t *testing.T) {
 	for _, newer := range []bool{false, true} {
@@ -182,6 +184,7 @@ func tamperedHistoryTurnsRed(t *testing.T, newer bool) {
 	write(t, c, configMaps, "kept", "lost", "old")
 	lost, gone := write(t, c, configMaps, "kept", "lost", "new"), write(t, c, configMaps, "kept", "gone", "x")
 	changed, sealed := write(t, c, configMaps, "kept", "changed", "canary"), write(t, c, secrets, "kept", "sealed", "Y2FuYXJ5")
+	disguised := write(t, c, configMaps, "kept", "disguised", "canary")
 	d.await("everything proven", provenAfter(time.Now()))
 	if err := os.WriteFile(filepath.Join(dir, "archive.key.saved"), nil, 0o600); err != nil { // else there is a warning about it
 		t.Fatal(err)
@@ -197,24 +200,30 @@ func tamperedHistoryTurnsRed(t *testing.T, newer bool) {
 		key := versionKey(configMaps, "kept", "changed", changed)
 		set(key, bytes.Replace(get(key), []byte("canary"), []byte("Canary"), 1))
 		set(versionKey(configMaps, "kept", "extra", changed), get(key))
+		key = versionKey(configMaps, "kept", "disguised", disguised) // as if it were recorded in another API version
+		set(key, bytes.Replace(bytes.Replace(get(key), []byte("canary"), []byte("Canary"), 1), []byte(`"apiVersion":"v1"`), []byte(`"apiVersion":"v0"`), 1))
 		key = versionKey(secrets, "kept", "sealed", sealed)
 		value := get(key)
 		value[len(value)-1] ^= 1
 		set(key, value)
 	})
+	restarted := time.Now()
 	d = startAudited(t, cluster.Kubeconfig(), dir)
 	r = d.await("the audit finds what was changed", func(r *audit.Report) bool {
 		return r.State == audit.Different && provenOrDifferent(r, "configmaps", "secrets")
 	})
 	got := map[string]audit.Kind{}
 	for _, rec := range r.Resources {
+		if rec.Different > 0 && rec.Proof.Time.After(restarted) {
+			t.Errorf("%s: an audit proved what was tampered with, and a later one found it", rec.Resource)
+		}
 		for _, diff := range rec.Differences {
 			got[rec.Resource+" "+diff.Namespace+"/"+diff.Name] = diff.Kind
 		}
 	}
 	for what, kind := range map[string]audit.Kind{
 		"configmaps kept/lost": audit.Differs, "configmaps kept/gone": audit.Missing, "configmaps kept/changed": audit.Differs,
-		"configmaps kept/extra": audit.Extra, "secrets kept/sealed": audit.Unreadable,
+		"configmaps kept/extra": audit.Extra, "configmaps kept/disguised": audit.Differs, "secrets kept/sealed": audit.Unreadable,
 	} {
 		if got[what] != kind {
 			t.Errorf("%s is %q, want %q", what, got[what], kind)
@@ -233,17 +242,20 @@ func tamperedHistoryTurnsRed(t *testing.T, newer bool) {
 		t.Error("content of an object was told")
 	}
 
-	for _, name := range []string{"lost", "gone", "changed", "extra"} {
+	for _, name := range []string{"lost", "gone", "changed", "extra", "disguised"} {
 		write(t, c, configMaps, "kept", name, "healed")
 	}
 	write(t, c, secrets, "kept", "sealed", "eA==")
 	r = d.await("proven again", provenAfter(time.Now()))
 	for _, rec := range r.Resources {
-		if want := map[string]uint64{"configmaps": 4, "secrets": 1}[rec.Resource]; rec.Found != want {
+		if want := map[string]uint64{"configmaps": 5, "secrets": 1}[rec.Resource]; rec.Found != want {
 			t.Errorf("%s: %d were found in all, want %d", rec.Resource, rec.Found, want)
 		}
 	}
 	d.terminate()
+	if n := strings.Count(d.out.String(), "history differs from the cluster: "); n != 2 { // it is logged when there is more than before
+		t.Errorf("not all was found by the first audit of each resource, or more later: told %d times", n)
+	}
 }
 
 // provenOrDifferent reports whether each of the resources has differences.
@@ -311,6 +323,67 @@ func TestNoAnswerIsNoProof(t *testing.T) {
 	}
 	if i := slices.IndexFunc(st.Catalog.Resources, func(l journal.Ledger) bool { return l.Resource == "configmaps" }); len(st.Catalog.Resources[i].Gaps) == 0 {
 		t.Error("there was no gap: the test proves nothing")
+	}
+	d.terminate()
+}
+
+// TestAnUpgradeOfTheServerIsNoDifference puts the objects of an application, and those that every cluster has, under the API
+// server of the next minor version: history is proven all the same, and what was tampered with before is found.
+func TestAnUpgradeOfTheServerIsNoDifference(t *testing.T) {
+	cluster := startCluster(t, localcluster.Options{})
+	c := fastClient(t, cluster.Config())
+	dir, saved := t.TempDir(), filepath.Join(t.TempDir(), "etcd")
+	if err := sample.Apply(t.Context(), cluster.Config()); err != nil {
+		t.Fatal(err)
+	}
+	createNamespace(t, c, "kept")
+	old := write(t, c, configMaps, "kept", "old", "canary")
+	d := startAudited(t, cluster.Kubeconfig(), dir)
+	d.await("everything proven", isState(audit.Equal))
+	d.terminate()
+	if err := cluster.SaveEtcd(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	cluster = startCluster(t, localcluster.Options{Newer: true, NoControllers: true})
+	if err := cluster.RestoreEtcd(t.Context(), saved); err != nil {
+		t.Fatal(err)
+	}
+	upgraded := time.Now()
+	d = startAudited(t, cluster.Kubeconfig(), dir)
+	r := d.await("everything proven after the upgrade", func(r *audit.Report) bool { return r.State == audit.Different || provenAfter(upgraded)(r) })
+	for _, rec := range r.Resources {
+		if rec.Found > 0 {
+			t.Errorf("after the upgrade: %+v", rec)
+		}
+		if rec.Proof != nil && rec.Proof.Reshaped > 0 {
+			t.Logf("%s: %d of %d in another form", rec.Resource, rec.Proof.Reshaped, rec.Proof.Objects)
+		}
+	}
+	d.terminate()
+	sets := schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "statefulsets"} // the newer server gives them in another form
+	set, err := fastClient(t, cluster.Config()).Resource(sets).Namespace(sample.Namespace).Get(t.Context(), "db", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rv, err := strconv.ParseUint(set.GetResourceVersion(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tamper(t, dir, func(get func([]byte) []byte, set func(key, value []byte)) {
+		key := versionKey(configMaps, "kept", "old", old)
+		set(key, bytes.Replace(get(key), []byte("canary"), []byte("Canary"), 1))
+		key = versionKey(sets, sample.Namespace, "db", rv)
+		set(key, bytes.Replace(get(key), []byte(`"image":"`), []byte(`"image":"evil.example/`), 1))
+	})
+	d = startAudited(t, cluster.Kubeconfig(), dir)
+	r = d.await("what was changed is found", func(r *audit.Report) bool { return provenOrDifferent(r, "configmaps", "statefulsets.apps") })
+	for _, rec := range r.Resources {
+		if rec.Different > 1 {
+			t.Errorf("told besides: %+v", rec.Differences)
+		}
 	}
 	d.terminate()
 }

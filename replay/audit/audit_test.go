@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -49,7 +50,7 @@ func (c *cluster) ListExact(_ context.Context, q capture.Exact, item func(journa
 	}
 	var keys [][2]string
 	for k := range c.objects {
-		if q.Name == "" || k == [2]string{q.Namespace, q.Name} {
+		if c.objects[k].Resource == q.Resource && (q.Name == "" || k == [2]string{q.Namespace, q.Name}) {
 			keys = append(keys, k)
 		}
 	}
@@ -107,13 +108,7 @@ func newWorld(t *testing.T, objects ...journal.Event) *world {
 			t.Error(err)
 		}
 	})
-	c, err := w.journal.Compare(t.Context(), journal.Recording{ResourceInfo: info}, 1, "")
-	if err == nil {
-		_, err = c.Commit(t.Context(), 1)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.list(info)
 	w.o = audit.Options{Journal: w.journal, Cluster: w.cluster, Every: time.Hour, Page: 3, Rate: 1 << 30, Clock: clock}
 	w.Auditor = audit.New(w.o)
 	for _, e := range objects {
@@ -121,6 +116,18 @@ func newWorld(t *testing.T, objects ...journal.Event) *world {
 		w.cluster.objects[[2]string{e.Namespace, e.Name}] = e
 	}
 	return w
+}
+
+// list begins the recording of a resource, of which there is nothing yet.
+func (w *world) list(info journal.ResourceInfo) {
+	w.t.Helper()
+	c, err := w.journal.Compare(w.t.Context(), journal.Recording{ResourceInfo: info}, 1, "")
+	if err == nil {
+		_, err = c.Commit(w.t.Context(), 1)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) record(e journal.Event) {
@@ -292,7 +299,29 @@ func TestProofsGrowOld(t *testing.T) {
 	w.cycle()
 	w.wants(audit.Equal)
 	w.now = w.now.Add(-2 * time.Hour) // the clock was wrong: that proof is from a time yet to come
+	w.Auditor = audit.New(w.o)        // for one that did not see it being made
+	w.cluster.fail = func(capture.Exact) error { return errors.New("away") }
+	w.cycle()
 	w.wants(audit.Unproven)
+}
+
+// A clock that is set back makes no proof younger.
+func TestSettingTheClockBackProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, object("shop", "a", 2, "x"))
+		w.cycle()
+		time.Sleep(2 * time.Hour)
+		w.now = w.now.Add(2*time.Hour - 90*time.Minute)
+		w.wants(audit.Equal)
+		if rec := w.only(); rec.Age(w.now).Round(time.Second) != 2*time.Hour {
+			t.Errorf("the proof's age is %v", rec.Age(w.now))
+		}
+		time.Sleep(61 * time.Minute)
+		w.now = w.now.Add(61 * time.Minute)
+		w.wants(audit.Unproven)
+		w.cycle()
+		w.wants(audit.Equal)
+	})
 }
 
 // A revision that is compacted away under a list is begun again at a newer one, once.
@@ -365,6 +394,24 @@ func TestAnUpgradeIsNoDifference(t *testing.T) {
 	}
 }
 
+// An upgrade that the audit did not know of when it began is no difference either: the next one knows.
+func TestAnUpgradeUnderAnAuditProvesNothing(t *testing.T) {
+	e := object("shop", "a", 2, "x")
+	w := newWorld(t, e)
+	w.cycle()
+	w.cluster.fail = func(capture.Exact) error {
+		e.Object = []byte(strings.Replace(string(object("shop", "a", 2, "x").Object), `"data":`, `"immutable":false,"data":`, 1))
+		w.cluster.objects[[2]string{"shop", "a"}], w.cluster.version = e, "v2"
+		return nil
+	}
+	if rec := w.cycle(); rec.Different != 0 || !strings.Contains(rec.Trouble, "upgraded") {
+		t.Errorf("while it was upgraded: %+v", rec)
+	}
+	if rec := w.cycle(); rec.Different != 0 || rec.Trouble != "" || rec.Proof.Reshaped != 1 {
+		t.Errorf("after it was upgraded: %+v", rec)
+	}
+}
+
 // The same JSON is the same object, and its order of keys is none of our business.
 func TestOrderOfKeysIsNoDifference(t *testing.T) {
 	e := object("shop", "a", 2, "x")
@@ -377,6 +424,10 @@ func TestOrderOfKeysIsNoDifference(t *testing.T) {
 	w.cluster.objects[[2]string{"shop", "a"}] = e
 	w.cycle()
 	w.wants(audit.Equal)
+	e.Object = append(e.Object, " {}"...) // but two values are not one
+	w.cluster.objects[[2]string{"shop", "a"}] = e
+	w.cycle()
+	w.wants(audit.Different)
 }
 
 // What is told holds names and revisions, however much differs, and nothing of the objects.

@@ -11,13 +11,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tidwall/gjson"
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
-	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // Cluster is what the journal is compared with; a capture.Capture is one.
@@ -226,23 +224,25 @@ func (a *Auditor) Audit(ctx context.Context, gr schema.GroupResource) error {
 	if err != nil {
 		return err
 	}
-	form, err := a.form(ctx, gr)
+	f, err := a.form(ctx, gr)
 	if err != nil {
 		return a.settle(ctx, rec, nil, err)
 	}
 	a.mu.Lock()
-	if rec.Form != "" && rec.Form != form {
+	if rec.Form != "" && rec.Form != f.name {
 		rec.FormSince = a.o.Clock().UTC()
 	}
-	rec.Form = form
-	since := rec.FormSince
+	rec.Form, f.since = f.name, rec.FormSince
 	a.mu.Unlock()
 	var p *pass
 	for try := range 2 {
-		p = &pass{a: a, resource: gr, formSince: since, hurry: try > 0}
+		p = &pass{a: a, resource: gr, form: f, hurry: try > 0}
 		if err = p.run(ctx); !errors.Is(err, capture.ErrExpired) || p.pages == 0 {
 			break // else its revision was compacted away below it: once more, without pauses
 		}
+	}
+	if err == nil && p.different > 0 {
+		err = a.confirmForm(ctx, gr, f)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -271,6 +271,7 @@ func (a *Auditor) settle(ctx context.Context, rec *Record, p *pass, trouble erro
 	default:
 		rec.Different, rec.Differences = 0, nil
 		rec.Proof = &Proof{Time: now, At: p.at, Objects: p.objects, Reshaped: p.reshaped}
+		rec.proven = time.Now()
 	}
 	after, found := rec.Different, rec.Differences
 	b, err := json.Marshal(rec)
@@ -290,52 +291,26 @@ func (a *Auditor) settle(ctx context.Context, rec *Record, p *pass, trouble erro
 	return a.o.Journal.SetNote(ctx, notePrefix+rec.Resource, b)
 }
 
-// form names the form in which the server gives the objects of a resource: its own version and, of a
-// custom resource, the generation of its definition.
-func (a *Auditor) form(ctx context.Context, gr schema.GroupResource) (string, error) {
-	if now := a.o.Clock(); a.server == "" || now.Sub(a.serverAt).Abs() > min(time.Minute, a.o.Every) {
-		ctx, cancel := context.WithTimeout(ctx, pageTimeout)
-		defer cancel()
-		version, err := a.o.Cluster.ServerVersion(ctx)
-		if err != nil {
-			return "", fmt.Errorf("ask the API server for its version: %w", err)
-		}
-		a.server, a.serverAt = version, now
-	}
-	l := a.o.Journal.Ledger(gr)
-	if l == nil || gr.Group == "" {
-		return a.server, nil
-	}
-	v, err := a.o.Journal.View()
-	if err != nil {
-		return "", err
-	}
-	e, found, err := replay.VersionAt(v, definitions, "", gr.String(), a.o.Journal.Newest().Revision)
-	if closeErr := v.Close(); closeErr != nil {
-		return "", closeErr
-	}
-	if err != nil || !found { // a built-in kind; what cannot be read is found by the audit of definitions
-		return a.server, nil
-	}
-	return fmt.Sprintf("%s %s %s", a.server, l.Version, gjson.GetBytes(e.Object, "metadata.generation")), nil
-}
-
-// Report tells what is known now.
+// Report tells what is known now. The time of a proof is as today's clock has it: one that was set back since makes it no younger.
 func (a *Auditor) Report() *Report {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := a.o.Clock()
 	r := &Report{Every: a.o.Every, Limit: a.o.Limit, Requests: a.requests, Bytes: a.bytes, Objects: a.objects, Resources: []Record{}}
 	for _, rec := range a.records {
 		c := *rec
 		if rec.Proof != nil {
 			p := *rec.Proof
+			if made := now.Add(-time.Since(rec.proven)); !rec.proven.IsZero() && made.Before(p.Time) {
+				p.Time = made.UTC()
+			}
 			c.Proof = &p
 		}
 		c.Differences = slices.Clone(rec.Differences)
 		r.Resources = append(r.Resources, c)
 	}
 	slices.SortFunc(r.Resources, compareRecords)
-	r.State = r.Judge(a.o.Clock())
+	r.State = r.Judge(now)
 	return r
 }
 

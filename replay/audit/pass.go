@@ -1,15 +1,11 @@
 package audit
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
-	"github.com/tidwall/gjson"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -20,16 +16,17 @@ import (
 var (
 	errOrder   = errors.New("the API server lists it in an order of its own")
 	errMoved   = errors.New("what is recorded of it changed meanwhile")
+	errForm    = errors.New("the API server was upgraded or the definition changed meanwhile")
 	errListing = errors.New("it is being listed")
 	errManyOdd = errors.New("what differed at first did not when asked for again, and there was more of it than is asked for again")
 )
 
 // pass is one comparison of one resource.
 type pass struct {
-	a         *Auditor
-	resource  schema.GroupResource
-	formSince time.Time // what was recorded before may have been given in another form
-	hurry     bool      // no pauses
+	a        *Auditor
+	resource schema.GroupResource
+	form     form
+	hurry    bool // no pauses
 
 	at         journal.Revision
 	namespaces []string
@@ -162,38 +159,11 @@ func (p *pass) compare(recorded *journal.Event, err error, listed *journal.Event
 	case err != nil:
 		p.suspect(listed, Unreadable)
 	case same(recorded.Object, listed.Object):
-	case p.mayBeReshaped(recorded, listed):
+	case p.form.explains(recorded, listed):
 		p.reshaped++
 	default:
 		p.suspect(listed, Differs)
 	}
-}
-
-// mayBeReshaped reports whether the same revision of the same object may well look different now: it was
-// recorded in another API version, or before the server was upgraded or the definition changed.
-func (p *pass) mayBeReshaped(recorded, listed *journal.Event) bool {
-	if recorded.UID != listed.UID || recorded.Revision.RV != listed.Revision.RV {
-		return false
-	}
-	return recorded.Observed.Before(p.formSince) ||
-		gjson.GetBytes(recorded.Object, "apiVersion").String() != gjson.GetBytes(listed.Object, "apiVersion").String()
-}
-
-// same reports whether two objects are the same bytes or, the order of keys and spaces aside, the same JSON.
-func same(a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
-	}
-	parse := func(raw []byte) (v any) {
-		d := json.NewDecoder(bytes.NewReader(raw))
-		d.UseNumber()
-		if d.Decode(&v) != nil {
-			return nil
-		}
-		return v
-	}
-	x, y := parse(a), parse(b)
-	return x != nil && reflect.DeepEqual(x, y)
 }
 
 func (p *pass) suspect(e *journal.Event, k Kind) {
@@ -257,7 +227,7 @@ func (p *pass) again(ctx context.Context, d Difference, at journal.Revision) (*D
 	if err := errors.Join(v.Close(), p.holds()); err != nil {
 		return nil, err
 	}
-	one := &pass{a: p.a, resource: p.resource, formSince: p.formSince, at: at}
+	one := &pass{a: p.a, resource: p.resource, form: p.form, at: at}
 	switch {
 	case readErr != nil:
 		one.suspect(&journal.Event{Namespace: d.Namespace, Name: d.Name}, Unreadable)

@@ -37,7 +37,7 @@ type Proof struct {
 	At      journal.Revision `json:"at"`   // the revision that was compared
 	Objects int              `json:"objects"`
 	// Reshaped counts objects that the server gives in another form than it did when they were recorded
-	// (it was upgraded, or their definition was changed): of those, only uid and revision were compared.
+	// (it was upgraded, or their definition was changed): of those, only what no such change touches was compared.
 	Reshaped int `json:"reshaped,omitempty"`
 }
 
@@ -63,6 +63,8 @@ type Record struct {
 	// zero for the one that was there at the first audit.
 	Form      string    `json:"form,omitempty"`
 	FormSince time.Time `json:"formSince,omitzero"`
+
+	proven time.Time // when the proof was made, on the machine's own clock; zero: in another life of the daemon
 }
 
 // Age is how old the newest proof is, or how long one has been wanted.

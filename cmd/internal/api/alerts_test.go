@@ -44,7 +44,7 @@ func scrape(t *testing.T, change func(*api.Status)) string {
 // auditedStatus has every kind of resource that the audit knows.
 func auditedStatus(st *api.Status) {
 	st.Audit = &audit.Report{Every: time.Hour, Limit: 3 * time.Hour, Requests: 7, Bytes: 700, Resources: []audit.Record{
-		{Resource: "pods", Since: st.Now.Add(-9 * time.Hour), Proof: &audit.Proof{Time: st.Now.Add(-time.Minute), Objects: 12}},
+		{Resource: "pods", Since: st.Now.Add(-9 * time.Hour), Proof: &audit.Proof{Time: st.Now.Add(-time.Minute), Objects: 12, Reshaped: 5}},
 		{Resource: "secrets", Since: st.Now.Add(-9 * time.Hour), Proof: &audit.Proof{Time: st.Now.Add(-4 * time.Hour), Objects: 3}, Trouble: "canary"},
 		{Resource: "nodes", Since: st.Now.Add(-2 * time.Minute)},
 		{Resource: "others.example", NotAudited: "canary"},
@@ -57,7 +57,7 @@ func TestMetricsTellOfTheAudit(t *testing.T) {
 	for _, want := range []string{
 		"tidemark_audit_enabled_bool 1", "tidemark_audit_proven_bool 0", "tidemark_audit_proof_limit_seconds 10800", "tidemark_audit_not_audited_count 1",
 		`tidemark_audit_proof_age_seconds{resource="pods"} 60`, `tidemark_audit_proof_age_seconds{resource="secrets"} 14400`, `tidemark_audit_proof_age_seconds{resource="nodes"} 120`,
-		`tidemark_audit_objects_count{resource="pods"} 12`, `tidemark_audit_different_count{resource="pods"} 0`, "tidemark_audit_requests_total 7", "tidemark_audit_read_bytes_total 700",
+		`tidemark_audit_objects_count{resource="pods"} 12`, `tidemark_audit_reshaped_count{resource="pods"} 5`, `tidemark_audit_different_count{resource="pods"} 0`, "tidemark_audit_requests_total 7", "tidemark_audit_read_bytes_total 700",
 	} {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("no %q in:\n%s", want, body)
@@ -176,6 +176,7 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 	body := scrape(t, everything)
 	metric, label := regexp.MustCompile(`\btidemark_[a-z_]+`), regexp.MustCompile(`\$labels\.([a-z]+)`)
 	seen := map[string]bool{}
+	var silence, unproven bool
 	for _, g := range file.Groups {
 		for _, r := range g.Rules {
 			names := metric.FindAllString(r.Expr, -1)
@@ -183,9 +184,12 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 				t.Errorf("rule %+v", r)
 			}
 			seen[r.Alert] = true
-			if _, err := time.ParseDuration(r.For); r.For != "" && err != nil {
+			lasts, err := time.ParseDuration(r.For)
+			if r.For != "" && err != nil {
 				t.Errorf("%s: %v", r.Alert, err)
 			}
+			silence = silence || strings.Contains(r.Expr, "absent(") && strings.Contains(r.Expr, "up{")
+			unproven = unproven || strings.HasPrefix(r.Expr, "tidemark_audit_proven_bool == 0") && lasts > audit.Options{}.WithDefaults().Limit
 			for _, n := range names {
 				if !regexp.MustCompile(`(?m)^` + n + `[ {]`).MatchString(body) {
 					t.Errorf("%s: the daemon has no metric %s", r.Alert, n)
@@ -198,7 +202,13 @@ func TestAlertRulesNameMetricsThatThereAre(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) < 11 {
+	if len(seen) < 13 {
 		t.Errorf("only %d rules", len(seen))
+	}
+	if !silence {
+		t.Error("no rule fires when the daemon says nothing at all")
+	}
+	if !unproven {
+		t.Error("no rule fires when nothing can be audited, of which there are no ages")
 	}
 }

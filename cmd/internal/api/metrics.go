@@ -42,6 +42,7 @@ var (
 	descAuditLimit     = prometheus.NewDesc("tidemark_audit_proof_limit_seconds", "The age that a proof may have.", nil, nil)
 	descAuditAge       = prometheus.NewDesc("tidemark_audit_proof_age_seconds", "Age of the newest proof that the history of a resource equals the cluster; without one, how long it has been wanted.", []string{"resource"}, nil)
 	descAuditObjects   = prometheus.NewDesc("tidemark_audit_objects_count", "Objects that the newest proof of a resource is about.", []string{"resource"}, nil)
+	descAuditReshaped  = prometheus.NewDesc("tidemark_audit_reshaped_count", "Objects of that proof that were recorded in another form than they have now; what a change of form can add or drop was not compared.", []string{"resource"}, nil)
 	descAuditDifferent = prometheus.NewDesc("tidemark_audit_different_count", "Objects of a resource over which history and the cluster differ, as the newest audit found.", []string{"resource"}, nil)
 	descAuditFound     = prometheus.NewDesc("tidemark_audit_differences_total", "Differences ever found, also those that are gone.", []string{"resource"}, nil)
 	descAuditExcluded  = prometheus.NewDesc("tidemark_audit_not_audited_count", "Recorded resources that cannot be audited.", nil, nil)
@@ -85,7 +86,7 @@ func (c *statusCollector) Describe(ch chan<- *prometheus.Desc) {
 		descNewest, descConnected, descPaused, descEvents, descBytes, descOldest,
 		descArchiveAge, descArchivedTo, descArchivePending, descArchiveEvents, descArchiveFailing, descArchiveBytes, descArchiveSegments, descArchiveShots,
 		descWatermark, descGaps, descInferred, descLag, descWatching,
-		descAuditProven, descAuditEnabled, descAuditLimit, descAuditAge, descAuditObjects, descAuditDifferent, descAuditFound, descAuditExcluded,
+		descAuditProven, descAuditEnabled, descAuditLimit, descAuditAge, descAuditObjects, descAuditReshaped, descAuditDifferent, descAuditFound, descAuditExcluded,
 		descAuditRequests, descAuditBytes,
 		descVolumeAge, descVolumeLimit, descVolumeClaims, descVolumeFailing, descVolumeRunning, descVolumeBackups, descVolumeSent,
 		descVolumeDone, descVolumeFailed, descVolumeDuration,
@@ -180,6 +181,7 @@ func collectAudit(ch chan<- prometheus.Metric, st *Status) {
 		metric(descAuditDifferent, prometheus.GaugeValue, float64(r.Different), r.Resource)
 		if r.Proof != nil {
 			metric(descAuditObjects, prometheus.GaugeValue, float64(r.Proof.Objects), r.Resource)
+			metric(descAuditReshaped, prometheus.GaugeValue, float64(r.Proof.Reshaped), r.Resource)
 		}
 	}
 	metric(descAuditExcluded, prometheus.GaugeValue, float64(excluded))

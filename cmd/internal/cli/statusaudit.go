@@ -99,7 +99,7 @@ func writeAudit(b *strings.Builder, st *api.Status) {
 		fmt.Fprintf(b, "  not audited: %s\n", some(not, "others (see -o json)"))
 	}
 	if reshaped > 0 {
-		fmt.Fprintf(b, "  %s objects are given in another form than when they were recorded (an upgrade, a changed definition): only uid and revision were compared\n", humanize.Comma(int64(reshaped)))
+		fmt.Fprintf(b, "  %s objects are given in another form than when they were recorded (an upgrade, a changed definition): what such a change can add or drop was not compared\n", humanize.Comma(int64(reshaped)))
 	}
 	if gone > 0 {
 		fmt.Fprintf(b, "  %d differences were found earlier; they are gone, and history before that may be wrong there\n", gone)
