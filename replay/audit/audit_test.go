@@ -373,20 +373,27 @@ func TestAnUpgradeIsNoDifference(t *testing.T) {
 	if rec := w.cycle(); rec.Proof == nil || rec.Proof.Reshaped != 1 || rec.Different != 0 {
 		t.Errorf("after an upgrade: %+v", rec)
 	}
-	other := object("shop", "a", 3, "y") // another revision is a difference, upgrade or not
+	late := object("shop", "a", 3, "y") // one of several API servers may be the old one for a while
+	w.record(late)
+	late.Object = []byte(strings.Replace(string(late.Object), `"data":`, `"immutable":false,"data":`, 1))
+	w.cluster.objects[[2]string{"shop", "a"}] = late
+	if rec := w.cycle(); rec.Proof == nil || rec.Proof.Reshaped != 1 || rec.Different != 0 {
+		t.Errorf("while the servers are upgraded one by one: %+v", rec)
+	}
+	other := object("shop", "a", 4, "y") // another revision is a difference, upgrade or not
 	w.cluster.objects[[2]string{"shop", "a"}] = other
 	w.cycle()
 	w.wants(audit.Different)
-	fresh := object("shop", "a", 4, "z") // and so is what was recorded after it
+	fresh := object("shop", "a", 5, "z") // and so is what was recorded after it
 	w.record(fresh)
-	fresh.Object = []byte(strings.Replace(string(fresh.Object), `"z"`, `"zz"`, 1))
+	fresh.Object = []byte(strings.Replace(string(fresh.Object), `"data":`, `"immutable":false,"data":`, 1))
 	w.cluster.objects[[2]string{"shop", "a"}] = fresh
 	w.cycle()
 	w.wants(audit.Different)
-	w.cluster.objects[[2]string{"shop", "a"}] = object("shop", "a", 4, "z")
+	w.cluster.objects[[2]string{"shop", "a"}] = object("shop", "a", 5, "z")
 	w.cycle()
 	w.wants(audit.Equal)
-	beta := object("shop", "a", 4, "z")
+	beta := object("shop", "a", 5, "z")
 	beta.Object = []byte(strings.Replace(string(beta.Object), `"apiVersion":"v1"`, `"apiVersion":"v2"`, 1))
 	w.cluster.objects[[2]string{"shop", "a"}] = beta
 	if rec := w.cycle(); rec.Proof == nil || rec.Proof.Reshaped != 1 || rec.Different != 0 {

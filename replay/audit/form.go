@@ -21,7 +21,7 @@ import (
 // upgraded or a definition changes; it is read in another form from then on, at the same revision.
 type form struct {
 	name  string    // the server's version and, of a custom resource, the generation of its definition
-	since time.Time // what was recorded before may have been given in another form
+	since time.Time // what was recorded before, or in the time of a roll-out after it, may have been given in another form
 	group string
 	// converted: a webhook converts the objects, and may make of them what it likes.
 	converted bool
@@ -69,6 +69,9 @@ func (a *Auditor) confirmForm(ctx context.Context, gr schema.GroupResource, bega
 	return err
 }
 
+// rollout is how long after the audit met a new API server another one may still be the old one, with watches of ours on it.
+const rollout = time.Hour
+
 // explains reports whether two objects that are not the same may well be one object in two forms: the same revision,
 // recorded in another API version or before the form changed, and nothing differs that no change of form can touch.
 func (f form) explains(recorded, listed *journal.Event) bool {
@@ -81,7 +84,7 @@ func (f form) explains(recorded, listed *journal.Event) bool {
 		return false
 	}
 	inVersion := was["apiVersion"] == is["apiVersion"]
-	if inVersion && !recorded.Observed.Before(f.since) {
+	if inVersion && (f.since.IsZero() || !recorded.Observed.Before(f.since.Add(rollout))) {
 		return false
 	}
 	version, _ := was["apiVersion"].(string)
