@@ -94,6 +94,9 @@ type BackRequest struct {
 	Namespace string `json:"namespace,omitempty"`
 	Claim     string `json:"claim,omitempty"`
 	Run       string `json:"run,omitempty"` // default: the backup's name
+	// TTL and Pinned are those of Spec.
+	TTL    time.Duration `json:"ttl,omitempty"`
+	Pinned bool          `json:"pinned,omitempty"`
 }
 
 func (q *BackRequest) check() error {
@@ -103,7 +106,7 @@ func (q *BackRequest) check() error {
 	case (q.Namespace == "") != (q.Claim == ""):
 		return fmt.Errorf("%w: a namespace and a claim belong together", ErrRequest)
 	}
-	return nil
+	return checkTTL(q.TTL)
 }
 
 // Back backs a path up. The backup is recorded when it begins and when it ends, whatever its end; one that failed is
@@ -113,7 +116,7 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := q.check(); err != nil {
 		return nil, err
 	}
-	b := newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual"}, k.o.Clock())
+	b := newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned}, k.o.Clock())
 	if b.Spec.Run == "" {
 		b.Spec.Run = b.Metadata.Name
 	}
@@ -256,6 +259,10 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 	if err != nil {
 		return nil, err
 	}
+	pins, err := r.Pins(ctx, tagName)
+	if err != nil {
+		return nil, err
+	}
 	var all []*Backup
 	for _, s := range stored {
 		b, err := Parse([]byte(s.Tags[tagRecord]))
@@ -266,6 +273,9 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 			}
 			b.Metadata.Name, b.Spec.Run = s.ID, s.ID
 			b.Status.Consistency, b.Status.Taken = Live, s.Began.UTC()
+		}
+		if pinned, told := pins[b.Metadata.Name]; told {
+			b.Spec.Pinned = pinned
 		}
 		b.Status.Phase, b.Status.Finished, b.Status.Content = Done, s.Ended.UTC(), contentOf(r.Location(), &s)
 		all = append(all, b)
@@ -412,7 +422,7 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 	return r.Verify(ctx, percent, wanted...)
 }
 
-// Delete forgets a backup. Its content is freed by Maintain, a day later. What is cut off on the way is done by FinishDeletes.
+// Delete forgets a backup, unless it is pinned. Its content is freed by Maintain, a day later. What is cut off on the way is done by FinishDeletes.
 func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -422,6 +432,11 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	}
 	if b.Status.Phase == Running {
 		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
+	}
+	if b.Status.Phase != Deleting {
+		if err := k.mayGo(ctx, b); err != nil {
+			return nil, err
+		}
 	}
 	return b, k.remove(ctx, b)
 }

@@ -57,6 +57,9 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 	if q.Run == "" {
 		q.Run = backupName("run", k.o.Clock())
 	}
+	if err := checkTTL(q.TTL); err != nil {
+		return nil, err
+	}
 	if err := k.awaitSettled(ctx); err != nil {
 		return nil, err
 	}

@@ -328,17 +328,17 @@ func (t *troubled) List(ctx context.Context, prefix, after string) iter.Seq2[arc
 	}
 }
 
-// Tagged are the IDs of all that a tag was given to.
+// Tagged are the IDs of all that a tag was given to, notes of Pin included.
 func (r *Repository) Tagged(ctx context.Context, key, value string) (ids []string, err error) {
 	if err := r.refresh(ctx); err != nil {
 		return nil, err
 	}
-	found, err := snapshot.ListSnapshotManifests(ctx, r.kopia, nil, map[string]string{tagPrefix + key: value})
+	found, err := r.kopia.FindManifests(ctx, map[string]string{tagPrefix + key: value})
 	if err != nil {
 		return nil, r.failed(err)
 	}
-	for _, id := range found {
-		ids = append(ids, string(id))
+	for _, e := range found {
+		ids = append(ids, string(e.ID))
 	}
 	return ids, nil
 }
