@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +55,7 @@ func newVolumesPin(use, short string, pinned bool) *cobra.Command {
 }
 
 func newVolumesDelete() *cobra.Command {
+	var yes bool
 	cmd := &cobra.Command{
 		Use:     "delete BACKUP...",
 		Aliases: []string{"forget", "rm"},
@@ -62,14 +64,21 @@ func newVolumesDelete() *cobra.Command {
 One that is pinned is refused.`,
 		Args: someArgs(1, 0, "the names of backups"),
 	}
-	return volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
+	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
 		all, err := named(cmd.Context(), v, args)
 		if err != nil {
 			return err
 		}
+		var what []string
 		for _, b := range all {
+			what = append(what, fmt.Sprintf("%s (%s, %s)", text(b.Metadata.Name), text(b.Volume()), stamp(b.Metadata.Created)))
 			if b.Spec.Pinned {
 				return failure(nil, "nothing is deleted: %s is pinned: 'tidemark volumes unpin %s' first", text(b.Metadata.Name), text(b.Metadata.Name))
+			}
+		}
+		if !yes {
+			if err := confirm(cmd, "Delete volume backup "+strings.Join(what, ", ")+"?"); err != nil {
+				return err
 			}
 		}
 		for _, b := range all {
@@ -83,6 +92,8 @@ One that is pinned is refused.`,
 		}
 		return nil
 	})
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
 }
 
 func newVolumesMaintain() *cobra.Command {
