@@ -388,6 +388,9 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 		return nil, fmt.Errorf("%w: %g%% of the files cannot be read: want 0 to 100", ErrRequest, percent)
 	}
 	all, err := k.List(ctx)
+	if errors.Is(err, repository.ErrBroken) {
+		return repository.Broken(0, err), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -415,6 +418,9 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 		return &repository.Verified{}, nil
 	}
 	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrBroken) {
+		return repository.Broken(len(wanted), err), nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -250,7 +250,7 @@ func TestVerifyReadsTheStore(t *testing.T) {
 	tried := map[byte]int{}
 	for _, name := range w.blobs() {
 		kind := filepath.Base(name)[0]
-		if !strings.ContainsRune("pqxn", rune(kind)) {
+		if !strings.ContainsRune("pqxn", rune(kind)) && filepath.Base(name) != "kopia.repository" {
 			continue
 		}
 		tried[kind]++
@@ -266,6 +266,14 @@ func TestVerifyReadsTheStore(t *testing.T) {
 		} else if kind == 'p' && !slices.ContainsFunc(v.Errors, func(text string) bool { return strings.HasPrefix(text, b.Metadata.Name+"/sub/a: ") }) {
 			t.Errorf("it is not said where: %q", v.Errors)
 		}
+		warm := w.cache
+		w.cache = "" // which everything that is opened starts without
+		for _, cold := range []*Keeper{k, w.alone()} {
+			if v := verify(cold); len(v.Errors) == 0 {
+				t.Errorf("%s rots, which was not found without a cache: %+v", filepath.Base(name), v)
+			}
+		}
+		w.cache = warm
 		ok(t, os.WriteFile(name, whole, 0o600))
 	}
 	if tried['p'] == 0 || tried['q'] == 0 || tried['x'] == 0 {

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"iter"
 	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,8 +23,6 @@ import (
 	"github.com/kopia/kopia/snapshot"
 	"github.com/kopia/kopia/snapshot/snapshotfs"
 	"github.com/kopia/kopia/snapshot/snapshotmaintenance"
-
-	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
 
 // File is one file of a backup.
@@ -166,25 +162,31 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 		return nil, fmt.Errorf("make a cache for the verification: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	o, store := r.o, &troubled{Store: r.o.Store}
-	o.Store, o.CacheDir, o.ReadOnly = store, dir, true
+	o := r.o
+	o.CacheDir, o.ReadOnly = dir, true
+	v, store := &Verified{}, r.storage
 	fresh, err := Open(ctx, o)
 	if err == nil {
 		defer fresh.release()
-		v := &Verified{}
+		store = fresh.storage
 		err = errors.Join(fresh.verify(ctx, v, percent, wanted), fresh.kopia.Close(context.WithoutCancel(ctx)))
-		if err == nil && store.err() == nil {
-			return v, nil
-		}
 	}
-	switch {
+	switch trouble := store.trouble(); {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case store.err() != nil:
-		return nil, fmt.Errorf("the store fails, so that nothing can be said of the backups in it: %w", store.err())
+	case fresh != nil && trouble != nil:
+		return nil, fmt.Errorf("the store fails, so that nothing can be said of the backups in it: %w", trouble)
+	case fresh == nil && !errors.Is(err, ErrBroken):
+		return nil, err
+	case err != nil: // the store gave what it has, and that is of no use: indexes, or the list of backups
+		return Broken(len(wanted), err), nil
 	}
-	// The store gave what it has, and that is of no use: indexes, or the list of backups.
-	return &Verified{Backups: len(wanted), Errors: []string{"of all backups: " + err.Error()}}, nil
+	return v, nil
+}
+
+// Broken is what is to be said of so many backups in a repository that cannot be looked into, because it is damaged.
+func Broken(backups int, err error) *Verified {
+	return &Verified{Backups: backups, Errors: []string{"of all backups: " + err.Error()}}
 }
 
 // errorsToKeep bounds what a verification tells, and ends it when there is more.
@@ -282,50 +284,6 @@ func (c *checker) check(ctx context.Context, e fs.Entry, id object.ID) error {
 	n, err := io.Copy(io.Discard, &contextReader{ctx, in})
 	c.read.Add(n)
 	return err
-}
-
-// troubled remembers the first failure of a store, other than that it has not what is asked for.
-type troubled struct {
-	archive.Store
-	mu    sync.Mutex
-	first error
-}
-
-func (t *troubled) note(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() == nil && !errors.Is(err, iofs.ErrNotExist) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.first = cmp.Or(t.first, err)
-	}
-	return err
-}
-
-func (t *troubled) err() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.first
-}
-
-// ReadAt implements archive.Store.
-func (t *troubled) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	return t.note(ctx, t.Store.ReadAt(ctx, name, p, off))
-}
-
-// Stat implements archive.Store.
-func (t *troubled) Stat(ctx context.Context, name string) (archive.FileInfo, error) {
-	info, err := t.Store.Stat(ctx, name)
-	return info, t.note(ctx, err)
-}
-
-// List implements archive.Store.
-func (t *troubled) List(ctx context.Context, prefix, after string) iter.Seq2[archive.FileInfo, error] {
-	return func(yield func(archive.FileInfo, error) bool) {
-		for info, err := range t.Store.List(ctx, prefix, after) {
-			if !yield(info, t.note(ctx, err)) {
-				return
-			}
-		}
-	}
 }
 
 // Tagged are the IDs of all that a tag was given to, notes of Pin included.

@@ -35,14 +35,14 @@ func (r *Repository) Pins(ctx context.Context, key string) (map[string]bool, err
 	}
 	found, err := r.kopia.FindManifests(ctx, map[string]string{manifest.TypeLabelKey: pinType})
 	if err != nil {
-		return nil, r.failed(err)
+		return nil, r.failed(r.damage(ctx, err))
 	}
 	slices.SortFunc(found, func(a, b *manifest.EntryMetadata) int { return a.ModTime.Compare(b.ModTime) }) // two at once may both have written
 	pins := map[string]bool{}
 	for _, e := range found {
 		var p pin
 		if _, err := r.kopia.GetManifest(ctx, e.ID, &p); err != nil {
-			return nil, r.failed(err)
+			return nil, r.failed(r.damage(ctx, err))
 		}
 		pins[e.Labels[tagPrefix+key]] = p.Pinned
 	}

@@ -403,7 +403,7 @@ says, chosen anew each time. Exit code 5: damage.`,
 			}
 		}
 		if err == nil && len(found.Errors) > 0 {
-			return failure(ErrDamaged, "%d files of volume backups are damaged: restore them from another backup, and look after the store; the next backup of a volume stores anew what the volume still has", len(found.Errors))
+			return failure(ErrDamaged, "%s with volume backups: restore from others, and look after the store; the next backup of a volume writes anew what it needs", count(len(found.Errors), "problem"))
 		}
 		return err
 	})
