@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"go.uber.org/zap"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -155,7 +156,7 @@ func (k *Keeper) back(ctx context.Context, r *repository.Repository, b *Backup, 
 	if err != nil {
 		return err
 	}
-	b.Status.Content = contentOf(r.Location(), &res.Backup)
+	b.keep(r.Location(), &res.Backup)
 	b.Status.Content.Unchanged, b.Status.Content.Sent = res.Cached, res.Sent
 	return nil
 }
@@ -185,8 +186,12 @@ func sourceOf(b *Backup) repository.Source {
 	return repository.Source{Namespace: b.Metadata.Namespace, Name: b.Spec.Claim}
 }
 
-func contentOf(location string, b *repository.Backup) *Content {
-	return &Content{Location: location, ID: b.ID, Files: b.Files, Bytes: b.Bytes}
+// keep takes down where the repository has the content, and what it does not have.
+func (b *Backup) keep(location string, c *repository.Backup) {
+	b.Status.Content = &Content{Location: location, ID: c.ID, Files: c.Files, Bytes: c.Bytes}
+	if n := c.Sockets(); n > 0 {
+		b.note("left out, as who listens makes them anew: %s", english.Plural(n, "socket", ""))
+	}
 }
 
 func (k *Keeper) close(ctx context.Context, r *repository.Repository) {
@@ -277,7 +282,8 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 		if pinned, told := pins[b.Metadata.Name]; told {
 			b.Spec.Pinned = pinned
 		}
-		b.Status.Phase, b.Status.Finished, b.Status.Content = Done, s.Ended.UTC(), contentOf(r.Location(), &s)
+		b.Status.Phase, b.Status.Finished = Done, s.Ended.UTC()
+		b.keep(r.Location(), &s)
 		all = append(all, b)
 	}
 	return all, nil

@@ -36,32 +36,50 @@ type File struct {
 	Target   string    `json:"target,omitempty"` // of a symbolic link
 }
 
-// root opens what is at a path of a backup.
-func (r *Repository) root(ctx context.Context, id, part string) (fs.Entry, string, error) {
+// top opens a backup.
+func (r *Repository) top(ctx context.Context, id string) (fs.Entry, error) {
 	m, err := r.manifest(ctx, id)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	root, err := snapshotfs.SnapshotRoot(r.kopia, m)
+	top, err := snapshotfs.SnapshotRoot(r.kopia, m)
+	return top, r.failed(err)
+}
+
+// inside is what is at a path of a backup.
+func inside(ctx context.Context, top fs.Entry, part string) (fs.Entry, error) {
+	if part == "" {
+		return top, nil
+	}
+	e, err := snapshotfs.GetNestedEntry(ctx, top, strings.Split(part, "/"))
 	if err != nil {
-		return nil, "", r.failed(err)
+		return nil, fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", part)
 	}
-	if part = path.Clean("/" + part)[1:]; part == "" {
-		return root, "", nil
-	}
-	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
-	if err != nil {
-		return nil, "", fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", part)
-	}
-	return e, part, nil
+	return e, nil
+}
+
+// noContent says why a pipe or a device cannot be had by itself.
+func noContent(part string) error {
+	return fmt.Errorf("%s is a pipe or a device, which has no content: it comes back with the directory that it is in", part)
 }
 
 // Files yields the files at a path of a backup: what is in a directory, and with deep all below it too.
 func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter.Seq2[File, error] {
 	return func(yield func(File, error) bool) {
-		e, at, err := r.root(ctx, id, part)
+		top, err := r.top(ctx, id)
 		if err != nil {
 			yield(File{}, err)
+			return
+		}
+		special, unread := r.specials(ctx, top)
+		at := path.Clean("/" + part)[1:]
+		e, err := inside(ctx, top, at)
+		if err != nil {
+			if f, is := special.at(at); is {
+				yield(f, nil)
+				return
+			}
+			yield(File{}, errors.Join(err, unread))
 			return
 		}
 		dir, ok := e.(fs.Directory)
@@ -69,9 +87,13 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 			yield(fileOf(ctx, at, e), nil)
 			return
 		}
-		err = r.walk(ctx, dir, at, deep, func(f File) bool { return yield(f, nil) })
-		if err != nil && !errors.Is(err, errEnough) {
+		w := walker{deep, special, func(f File) bool { return yield(f, nil) }}
+		switch err = w.walk(ctx, dir, at); {
+		case errors.Is(err, errEnough):
+		case err != nil:
 			yield(File{}, r.failed(err))
+		case unread != nil: // the others are of use without
+			yield(File{}, fmt.Errorf("pipes and devices are missing in the list: %w", unread))
 		}
 	}
 }
@@ -79,24 +101,42 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 // errEnough ends a walk that nobody listens to any more.
 var errEnough = errors.New("enough")
 
-func (r *Repository) walk(ctx context.Context, dir fs.Directory, at string, deep bool, yield func(File) bool) error {
+// walker lists files in the order of their names.
+type walker struct {
+	deep    bool
+	special specials
+	yield   func(File) bool
+}
+
+func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
 	entries, err := fs.GetAllEntries(ctx, dir)
 	if err != nil {
 		return err
 	}
 	fs.Sort(entries)
+	rest := w.special[at]
 	for _, e := range entries {
 		if at == "" && e.Name() == attributesName {
 			continue
 		}
 		p := path.Join(at, e.Name())
-		if !yield(fileOf(ctx, p, e)) {
+		for ; len(rest) > 0 && rest[0].Path < p; rest = rest[1:] {
+			if !w.yield(rest[0]) {
+				return errEnough
+			}
+		}
+		if !w.yield(fileOf(ctx, p, e)) {
 			return errEnough
 		}
-		if sub, ok := e.(fs.Directory); ok && deep {
-			if err := r.walk(ctx, sub, p, deep, yield); err != nil {
+		if sub, ok := e.(fs.Directory); ok && w.deep {
+			if err := w.walk(ctx, sub, p); err != nil {
 				return err
 			}
+		}
+	}
+	for _, f := range rest {
+		if !w.yield(f) {
+			return errEnough
 		}
 	}
 	return nil
@@ -112,8 +152,18 @@ func fileOf(ctx context.Context, p string, e fs.Entry) File {
 
 // Read writes the content of one file of a backup.
 func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) error {
-	e, at, err := r.root(ctx, id, part)
+	top, err := r.top(ctx, id)
 	if err != nil {
+		return err
+	}
+	at := path.Clean("/" + part)[1:]
+	e, err := inside(ctx, top, at)
+	if err != nil {
+		if special, unread := r.specials(ctx, top); unread == nil {
+			if _, is := special.at(at); is {
+				return noContent(at)
+			}
+		}
 		return err
 	}
 	if l, ok := e.(fs.Symlink); ok {
@@ -227,7 +277,7 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 		}
 		v.Backups++
 		name := cmp.Or(b.Name, b.ID)
-		e, _, err := r.root(ctx, b.ID, "")
+		e, err := r.top(ctx, b.ID)
 		if err != nil {
 			w.ReportError(ctx, name, fmt.Errorf("%s: %w", name, err))
 			continue

@@ -105,7 +105,7 @@ by the daemon of their cluster. With --archive and --identity, all else is done 
 otherwise the daemon does it, with paths of its own machine.
 
 Files come back with their names byte for byte, owner, mode, times, extended attributes and ACLs, hard links, holes, pipes and devices;
-sockets are left out, as who listens makes them anew. Symbolic links are kept as they are, and never followed.
+sockets are left out, as who listens makes them anew ('volumes describe' says how many). Symbolic links are kept as they are, and never followed.
 
 The repository is one of Kopia's: 'kopia' can open the directory volumes/CLUSTER/kopia/ of the location.`,
 		Args: noArgs,
