@@ -376,14 +376,23 @@ func (r *Repository) Incomplete(ctx context.Context, before time.Time) (all []Ba
 }
 
 // Maintain does what is due: compacts indexes every hour, and every day frees what no backup needs, a day after it was
-// forgotten, so that backups that are being made lose nothing. Only one process may do so at a time.
+// forgotten, so that backups that are being made lose nothing. One process may do so at a time; of a second one, it is ErrMaintained.
 // Now does everything at once, and is right only when nobody else uses the repository.
 func (r *Repository) Maintain(ctx context.Context, now bool) error {
 	mode, safety := maintenance.ModeAuto, maintenance.SafetyFull
 	if now {
 		mode, safety = maintenance.ModeFull, maintenance.SafetyNone
 	}
-	return r.failed(repo.DirectWriteSession(ctx, r.kopia, repo.WriteSessionOptions{Purpose: "maintain"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+	l, err := takeLease(ctx, r.o.Store, r.o.dir()+"maintenance/")
+	if err != nil {
+		return err
+	}
+	held, release := l.hold(ctx)
+	err = repo.DirectWriteSession(held, r.kopia, repo.WriteSessionOptions{Purpose: "maintain"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
 		return snapshotmaintenance.Run(ctx, w, mode, now, safety)
-	}))
+	})
+	if err != nil && held.Err() != nil {
+		err = context.Cause(held)
+	}
+	return errors.Join(r.failed(err), release())
 }

@@ -102,7 +102,7 @@ func newVolumesMaintain() *cobra.Command {
 		Use:   "maintain",
 		Short: "Delete backups whose TTL is over, free what no backup needs, and compact indexes",
 		Long: `Free what no backup needs, and compact indexes, as far as it is due, after backups whose TTL is over were deleted. The daemon does so every hour; this is for repositories
-without one. Only one process at a time may maintain a repository.`,
+without one. One process at a time maintains a repository, wherever it runs: a second one is refused, until 15 minutes after the first has died.`,
 		Args: noArgs,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, _ []string) error {
