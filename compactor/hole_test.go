@@ -93,7 +93,7 @@ func TestALostSegmentCostsNoMomentBeforeIt(t *testing.T) {
 	var told []*archive.DamageError
 	h := open().History()
 	h.OnLost = func(d *archive.DamageError) { told = append(told, d) }
-	if _, err := changesOf(replay.NewArchived(open().History())); err == nil || !strings.Contains(err.Error(), lost.Name) {
+	if _, err := changesOf(replay.NewArchived(open().History())); err == nil || !strings.Contains(err.Error(), lost.Name) || !strings.Contains(err.Error(), "'tidemark repair'") {
 		t.Errorf("changes are left out without a word: %v", err)
 	}
 	answers("before repair", h)

@@ -255,10 +255,18 @@ func (l *Local) Changes(ctx context.Context, q ChangeQuery) iter.Seq2[Change, er
 func (l *recorded) changes(ctx context.Context, from, to time.Time, q ChangeQuery, yield func(Change, error) bool) bool {
 	tail, err := l.tail(ctx, from, to)
 	if err != nil {
-		yield(Change{}, err)
+		yield(Change{}, cannotSkip(err))
 		return false
 	}
 	return walkTail(ctx, tail, q, yield)
+}
+
+// cannotSkip says of a damaged file what helps: changes are not left out without a word.
+func cannotSkip(err error) error {
+	if _, damaged := errors.AsType[*archive.DamageError](err); !damaged {
+		return err
+	}
+	return fmt.Errorf("%w; 'tidemark repair' makes the file anew where the journal still has what was in it, or takes it out, and then the changes beside it can be told", err)
 }
 
 // walkTail yields what a tail holds, and closes it; it returns false once yield did not want more or was told an error.
@@ -273,7 +281,7 @@ func walkTail(ctx context.Context, tail *journal.Tail, q ChangeQuery, yield func
 		}
 	}
 	if err = errors.Join(err, tail.Close()); err != nil && !stopped {
-		yield(Change{}, err)
+		yield(Change{}, cannotSkip(err))
 		return false
 	}
 	return !stopped

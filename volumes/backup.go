@@ -72,6 +72,9 @@ type Spec struct {
 	Run string `json:"run"`
 	// Origin is "manual", or Scheduled.
 	Origin string `json:"origin"`
+	// TTL is how long it is to be kept; zero: not said. Pinned keeps it whatever retention says.
+	TTL    time.Duration `json:"ttl,omitempty"`
+	Pinned bool          `json:"pinned,omitempty"`
 	// Action is how a claim is backed up, and Reason who said so.
 	Action policy.Action `json:"action,omitempty"`
 	Reason string        `json:"reason,omitempty"`

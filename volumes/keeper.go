@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dustin/go-humanize/english"
 	"go.uber.org/zap"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -94,6 +95,9 @@ type BackRequest struct {
 	Namespace string `json:"namespace,omitempty"`
 	Claim     string `json:"claim,omitempty"`
 	Run       string `json:"run,omitempty"` // default: the backup's name
+	// TTL and Pinned are those of Spec.
+	TTL    time.Duration `json:"ttl,omitempty"`
+	Pinned bool          `json:"pinned,omitempty"`
 }
 
 func (q *BackRequest) check() error {
@@ -103,7 +107,7 @@ func (q *BackRequest) check() error {
 	case (q.Namespace == "") != (q.Claim == ""):
 		return fmt.Errorf("%w: a namespace and a claim belong together", ErrRequest)
 	}
-	return nil
+	return checkTTL(q.TTL)
 }
 
 // Back backs a path up. The backup is recorded when it begins and when it ends, whatever its end; one that failed is
@@ -113,7 +117,7 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := q.check(); err != nil {
 		return nil, err
 	}
-	b := newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual"}, k.o.Clock())
+	b := newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned}, k.o.Clock())
 	if b.Spec.Run == "" {
 		b.Spec.Run = b.Metadata.Name
 	}
@@ -152,7 +156,7 @@ func (k *Keeper) back(ctx context.Context, r *repository.Repository, b *Backup, 
 	if err != nil {
 		return err
 	}
-	b.Status.Content = contentOf(r.Location(), &res.Backup)
+	b.keep(r.Location(), &res.Backup)
 	b.Status.Content.Unchanged, b.Status.Content.Sent = res.Cached, res.Sent
 	return nil
 }
@@ -182,8 +186,12 @@ func sourceOf(b *Backup) repository.Source {
 	return repository.Source{Namespace: b.Metadata.Namespace, Name: b.Spec.Claim}
 }
 
-func contentOf(location string, b *repository.Backup) *Content {
-	return &Content{Location: location, ID: b.ID, Files: b.Files, Bytes: b.Bytes}
+// keep takes down where the repository has the content, and what it does not have.
+func (b *Backup) keep(location string, c *repository.Backup) {
+	b.Status.Content = &Content{Location: location, ID: c.ID, Files: c.Files, Bytes: c.Bytes}
+	if n := c.Sockets(); n > 0 {
+		b.note("left out, as who listens makes them anew: %s", english.Plural(n, "socket", ""))
+	}
 }
 
 func (k *Keeper) close(ctx context.Context, r *repository.Repository) {
@@ -256,6 +264,10 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 	if err != nil {
 		return nil, err
 	}
+	pins, err := r.Pins(ctx, tagName)
+	if err != nil {
+		return nil, err
+	}
 	var all []*Backup
 	for _, s := range stored {
 		b, err := Parse([]byte(s.Tags[tagRecord]))
@@ -267,7 +279,11 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 			b.Metadata.Name, b.Spec.Run = s.ID, s.ID
 			b.Status.Consistency, b.Status.Taken = Live, s.Began.UTC()
 		}
-		b.Status.Phase, b.Status.Finished, b.Status.Content = Done, s.Ended.UTC(), contentOf(r.Location(), &s)
+		if pinned, told := pins[b.Metadata.Name]; told {
+			b.Spec.Pinned = pinned
+		}
+		b.Status.Phase, b.Status.Finished = Done, s.Ended.UTC()
+		b.keep(r.Location(), &s)
 		all = append(all, b)
 	}
 	return all, nil
@@ -378,6 +394,9 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 		return nil, fmt.Errorf("%w: %g%% of the files cannot be read: want 0 to 100", ErrRequest, percent)
 	}
 	all, err := k.List(ctx)
+	if errors.Is(err, repository.ErrBroken) {
+		return repository.Broken(0, err), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -405,6 +424,9 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 		return &repository.Verified{}, nil
 	}
 	r, err := k.o.Open(ctx, false)
+	if errors.Is(err, repository.ErrBroken) {
+		return repository.Broken(len(wanted), err), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -412,7 +434,7 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 	return r.Verify(ctx, percent, wanted...)
 }
 
-// Delete forgets a backup. Its content is freed by Maintain, a day later. What is cut off on the way is done by FinishDeletes.
+// Delete forgets a backup, unless it is pinned. Its content is freed by Maintain, a day later. What is cut off on the way is done by FinishDeletes.
 func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -422,6 +444,11 @@ func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
 	}
 	if b.Status.Phase == Running {
 		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
+	}
+	if b.Status.Phase != Deleting {
+		if err := k.mayGo(ctx, b); err != nil {
+			return nil, err
+		}
 	}
 	return b, k.remove(ctx, b)
 }

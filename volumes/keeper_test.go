@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,6 +121,10 @@ func TestABackupIsRecordedWithItsMoment(t *testing.T) {
 	w := newWorld(t)
 	k, dir := New(w.o), t.TempDir()
 	ok(t, os.WriteFile(dir+"/a", []byte("alpha"), 0o644))
+	t.Chdir(dir)
+	l, err := net.Listen("unix", "socket")
+	ok(t, err)
+	defer l.Close()
 	b := w.back(k, dir)
 	if len(w.events) != 2 || w.events[0].Op != journal.Added || w.events[1].Op != journal.Modified || w.events[1].Namespace != "shop" {
 		t.Fatalf("events %+v", w.events)
@@ -133,6 +138,10 @@ func TestABackupIsRecordedWithItsMoment(t *testing.T) {
 	if s.Phase != Done || s.Before.RV != 1 || s.After.RV != 2 || s.Taken.Before(s.Before.Time) || s.Content == nil || s.Content.Files != 1 || b.Duration() <= 0 {
 		t.Errorf("it became %+v", s)
 	}
+	const note = "left out, as who listens makes them anew: 1 socket"
+	if !slices.Equal(s.Notes, []string{note}) {
+		t.Errorf("it says %q", s.Notes)
+	}
 	found, err := k.Find(t.Context(), b.Metadata.Name[:8])
 	ok(t, err)
 	if found.Metadata.Name != b.Metadata.Name {
@@ -144,7 +153,7 @@ func TestABackupIsRecordedWithItsMoment(t *testing.T) {
 	alone.Record, alone.Recorded = nil, nil
 	all, err := New(alone).List(t.Context())
 	ok(t, err)
-	if len(all) != 1 || all[0].Metadata.Name != b.Metadata.Name || all[0].Status.After.RV != 2 || all[0].Status.Phase != Done || all[0].Status.Content.ID != s.Content.ID {
+	if len(all) != 1 || all[0].Metadata.Name != b.Metadata.Name || all[0].Status.After.RV != 2 || all[0].Status.Phase != Done || all[0].Status.Content.ID != s.Content.ID || !slices.Equal(all[0].Status.Notes, []string{note}) {
 		t.Errorf("the repository alone tells of %+v", all)
 	}
 }
@@ -250,7 +259,7 @@ func TestVerifyReadsTheStore(t *testing.T) {
 	tried := map[byte]int{}
 	for _, name := range w.blobs() {
 		kind := filepath.Base(name)[0]
-		if !strings.ContainsRune("pqxn", rune(kind)) {
+		if !strings.ContainsRune("pqxn", rune(kind)) && filepath.Base(name) != "kopia.repository" {
 			continue
 		}
 		tried[kind]++
@@ -266,6 +275,14 @@ func TestVerifyReadsTheStore(t *testing.T) {
 		} else if kind == 'p' && !slices.ContainsFunc(v.Errors, func(text string) bool { return strings.HasPrefix(text, b.Metadata.Name+"/sub/a: ") }) {
 			t.Errorf("it is not said where: %q", v.Errors)
 		}
+		warm := w.cache
+		w.cache = "" // which everything that is opened starts without
+		for _, cold := range []*Keeper{k, w.alone()} {
+			if v := verify(cold); len(v.Errors) == 0 {
+				t.Errorf("%s rots, which was not found without a cache: %+v", filepath.Base(name), v)
+			}
+		}
+		w.cache = warm
 		ok(t, os.WriteFile(name, whole, 0o600))
 	}
 	if tried['p'] == 0 || tried['q'] == 0 || tried['x'] == 0 {

@@ -57,6 +57,9 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 	if q.Run == "" {
 		q.Run = backupName("run", k.o.Clock())
 	}
+	if err := checkTTL(q.TTL); err != nil {
+		return nil, err
+	}
 	if err := k.awaitSettled(ctx); err != nil {
 		return nil, err
 	}
@@ -424,7 +427,7 @@ func (k *Keeper) read(ctx context.Context, t *task, at mover.Place, report *repo
 	if err != nil {
 		return err
 	}
-	b.Status.Content = contentOf(r.Location(), &o.Result.Backup)
+	b.keep(r.Location(), &o.Result.Backup)
 	b.Status.Content.Unchanged, b.Status.Content.Sent = o.Result.Cached, o.Result.Sent
 	if t.block() {
 		k.tellBlocks(t, blocks, o.Result)

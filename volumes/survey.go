@@ -76,6 +76,9 @@ type ClaimsRequest struct {
 	ReadAll bool   `json:"readAll,omitempty"`
 	Run     string `json:"run,omitempty"`    // default: one is made
 	Origin  string `json:"origin,omitempty"` // default: "manual"
+	// TTL and Pinned are those of Spec.
+	TTL    time.Duration `json:"ttl,omitempty"`
+	Pinned bool          `json:"pinned,omitempty"`
 }
 
 // Skipped is a claim that is not backed up, and why.
@@ -328,7 +331,7 @@ func (k *Keeper) unite(tasks []*task) []*unit {
 func (k *Keeper) newClaimBackup(q *ClaimsRequest, t *task) *Backup {
 	size := t.Capacity()
 	b := newBackup(t.Claim.Namespace, Spec{
-		Claim: t.Claim.Name, Run: q.Run, Origin: q.Origin, Action: t.choice.Action, Reason: t.choice.Reason,
+		Claim: t.Claim.Name, Run: q.Run, Origin: q.Origin, TTL: q.TTL, Pinned: q.Pinned, Action: t.choice.Action, Reason: t.choice.Reason,
 		Source: &Source{StorageClass: t.Class(), Driver: t.Driver(), Volume: t.PV.Name, Capacity: size.Value(), Mode: string(corev1.PersistentVolumeFilesystem)},
 	}, k.o.Clock())
 	if t.PV.Spec.CSI != nil {

@@ -199,7 +199,7 @@ func TestDeleteIsCutOff(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _, _ = w.try("volumes", "delete", b.Metadata.Name)
+		_, _, _ = w.try("volumes", "delete", "--yes", b.Metadata.Name)
 	}()
 	w.await("the object", func() bool {
 		l, err := w.Dynamic.Resource(contentObjects).List(w.Context(), metav1.ListOptions{})

@@ -427,7 +427,7 @@ func (w *world) snapshotsAre(want ...string) {
 func (w *world) forget(all ...*volumes.Backup) {
 	w.Helper()
 	for _, b := range all {
-		w.run("volumes", "delete", b.Metadata.Name)
+		w.run("volumes", "delete", "--yes", b.Metadata.Name)
 	}
 }
 

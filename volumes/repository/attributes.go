@@ -49,6 +49,7 @@ type attributes struct {
 	runs     [][]byte             // the others: sorted and compressed
 	links    map[[2]uint64]string // the first path of a file with several, by device and inode
 	noXattrs bool                 // the file system has none
+	sockets  map[string]bool      // the paths of those that are left out
 }
 
 // line is what one file has besides, as JSON that ends in a newline.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -157,6 +158,7 @@ type session struct {
 	before   []*snapshot.Manifest
 	progress *counter
 	again    bool // everything is to be read, whatever was before
+	sockets  int  // that were left out
 }
 
 // write makes a backup of what content writes: with its tags, and recorded last.
@@ -183,7 +185,8 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 			return err
 		}
 		go progress.run()
-		m, err = gone.make(whole, &session{ctx: ctx, whole: whole, w: w, source: source, before: before, progress: progress}, content)
+		s := &session{ctx: ctx, whole: whole, w: w, source: source, before: before, progress: progress}
+		m, err = gone.make(whole, s, content)
 		progress.stop()
 		if err != nil {
 			return err
@@ -197,6 +200,9 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 			for k, v := range tags {
 				m.Tags[tagPrefix+k] = v
 			}
+		}
+		if s.sockets > 0 {
+			m.Tags[tagPrefix+tagSockets] = strconv.Itoa(s.sockets)
 		}
 		if failed := unread(m); failed != nil {
 			m.IncompleteReason = "unreadable files" // its content is kept for the next try
@@ -240,7 +246,7 @@ func (r *Repository) upload(s *session, root fs.Directory, kept *attributes, o B
 		if sum := m.RootEntry.DirSummary; sum != nil { // Kopia counts symbolic links among those that it has not read
 			s.progress.cached.Store(max(0, sum.TotalFileCount-int64(m.Stats.NonCachedFiles)))
 		}
-		err = addAttributes(s.whole, s.w, m, kept)
+		err, s.sockets = addAttributes(s.whole, s.w, m, kept), len(kept.sockets)
 	}
 	return m, err
 }

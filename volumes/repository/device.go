@@ -156,7 +156,11 @@ func (r *Repository) follow(ctx context.Context, d *device, b *Blocks) error {
 
 // pieces are those of the device in a backup, if the repository has all of them.
 func (r *Repository) pieces(ctx context.Context, id string, size int64) ([]object.IndirectObjectEntry, error) {
-	e, _, err := r.root(ctx, id, deviceName)
+	top, err := r.top(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	e, err := inside(ctx, top, deviceName)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (r *Repository) initialize(ctx context.Context) error {
 func (r *Repository) headless(ctx context.Context) error {
 	for f, err := range r.o.Store.List(ctx, r.storage.dir, "") {
 		if err != nil {
-			return err
+			return r.storage.note(ctx, err)
 		}
 		if name := blob.ID(f.Name[len(r.storage.dir):]); name == format.KopiaRepositoryBlobID || name == format.KopiaBlobCfgBlobID {
 			continue

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"iter"
 	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,8 +23,6 @@ import (
 	"github.com/kopia/kopia/snapshot"
 	"github.com/kopia/kopia/snapshot/snapshotfs"
 	"github.com/kopia/kopia/snapshot/snapshotmaintenance"
-
-	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
 
 // File is one file of a backup.
@@ -40,32 +36,50 @@ type File struct {
 	Target   string    `json:"target,omitempty"` // of a symbolic link
 }
 
-// root opens what is at a path of a backup.
-func (r *Repository) root(ctx context.Context, id, part string) (fs.Entry, string, error) {
+// top opens a backup.
+func (r *Repository) top(ctx context.Context, id string) (fs.Entry, error) {
 	m, err := r.manifest(ctx, id)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	root, err := snapshotfs.SnapshotRoot(r.kopia, m)
+	top, err := snapshotfs.SnapshotRoot(r.kopia, m)
+	return top, r.failed(err)
+}
+
+// inside is what is at a path of a backup.
+func inside(ctx context.Context, top fs.Entry, part string) (fs.Entry, error) {
+	if part == "" {
+		return top, nil
+	}
+	e, err := snapshotfs.GetNestedEntry(ctx, top, strings.Split(part, "/"))
 	if err != nil {
-		return nil, "", r.failed(err)
+		return nil, fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", part)
 	}
-	if part = path.Clean("/" + part)[1:]; part == "" {
-		return root, "", nil
-	}
-	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
-	if err != nil {
-		return nil, "", fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", part)
-	}
-	return e, part, nil
+	return e, nil
+}
+
+// noContent says why a pipe or a device cannot be had by itself.
+func noContent(part string) error {
+	return fmt.Errorf("%s is a pipe or a device, which has no content: it comes back with the directory that it is in", part)
 }
 
 // Files yields the files at a path of a backup: what is in a directory, and with deep all below it too.
 func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter.Seq2[File, error] {
 	return func(yield func(File, error) bool) {
-		e, at, err := r.root(ctx, id, part)
+		top, err := r.top(ctx, id)
 		if err != nil {
 			yield(File{}, err)
+			return
+		}
+		special, unread := r.specials(ctx, top)
+		at := path.Clean("/" + part)[1:]
+		e, err := inside(ctx, top, at)
+		if err != nil {
+			if f, is := special.at(at); is {
+				yield(f, nil)
+				return
+			}
+			yield(File{}, errors.Join(err, unread))
 			return
 		}
 		dir, ok := e.(fs.Directory)
@@ -73,9 +87,13 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 			yield(fileOf(ctx, at, e), nil)
 			return
 		}
-		err = r.walk(ctx, dir, at, deep, func(f File) bool { return yield(f, nil) })
-		if err != nil && !errors.Is(err, errEnough) {
+		w := walker{deep, special, func(f File) bool { return yield(f, nil) }}
+		switch err = w.walk(ctx, dir, at); {
+		case errors.Is(err, errEnough):
+		case err != nil:
 			yield(File{}, r.failed(err))
+		case unread != nil: // the others are of use without
+			yield(File{}, fmt.Errorf("pipes and devices are missing in the list: %w", unread))
 		}
 	}
 }
@@ -83,24 +101,42 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 // errEnough ends a walk that nobody listens to any more.
 var errEnough = errors.New("enough")
 
-func (r *Repository) walk(ctx context.Context, dir fs.Directory, at string, deep bool, yield func(File) bool) error {
+// walker lists files in the order of their names.
+type walker struct {
+	deep    bool
+	special specials
+	yield   func(File) bool
+}
+
+func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
 	entries, err := fs.GetAllEntries(ctx, dir)
 	if err != nil {
 		return err
 	}
 	fs.Sort(entries)
+	rest := w.special[at]
 	for _, e := range entries {
 		if at == "" && e.Name() == attributesName {
 			continue
 		}
 		p := path.Join(at, e.Name())
-		if !yield(fileOf(ctx, p, e)) {
+		for ; len(rest) > 0 && rest[0].Path < p; rest = rest[1:] {
+			if !w.yield(rest[0]) {
+				return errEnough
+			}
+		}
+		if !w.yield(fileOf(ctx, p, e)) {
 			return errEnough
 		}
-		if sub, ok := e.(fs.Directory); ok && deep {
-			if err := r.walk(ctx, sub, p, deep, yield); err != nil {
+		if sub, ok := e.(fs.Directory); ok && w.deep {
+			if err := w.walk(ctx, sub, p); err != nil {
 				return err
 			}
+		}
+	}
+	for _, f := range rest {
+		if !w.yield(f) {
+			return errEnough
 		}
 	}
 	return nil
@@ -116,8 +152,18 @@ func fileOf(ctx context.Context, p string, e fs.Entry) File {
 
 // Read writes the content of one file of a backup.
 func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) error {
-	e, at, err := r.root(ctx, id, part)
+	top, err := r.top(ctx, id)
 	if err != nil {
+		return err
+	}
+	at := path.Clean("/" + part)[1:]
+	e, err := inside(ctx, top, at)
+	if err != nil {
+		if special, unread := r.specials(ctx, top); unread == nil {
+			if _, is := special.at(at); is {
+				return noContent(at)
+			}
+		}
 		return err
 	}
 	if l, ok := e.(fs.Symlink); ok {
@@ -166,25 +212,31 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 		return nil, fmt.Errorf("make a cache for the verification: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	o, store := r.o, &troubled{Store: r.o.Store}
-	o.Store, o.CacheDir, o.ReadOnly = store, dir, true
+	o := r.o
+	o.CacheDir, o.ReadOnly = dir, true
+	v, store := &Verified{}, r.storage
 	fresh, err := Open(ctx, o)
 	if err == nil {
 		defer fresh.release()
-		v := &Verified{}
+		store = fresh.storage
 		err = errors.Join(fresh.verify(ctx, v, percent, wanted), fresh.kopia.Close(context.WithoutCancel(ctx)))
-		if err == nil && store.err() == nil {
-			return v, nil
-		}
 	}
-	switch {
+	switch trouble := store.trouble(); {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case store.err() != nil:
-		return nil, fmt.Errorf("the store fails, so that nothing can be said of the backups in it: %w", store.err())
+	case fresh != nil && trouble != nil:
+		return nil, fmt.Errorf("the store fails, so that nothing can be said of the backups in it: %w", trouble)
+	case fresh == nil && !errors.Is(err, ErrBroken):
+		return nil, err
+	case err != nil: // the store gave what it has, and that is of no use: indexes, or the list of backups
+		return Broken(len(wanted), err), nil
 	}
-	// The store gave what it has, and that is of no use: indexes, or the list of backups.
-	return &Verified{Backups: len(wanted), Errors: []string{"of all backups: " + err.Error()}}, nil
+	return v, nil
+}
+
+// Broken is what is to be said of so many backups in a repository that cannot be looked into, because it is damaged.
+func Broken(backups int, err error) *Verified {
+	return &Verified{Backups: backups, Errors: []string{"of all backups: " + err.Error()}}
 }
 
 // errorsToKeep bounds what a verification tells, and ends it when there is more.
@@ -225,7 +277,7 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 		}
 		v.Backups++
 		name := cmp.Or(b.Name, b.ID)
-		e, _, err := r.root(ctx, b.ID, "")
+		e, err := r.top(ctx, b.ID)
 		if err != nil {
 			w.ReportError(ctx, name, fmt.Errorf("%s: %w", name, err))
 			continue
@@ -284,61 +336,17 @@ func (c *checker) check(ctx context.Context, e fs.Entry, id object.ID) error {
 	return err
 }
 
-// troubled remembers the first failure of a store, other than that it has not what is asked for.
-type troubled struct {
-	archive.Store
-	mu    sync.Mutex
-	first error
-}
-
-func (t *troubled) note(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() == nil && !errors.Is(err, iofs.ErrNotExist) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.first = cmp.Or(t.first, err)
-	}
-	return err
-}
-
-func (t *troubled) err() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.first
-}
-
-// ReadAt implements archive.Store.
-func (t *troubled) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	return t.note(ctx, t.Store.ReadAt(ctx, name, p, off))
-}
-
-// Stat implements archive.Store.
-func (t *troubled) Stat(ctx context.Context, name string) (archive.FileInfo, error) {
-	info, err := t.Store.Stat(ctx, name)
-	return info, t.note(ctx, err)
-}
-
-// List implements archive.Store.
-func (t *troubled) List(ctx context.Context, prefix, after string) iter.Seq2[archive.FileInfo, error] {
-	return func(yield func(archive.FileInfo, error) bool) {
-		for info, err := range t.Store.List(ctx, prefix, after) {
-			if !yield(info, t.note(ctx, err)) {
-				return
-			}
-		}
-	}
-}
-
-// Tagged are the IDs of all that a tag was given to.
+// Tagged are the IDs of all that a tag was given to, notes of Pin included.
 func (r *Repository) Tagged(ctx context.Context, key, value string) (ids []string, err error) {
 	if err := r.refresh(ctx); err != nil {
 		return nil, err
 	}
-	found, err := snapshot.ListSnapshotManifests(ctx, r.kopia, nil, map[string]string{tagPrefix + key: value})
+	found, err := r.kopia.FindManifests(ctx, map[string]string{tagPrefix + key: value})
 	if err != nil {
 		return nil, r.failed(err)
 	}
-	for _, id := range found {
-		ids = append(ids, string(id))
+	for _, e := range found {
+		ids = append(ids, string(e.ID))
 	}
 	return ids, nil
 }
@@ -368,14 +376,23 @@ func (r *Repository) Incomplete(ctx context.Context, before time.Time) (all []Ba
 }
 
 // Maintain does what is due: compacts indexes every hour, and every day frees what no backup needs, a day after it was
-// forgotten, so that backups that are being made lose nothing. Only one process may do so at a time.
+// forgotten, so that backups that are being made lose nothing. One process may do so at a time; of a second one, it is ErrMaintained.
 // Now does everything at once, and is right only when nobody else uses the repository.
 func (r *Repository) Maintain(ctx context.Context, now bool) error {
 	mode, safety := maintenance.ModeAuto, maintenance.SafetyFull
 	if now {
 		mode, safety = maintenance.ModeFull, maintenance.SafetyNone
 	}
-	return r.failed(repo.DirectWriteSession(ctx, r.kopia, repo.WriteSessionOptions{Purpose: "maintain"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+	l, err := takeLease(ctx, r.o.Store, r.o.dir()+"maintenance/")
+	if err != nil {
+		return err
+	}
+	held, release := l.hold(ctx)
+	err = repo.DirectWriteSession(held, r.kopia, repo.WriteSessionOptions{Purpose: "maintain"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
 		return snapshotmaintenance.Run(ctx, w, mode, now, safety)
-	}))
+	})
+	if err != nil && held.Err() != nil {
+		err = context.Cause(held)
+	}
+	return errors.Join(r.failed(err), release())
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -29,7 +30,7 @@ import (
 var (
 	// ErrNoRepository is returned by Open where nothing was backed up yet.
 	ErrNoRepository = errors.New("there is no content of volumes")
-	// ErrBroken is returned for a repository without one of the files that all else needs.
+	// ErrBroken is returned for a repository that lacks, or has damaged, what all else needs.
 	ErrBroken = errors.New("the repository of volumes is not whole")
 	// ErrNoBackup is returned for an id that the repository does not hold.
 	ErrNoBackup = errors.New("the repository does not hold this backup")
@@ -141,7 +142,7 @@ func open(ctx context.Context, o Options, create bool) (_ *Repository, err error
 		if _, missing := r.storage.GetMetadata(ctx, format.KopiaRepositoryBlobID); errors.Is(missing, blob.ErrBlobNotFound) {
 			err = cmp.Or(r.headless(ctx), repo.ErrRepositoryNotInitialized)
 		}
-		return nil, r.explain(err)
+		return nil, r.explain(r.damage(ctx, err))
 	}
 	if create {
 		if err := r.prepare(ctx); err != nil {
@@ -276,10 +277,22 @@ func (r *Repository) explain(err error) error {
 		}
 	case errors.Is(err, repo.ErrRepositoryNotInitialized):
 		return fmt.Errorf("%w in %s", ErrNoRepository, r.o.Store)
-	case errors.Is(err, repo.ErrInvalidPassword):
-		return fmt.Errorf("the repository of volumes in %s has another password than the one in its keys: was it copied in part? (%w)", r.o.Store, err)
 	}
 	return fmt.Errorf("repository of volumes in %s: %w", r.o.Store, err)
+}
+
+// damage marks an error as ErrBroken when the store gave all that it was asked for, and that is of no use.
+func (r *Repository) damage(ctx context.Context, err error) error {
+	var file *iofs.PathError // of the cache
+	switch {
+	case err == nil, ctx.Err() != nil, r.storage.trouble() != nil, errors.Is(err, ErrBroken), errors.Is(err, repo.ErrRepositoryNotInitialized):
+		return err
+	case errors.As(err, &file) && !errors.Is(err, iofs.ErrNotExist):
+		return err
+	case errors.Is(err, repo.ErrInvalidPassword):
+		return fmt.Errorf("%w: that in %s has another password than the one in its keys: was it copied in part? Bring both back from a copy or an older version (%w)", ErrBroken, r.o.Store, err)
+	}
+	return fmt.Errorf("%w: what is needed to find anything in %s is damaged: bring it back from a copy or an older version: %w", ErrBroken, r.o.Store, err)
 }
 
 // failed is the error that made the repository useless, if there was one.
@@ -343,7 +356,9 @@ func backupOf(m *snapshot.Manifest) Backup {
 }
 
 // refresh sees what others have written since the repository was opened.
-func (r *Repository) refresh(ctx context.Context) error { return r.failed(r.kopia.Refresh(ctx)) }
+func (r *Repository) refresh(ctx context.Context) error {
+	return r.failed(r.damage(ctx, r.kopia.Refresh(ctx)))
+}
 
 // List lists the backups that are whole, oldest first.
 func (r *Repository) List(ctx context.Context) ([]Backup, error) {
@@ -352,11 +367,11 @@ func (r *Repository) List(ctx context.Context) ([]Backup, error) {
 	}
 	ids, err := snapshot.ListSnapshotManifests(ctx, r.kopia, nil, nil)
 	if err != nil {
-		return nil, r.failed(err)
+		return nil, r.failed(r.damage(ctx, err))
 	}
 	manifests, err := snapshot.LoadSnapshots(ctx, r.kopia, ids)
 	if err != nil {
-		return nil, r.failed(err)
+		return nil, r.failed(r.damage(ctx, err))
 	}
 	var all []Backup
 	for _, m := range manifests {

@@ -53,6 +53,16 @@ func (r *Repository) Restore(ctx context.Context, id, target string, o RestoreOp
 
 // attributes reads the file of attributes of a backup.
 func (r *Repository) attributes(ctx context.Context, root fs.Directory) (map[string]*attribute, error) {
+	in, err := r.openAttributes(ctx, root)
+	if in == nil || err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	return decodeAttributes(in)
+}
+
+// openAttributes opens the file of attributes of a backup; nil: it has none.
+func (r *Repository) openAttributes(ctx context.Context, root fs.Directory) (fs.Reader, error) {
 	e, err := root.Child(ctx, attributesName)
 	if errors.Is(err, fs.ErrEntryNotFound) {
 		return nil, nil
@@ -65,11 +75,7 @@ func (r *Repository) attributes(ctx context.Context, root fs.Directory) (map[str
 		return nil, nil
 	}
 	in, err := f.Open(ctx)
-	if err != nil {
-		return nil, r.failed(err)
-	}
-	defer in.Close()
-	return decodeAttributes(in)
+	return in, r.failed(err)
 }
 
 // restoreDevice writes the content of a device back.

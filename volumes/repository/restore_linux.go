@@ -124,6 +124,9 @@ func (w *output) choose(ctx context.Context, root fs.Directory, part string) (fs
 		return root, nil
 	}
 	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
+	if w.attribute(part).Special != "" {
+		return nil, noContent(EscapePath(part))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", EscapePath(part))
 	}

@@ -251,11 +251,13 @@ func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
 	if it.Special != "" || kind == unix.S_IFDIR {
 		it.Modified = time.Unix(st.Mtim.Unix()).UTC()
 	}
-	if kind != unix.S_IFSOCK {
-		var err error
-		if it.Xattrs, err = a.xattrs(dir, name); err != nil {
-			return err
-		}
+	if kind == unix.S_IFSOCK {
+		a.leaveOut(path)
+		return nil
+	}
+	var err error
+	if it.Xattrs, err = a.xattrs(dir, name); err != nil {
+		return err
 	}
 	shared := kind != unix.S_IFDIR && st.Nlink > 1
 	if !shared && it.Xattrs == nil && it.Modified.IsZero() && !it.Sparse {
@@ -278,6 +280,16 @@ func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
 		return a.keep(it)
 	}
 	return nil
+}
+
+// leaveOut takes down that a socket is not kept.
+func (a *attributes) leaveOut(path string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sockets == nil {
+		a.sockets = map[string]bool{}
+	}
+	a.sockets[path] = true // a directory may be read twice
 }
 
 // xattrs reads the extended attributes of a file. It goes through the open directory, so that no

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,24 @@ type storage struct {
 
 	mu    sync.Mutex
 	onTop map[*func(error)]bool // told when the store does not take a file
+	first error                 // that reading failed with, other than that the store has not what is asked for
+}
+
+// note takes an error of reading down, in the storage's own words.
+func (s *storage) note(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.first = cmp.Or(s.first, err)
+	}
+	return blobError(err)
+}
+
+// trouble is why the store did not give something that it may have; nil: it gave all that it has.
+func (s *storage) trouble() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first
 }
 
 // whenItFails has f told of the first file that the store does not take, until stop. The store has tried it for as long as it does; Kopia would take it for
@@ -195,13 +214,13 @@ func (b *blobBody) ReadAt(p []byte, off int64) (int, error) {
 func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64, out blob.OutputBuffer) error {
 	out.Reset()
 	if err := s.behind.wait(id); err != nil {
-		return blobError(err)
+		return s.note(ctx, err)
 	}
 	name := s.dir + string(id)
 	if length < 0 {
 		info, err := s.store.Stat(ctx, name)
 		if err != nil {
-			return blobError(err)
+			return s.note(ctx, err)
 		}
 		offset, length = 0, info.Size
 	}
@@ -211,7 +230,7 @@ func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64,
 	if s.ahead.wanted(ctx, id, length) {
 		b, ok, err := s.ahead.read(ctx, s, name, offset, length)
 		if err != nil {
-			return blobError(err)
+			return s.note(ctx, err)
 		}
 		if ok {
 			_, err := out.Write(b)
@@ -222,10 +241,10 @@ func (s *storage) GetBlob(ctx context.Context, id blob.ID, offset, length int64,
 	defer free()
 	if length > 0 {
 		if err := s.store.ReadAt(ctx, name, b, offset); err != nil {
-			return blobError(err)
+			return s.note(ctx, err)
 		}
 	} else if _, err := s.store.Stat(ctx, name); err != nil {
-		return blobError(err)
+		return s.note(ctx, err)
 	}
 	s.loaded.Add(length)
 	_, err := out.Write(b)
@@ -247,11 +266,11 @@ func readBuffer(length int64) (b []byte, free func()) {
 // GetMetadata implements blob.Storage.
 func (s *storage) GetMetadata(ctx context.Context, id blob.ID) (blob.Metadata, error) {
 	if err := s.behind.wait(id); err != nil {
-		return blob.Metadata{}, blobError(err)
+		return blob.Metadata{}, s.note(ctx, err)
 	}
 	info, err := s.store.Stat(ctx, s.dir+string(id))
 	if err != nil {
-		return blob.Metadata{}, blobError(err)
+		return blob.Metadata{}, s.note(ctx, err)
 	}
 	return blob.Metadata{BlobID: id, Length: info.Size, Timestamp: info.Time}, nil
 }
@@ -263,7 +282,7 @@ func (s *storage) ListBlobs(ctx context.Context, prefix blob.ID, f func(blob.Met
 	}
 	for info, err := range s.store.List(ctx, s.dir+string(prefix), "") {
 		if err != nil {
-			return err
+			return s.note(ctx, err)
 		}
 		if err := f(blob.Metadata{BlobID: blob.ID(info.Name[len(s.dir):]), Length: info.Size, Timestamp: info.Time}); err != nil {
 			return err

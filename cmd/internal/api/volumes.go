@@ -37,6 +37,8 @@ type Volumes interface {
 	Restore(ctx context.Context, q volumes.RestoreRequest, progress func(repository.Progress)) (repository.Progress, error)
 	// Verify checks backups, and reads percent of their files.
 	Verify(ctx context.Context, percent float64, names ...string) (*repository.Verified, error)
+	// Pin has a backup kept whatever retention says, or no longer.
+	Pin(ctx context.Context, name string, pinned bool) (*volumes.Backup, error)
 	// Delete forgets a backup.
 	Delete(ctx context.Context, name string) (*volumes.Backup, error)
 	// Maintain lets the repository do what is due; now: everything.
@@ -70,6 +72,15 @@ func (s *Server) addVolumes(mux *http.ServeMux, socket bool, guard func(http.Han
 	})
 	handle("GET /v1/volumes/one", func(w http.ResponseWriter, r *http.Request, v Volumes) {
 		b, err := v.Find(r.Context(), r.URL.Query().Get("backup"))
+		s.answer(w, r, b, asked(err))
+	})
+	handle("POST /v1/volumes/pin", func(w http.ResponseWriter, r *http.Request, v Volumes) {
+		pinned, err := strconv.ParseBool(r.URL.Query().Get("pinned"))
+		if err != nil {
+			s.answer(w, r, nil, badRequest("pinned: %w", err))
+			return
+		}
+		b, err := v.Pin(r.Context(), r.URL.Query().Get("backup"), pinned)
 		s.answer(w, r, b, asked(err))
 	})
 	handle("DELETE /v1/volumes/one", func(w http.ResponseWriter, r *http.Request, v Volumes) {
@@ -182,7 +193,8 @@ func (b *begunWriter) Write(p []byte) (int, error) {
 
 // asked marks the errors that are the asker's.
 func asked(err error) error {
-	if errors.Is(err, volumes.ErrUnknown) || errors.Is(err, volumes.ErrNoContent) || errors.Is(err, volumes.ErrRequest) || errors.Is(err, volumes.ErrPartly) {
+	if errors.Is(err, volumes.ErrUnknown) || errors.Is(err, volumes.ErrNoContent) || errors.Is(err, volumes.ErrRequest) || errors.Is(err, volumes.ErrPartly) ||
+		errors.Is(err, repository.ErrMaintained) {
 		return &requestError{err}
 	}
 	return err
@@ -361,6 +373,11 @@ func (c *Client) Restore(ctx context.Context, q volumes.RestoreRequest, progress
 // Verify implements Volumes.
 func (c *Client) Verify(ctx context.Context, percent float64, names ...string) (*repository.Verified, error) {
 	return long[*repository.Verified](ctx, c, "/v1/volumes/verify", url.Values{"read": {strconv.FormatFloat(percent, 'f', -1, 64)}, "backup": names}, nil, nil)
+}
+
+// Pin implements Volumes.
+func (c *Client) Pin(ctx context.Context, name string, pinned bool) (b *volumes.Backup, err error) {
+	return b, c.post(ctx, "/v1/volumes/pin", url.Values{"backup": {name}, "pinned": {strconv.FormatBool(pinned)}}, nil, &b)
 }
 
 // Delete implements Volumes.

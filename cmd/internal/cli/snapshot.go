@@ -75,12 +75,9 @@ func newSnapshotCreate() *cobra.Command {
 					return err
 				}
 			}
-			if ttl != "" {
-				d, err := window(ttl)
-				if err != nil || d == 0 {
-					return usage("--ttl %s: want a duration such as 720h or 30d", ttl)
-				}
-				q.TTL = d
+			var err error
+			if q.TTL, err = timeToLive(ttl); err != nil {
+				return err
 			}
 			if len(scope.Namespaces)+len(scope.Resources) > 0 || scope.Selector != "" {
 				q.Scope = &scope
@@ -126,6 +123,18 @@ func newSnapshotCreate() *cobra.Command {
 	fs.StringSliceVar(&q.Archives, "to", nil, "only to these archives, by name (default: all)")
 	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
+}
+
+// timeToLive reads --ttl; empty: zero.
+func timeToLive(ttl string) (time.Duration, error) {
+	if ttl == "" {
+		return 0, nil
+	}
+	d, err := window(ttl)
+	if err != nil || d == 0 {
+		return 0, usage("--ttl %s: want a duration such as 720h or 30d", ttl)
+	}
+	return d, nil
 }
 
 // hide takes flags that make no sense for a command out of its help.
@@ -176,7 +185,7 @@ func newSnapshotList() *cobra.Command {
 				for i := range l.Snapshots {
 					p := &l.Snapshots[i]
 					fmt.Fprintf(w, "%s\t%s\t%s\trv:%s\t%d\t%s\t%s\t%s\t%s\n", firstOf(p.Label, p.ID), l.Archive, stamp(p.Position.Time), p.Position.Revision,
-						p.Objects, humanize.IBytes(uint64(p.Size)), scopeText(p.Scope), p.Origin, keptText(p))
+						p.Objects, humanize.IBytes(uint64(p.Size)), scopeText(p.Scope), p.Origin, keptText(p.Held, p.Pinned, p.TTL))
 				}
 			}
 			return w.Flush()
@@ -204,14 +213,15 @@ func scopeText(s *archive.SnapshotScope) string {
 	return strings.Join(parts, " ")
 }
 
-func keptText(p *archive.Snapshot) string {
+// keptText says how long something is kept, by what was asked for.
+func keptText(held, pinned bool, ttl time.Duration) string {
 	switch {
-	case p.Held:
+	case held:
 		return "legal hold"
-	case p.Pinned:
+	case pinned:
 		return "pinned"
-	case p.TTL > 0:
-		return "for " + ago(p.TTL)
+	case ttl > 0:
+		return "for " + ago(ttl)
 	}
 	return "-"
 }
@@ -266,7 +276,7 @@ func newSnapshotDescribe() *cobra.Command {
 				{"Scope", scopeText(p.Scope)},
 				{"Origin", p.Origin},
 				{"Created", p.Created.UTC().Format(time.RFC3339)},
-				{"Kept", keptText(p)},
+				{"Kept", keptText(p.Held, p.Pinned, p.TTL)},
 			} {
 				fmt.Fprintf(w, "%s:\t%s\n", row[0], row[1])
 			}

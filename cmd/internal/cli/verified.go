@@ -68,6 +68,9 @@ func (v *verified) lookAtVolumes(ctx context.Context, f *readArchiveFlags, a *ar
 		return nil
 	}
 	here, err := keeper.List(ctx) // a copy of a location has what its records place in the other one
+	if errors.Is(err, repository.ErrBroken) {
+		return nil // which has been found, and is told
+	}
 	if err != nil {
 		return err
 	}

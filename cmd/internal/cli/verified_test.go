@@ -114,6 +114,22 @@ func TestVerifyKnowsOfVolumes(t *testing.T) {
 	wants("all history is lost", ErrDamaged, "volumes: 1 backup, ", there...)
 	wants("all history is lost", ErrDamaged, "'tidemark snapshot create' begins anew", there...)
 
+	rotten := t.TempDir() // indexes, without which nothing is found
+	ok(t, os.CopyFS(rotten, os.DirFS(dir)))
+	indexes, err := filepath.Glob(filepath.Join(rotten, "volumes/c1/kopia/xn*"))
+	if err != nil || len(indexes) == 0 {
+		t.Fatalf("no indexes: %v", err)
+	}
+	for _, x := range indexes {
+		ok(t, os.WriteFile(x, []byte("rotten"), 0o600))
+	}
+	there = []string{"verify", "--archive=dir://" + rotten, "--level", "full", "--identity", key}
+	wants("indexes are rotten", ErrDamaged, "DAMAGED: volumes: of all backups: ", there...)
+	wants("indexes are rotten", ErrDamaged, "DAMAGED: of all backups: ", "volumes", "verify", "--archive=dir://"+rotten, "--identity", key)
+	ok(t, os.Remove(filepath.Join(rotten, "volumes/c1/kopia/kopia.repository")))
+	wants("the first file is gone", ErrDamaged, "kopia.repository is missing", there...)
+	wants("the first file is gone", ErrDamaged, "kopia.repository is missing", "volumes", "verify", "--archive=dir://"+rotten, "--identity", key)
+
 	packs, err := filepath.Glob(filepath.Join(dir, "volumes/c1/kopia/p*"))
 	if err != nil || len(packs) == 0 {
 		t.Fatalf("no packs: %v", err)

@@ -105,14 +105,15 @@ by the daemon of their cluster. With --archive and --identity, all else is done 
 otherwise the daemon does it, with paths of its own machine.
 
 Files come back with their names byte for byte, owner, mode, times, extended attributes and ACLs, hard links, holes, pipes and devices;
-sockets are left out, as who listens makes them anew. Symbolic links are kept as they are, and never followed.
+sockets are left out, as who listens makes them anew ('volumes describe' says how many). Symbolic links are kept as they are, and never followed.
 
 The repository is one of Kopia's: 'kopia' can open the directory volumes/CLUSTER/kopia/ of the location.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newVolumesBackup(), newVolumesList(), newVolumesDescribe(), newVolumesFiles(), newVolumesGet(), newVolumesRestore(),
-		newVolumesVerify(), newVolumesCheck(), newVolumesDelete(), newVolumesMaintain())
+		newVolumesVerify(), newVolumesCheck(), newVolumesPin("pin", "Keep backups whatever retention says", true),
+		newVolumesPin("unpin", "Let retention decide about backups again", false), newVolumesDelete(), newVolumesMaintain())
 	return cmd
 }
 
@@ -167,13 +168,14 @@ func newVolumesList() *cobra.Command {
 			return nil
 		}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-		fmt.Fprintln(w, "NAME\tVOLUME\tTAKEN\tREVISION\tPHASE\tKEPT\tFILES\tSIZE\tCONSISTENCY")
+		fmt.Fprintln(w, "NAME\tVOLUME\tTAKEN\tREVISION\tPHASE\tKEPT\tFILES\tSIZE\tCONSISTENCY\tRETENTION")
 		for _, b := range chosen {
 			files, size := "-", "-"
 			if c := b.Status.Content; c != nil {
 				files, size = humanize.Comma(c.Files), humanize.IBytes(uint64(c.Bytes))
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", text(b.Metadata.Name), text(b.Volume()), stamp(b.Status.Taken), revisionOf(b), b.Status.Phase, kept(b), files, size, b.Status.Consistency)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", text(b.Metadata.Name), text(b.Volume()), stamp(b.Status.Taken), revisionOf(b), b.Status.Phase, kept(b), files, size,
+				firstOf(string(b.Status.Consistency), "-"), keptText(false, b.Spec.Pinned, b.Spec.TTL))
 		}
 		return w.Flush()
 	})
@@ -235,6 +237,7 @@ func newVolumesDescribe() *cobra.Command {
 		if b.Spec.Action != "" {
 			row("Action", "%s (%s)", b.Spec.Action, text(b.Spec.Reason))
 		}
+		row("Retention", "%s", retentionOf(b))
 		row("Phase", "%s", b.Status.Phase)
 		if b.Status.Error != "" {
 			row("Error", "%s", text(b.Status.Error))
@@ -286,6 +289,20 @@ func newVolumesDescribe() *cobra.Command {
 	})
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
+}
+
+// retentionOf says how long a backup is kept.
+func retentionOf(b *volumes.Backup) string {
+	policy, ofSchedule := strings.CutPrefix(b.Spec.Origin, volumes.Scheduled(""))
+	switch {
+	case b.Spec.Pinned:
+		return "pinned: it stays until 'tidemark volumes unpin " + text(b.Metadata.Name) + "', and then as it was made"
+	case b.Spec.TTL > 0:
+		return fmt.Sprintf("%s, until %s; longer while it is the newest whole one of its volume", keptText(false, false, b.Spec.TTL), stamp(b.Metadata.Created.Add(b.Spec.TTL)))
+	case ofSchedule:
+		return "as policy " + text(policy) + " says"
+	}
+	return "until it is deleted by hand"
 }
 
 // place names a moment, with its revision when there is one.
@@ -386,7 +403,7 @@ says, chosen anew each time. Exit code 5: damage.`,
 			}
 		}
 		if err == nil && len(found.Errors) > 0 {
-			return failure(ErrDamaged, "%d files of volume backups are damaged: restore them from another backup, and look after the store; the next backup of a volume stores anew what the volume still has", len(found.Errors))
+			return failure(ErrDamaged, "%s with volume backups: restore from others, and look after the store; the next backup of a volume writes anew what it needs", count(len(found.Errors), "problem"))
 		}
 		return err
 	})
@@ -446,52 +463,5 @@ Exit code 3: something does not work.`,
 	})
 	namespace.add(cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
-	return cmd
-}
-
-func newVolumesDelete() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "delete BACKUP...",
-		Aliases: []string{"forget", "rm"},
-		Short:   "Delete backups",
-		Long:    "Delete backups. Snapshots are deleted at once, those of a group with the last of them. Content in the repository is freed a day later, when the daemon maintains the repository, or 'tidemark volumes maintain' does: a backup that is being made may use it.",
-		Args:    someArgs(1, 0, "the names of backups"),
-	}
-	return volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
-		var names []string
-		for _, name := range args {
-			b, err := v.Find(cmd.Context(), name)
-			if err != nil {
-				return fmt.Errorf("nothing is deleted: %w", err)
-			}
-			if !slices.Contains(names, b.Metadata.Name) {
-				names = append(names, b.Metadata.Name)
-			}
-		}
-		for _, name := range names {
-			b, err := v.Delete(cmd.Context(), name)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted\n", b.Metadata.Name)
-		}
-		if local(v) {
-			fmt.Fprintln(cmd.ErrOrStderr(), "'tidemark volumes maintain' frees the space, from a day on")
-		}
-		return nil
-	})
-}
-
-func newVolumesMaintain() *cobra.Command {
-	var now bool
-	cmd := &cobra.Command{
-		Use:   "maintain",
-		Short: "Free what no backup needs, and compact indexes",
-		Long: `Free what no backup needs, and compact indexes, as far as it is due. The daemon does so every hour; this is for repositories
-without one. Only one process at a time may maintain a repository.`,
-		Args: noArgs,
-	}
-	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, _ []string) error { return v.Maintain(cmd.Context(), now) })
-	cmd.Flags().BoolVar(&now, "now", false, "free at once what was just deleted; right only while no backup is being made anywhere")
 	return cmd
 }

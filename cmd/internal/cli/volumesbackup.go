@@ -19,7 +19,7 @@ func newVolumesBackup() *cobra.Command {
 	var path volumes.BackRequest
 	var claims volumes.ClaimsRequest
 	var namespace namespaceFlags
-	var action, group, output string
+	var action, group, ttl, output string
 	cmd := &cobra.Command{
 		Use:   "backup [CLAIM...]",
 		Short: "Back up claims (PersistentVolumeClaims), or a directory or block device",
@@ -42,12 +42,17 @@ With --path, files are read one after another: what is written to meanwhile is a
 that are as in the backup before are not read again. Ctrl-C cancels; what was sent is not sent again by the next one.`,
 		Example: `  tidemark volumes backup -n shop
   tidemark volumes backup data-db-0 -n shop --action snapshot-then-kopia
+  tidemark volumes backup -n shop --name before-upgrade --ttl 30d
   tidemark volumes backup --path /srv/data -n shop --claim data
   tidemark volumes backup --path /srv/data --archive s3://backups/prod --identity key.txt
   tidemark volumes backup --path /srv/data --archive dir:///backups --identity key.txt --cluster laptop   # no daemon ever archived there`,
 		Args: cobra.ArbitraryArgs,
 	}
-	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) error {
+	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, args []string) (err error) {
+		if claims.TTL, err = timeToLive(ttl); err != nil {
+			return err
+		}
+		path.TTL, path.Pinned = claims.TTL, claims.Pinned
 		if path.Path != "" {
 			if len(args) > 0 || action != "" || claims.Selector != "" || namespace.all {
 				return usage("--path names one directory: leave out what chooses claims")
@@ -88,6 +93,8 @@ that are as in the backup before are not read again. Ctrl-C cancels; what was se
 	fs.StringVar(&group, "group", "", "label or pod: which claims are taken at one instant (default: what the policies say, and else label)")
 	fs.BoolVar(&claims.ReadAll, "read-all", false, "read all of block devices, and find out whether the driver's list of changed blocks is right")
 	fs.StringVar(&claims.Run, "name", "", "name of what is made together, for people (default: one is made)")
+	fs.StringVar(&ttl, "ttl", "", "delete it after this time, such as 720h or 30d, but not the newest whole one of a volume (default: keep it until it is deleted by hand)")
+	fs.BoolVar(&claims.Pinned, "pin", false, "keep it whatever retention says")
 	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
 }

@@ -167,55 +167,14 @@ func (d *daemon) backVolumes(ctx context.Context, policy string, at time.Time) {
 	}
 }
 
-// retainVolumes deletes the backups that the retention of their policies does not keep. The newest one of a volume that is whole always stays.
+// retainVolumes deletes the backups whose TTL is over, and those that the retention of their policies does not keep.
 func (d *daemon) retainVolumes(ctx context.Context) error {
-	all, err := d.volumes.List(ctx)
-	if err != nil {
-		return err
+	rules := map[string]retention.Policy{}
+	for _, p := range d.volumePolicies() {
+		rules[p.Name] = p.Retention
 	}
-	for _, p := range *d.policies.Load() {
-		if p.Retention.IsZero() {
-			continue
-		}
-		for _, name := range expired(all, p, d.o.Clock()) {
-			if _, deleteErr := d.volumes.Delete(ctx, name); deleteErr != nil {
-				err = errors.Join(err, deleteErr)
-				continue
-			}
-			d.o.Logger.Info("an old volume backup was deleted", zap.String("backup", name), zap.String("policy", p.Name))
-		}
-	}
+	_, err := d.volumes.Retain(ctx, rules)
 	return err
-}
-
-// expired are the names of backups that a policy does not keep.
-func expired(all []*volumes.Backup, p VolumePolicy, now time.Time) (names []string) {
-	newest := map[string]string{}
-	for _, b := range all { // oldest first
-		if b.Status.Phase == volumes.Done {
-			newest[b.Volume()] = b.Metadata.Name
-		}
-	}
-	var items []retention.Item
-	for _, b := range all {
-		if b.Spec.Origin != volumes.Scheduled(p.Name) || b.Status.Phase == volumes.Running || b.Status.Phase == volumes.Deleting {
-			continue
-		}
-		items = append(items, retention.Item{
-			ID: b.Metadata.Name, Name: b.Metadata.Name, Time: b.Metadata.Created, Age: now.Sub(b.Metadata.Created),
-			Group: b.Volume() + "/" + string(b.Status.Phase), Pinned: newest[b.Volume()] == b.Metadata.Name,
-		})
-	}
-	rules := p.Retention
-	if rules.Window == 0 {
-		rules.Window = time.Minute // without one, the counts alone say what is kept
-	}
-	for _, v := range retention.Decide(items, rules) {
-		if !v.Keep {
-			names = append(names, v.ID)
-		}
-	}
-	return names
 }
 
 // volumeStatus tells how the backups of volumes fare: by policy and driver, and of each policy with a schedule at least that there is none.

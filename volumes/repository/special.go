@@ -1,0 +1,83 @@
+package repository
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kopia/kopia/fs"
+)
+
+// tagSockets says of a backup how many sockets it left out: they are made anew by those who listen.
+const tagSockets = "sockets"
+
+// Sockets is how many the backup left out.
+func (b *Backup) Sockets() int {
+	n, _ := strconv.Atoi(b.Tags[tagSockets])
+	return n
+}
+
+// specials are the pipes and devices of a backup, by their directory, of which "" is the root. Kopia has no entries for them.
+type specials map[string][]File
+
+// specials reads them from the attributes, of which there may be one for each file.
+func (r *Repository) specials(ctx context.Context, top fs.Entry) (specials, error) {
+	root, ok := top.(fs.Directory)
+	if !ok {
+		return nil, nil
+	}
+	in, err := r.openAttributes(ctx, root)
+	if in == nil || err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	all, b := specials{}, bufio.NewReaderSize(&contextReader{ctx, in}, 256<<10)
+	for {
+		text, err := b.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, r.failed(err)
+		}
+		if !bytes.Contains(text, []byte(`"special":"`)) {
+			continue
+		}
+		var a attribute
+		if err := json.Unmarshal(text, &a); err != nil {
+			return nil, err
+		}
+		if a.Special != "" {
+			dir := strings.TrimPrefix(path.Dir(a.Path), ".")
+			all[dir] = append(all[dir], a.file())
+		}
+	}
+	for _, files := range all {
+		slices.SortFunc(files, func(f, g File) int { return strings.Compare(f.Path, g.Path) })
+	}
+	return all, nil
+}
+
+// file is a pipe or a device as a file.
+func (a *attribute) file() File {
+	mode := map[string]os.FileMode{"fifo": os.ModeNamedPipe, "char": os.ModeDevice | os.ModeCharDevice, "block": os.ModeDevice}[a.Special] | os.FileMode(a.Mode&0o777)
+	return File{Path: a.Path, Mode: mode.String(), Modified: a.Modified, UID: a.UID, GID: a.GID}
+}
+
+// at is the one at a path.
+func (s specials) at(part string) (File, bool) {
+	for _, f := range s[strings.TrimPrefix(path.Dir(part), ".")] {
+		if f.Path == part {
+			return f, true
+		}
+	}
+	return File{}, false
+}

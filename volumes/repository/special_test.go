@@ -1,0 +1,72 @@
+package repository
+
+import (
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Pipes and devices have no content, so Kopia has no entry for them; sockets are not kept, and counted.
+func TestFilesThatHaveNoContent(t *testing.T) {
+	w := newWorld(t)
+	r, dir := w.open(), t.TempDir()
+	for _, name := range []string{"b/file", "b/z", "c"} {
+		write(t, dir+"/"+name, name)
+	}
+	for _, name := range []string{"a", "b/pipe", "b/d\xe9"} {
+		ok(t, unix.Mkfifo(dir+"/"+name, 0o640))
+	}
+	ok(t, os.Chmod(dir+"/b/pipe", 0o640))
+	t.Chdir(dir) // a socket's path is short
+	for _, name := range []string{"s", "b/s"} {
+		l, err := net.Listen("unix", name)
+		ok(t, err)
+		defer l.Close()
+	}
+	b := w.back(r, dir)
+	if n := b.Sockets(); n != 2 {
+		t.Errorf("%d sockets were left out, as it says", n)
+	}
+	all, err := r.List(t.Context())
+	ok(t, err)
+	if n := all[0].Sockets(); n != 2 {
+		t.Errorf("%d sockets were left out, as the list says", n)
+	}
+	list := func(part string, deep bool) (names []string) {
+		t.Helper()
+		for f, err := range r.Files(t.Context(), b.ID, part, deep) {
+			ok(t, err)
+			names = append(names, f.Path)
+			if f.Path == "b/pipe" && (f.Mode != "prw-r-----" || f.Modified.IsZero() || f.UID != uint32(os.Getuid())) {
+				t.Errorf("%+v", f)
+			}
+		}
+		return names
+	}
+	for _, c := range []struct {
+		part string
+		deep bool
+		want []string
+	}{
+		{"", false, []string{"a", "b", "c"}},
+		{"", true, []string{"a", "b", "b/.tidemark-name.d%E9", "b/file", "b/pipe", "b/z", "c"}},
+		{"b", false, []string{"b/.tidemark-name.d%E9", "b/file", "b/pipe", "b/z"}},
+		{"b/pipe", false, []string{"b/pipe"}},
+	} {
+		if got := list(c.part, c.deep); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q, want %q", c.part, got, c.want)
+		}
+	}
+	const want = "a pipe or a device"
+	if err := r.Read(t.Context(), b.ID, "b/pipe", io.Discard); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("read: %v", err)
+	}
+	if _, err := r.Restore(t.Context(), b.ID, t.TempDir(), RestoreOptions{Path: "b/pipe", KeepOwners: true}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("restored by itself: %v", err)
+	}
+}

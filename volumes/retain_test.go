@@ -1,0 +1,129 @@
+package volumes
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/compactor/retention"
+	"github.com/tidemark-backup/tidemark/journal"
+)
+
+// TestExpired has backups of two claims, one every six hours for three days, of which a day each and the last two days are kept.
+func TestExpired(t *testing.T) {
+	now := time.Date(2026, 11, 27, 12, 30, 0, 0, time.UTC)
+	var all []*Backup
+	add := func(claim, name string, hours int, phase Phase, origin string) *Backup {
+		at := now.Add(-time.Duration(hours) * time.Hour)
+		b := &Backup{Metadata: Meta{Name: name, Namespace: "shop", Created: at}, Spec: Spec{Claim: claim, Origin: origin}, Status: Status{Phase: phase}}
+		all = append(all, b)
+		return b
+	}
+	add("b", "b-old-but-last", 100, Done, "schedule/p").Spec.TTL = time.Hour
+	add("a", "a-72h", 72, Done, "schedule/p")
+	add("a", "a-71h-pinned", 71, Done, "schedule/p").Spec.Pinned = true
+	add("a", "a-66h", 66, Done, "schedule/p")
+	add("a", "a-65h-failed", 65, Failed, "schedule/p")
+	add("a", "a-65h-deleting", 65, Deleting, "schedule/p") // FinishDeletes does
+	add("a", "a-64h-by-hand", 64, Done, "manual")
+	add("a", "a-64h-by-hand-for-a-day", 64, Done, "manual").Spec.TTL = 24 * time.Hour
+	add("a", "a-64h-failed-for-a-day", 64, Failed, "manual").Spec.TTL = 24 * time.Hour
+	add("a", "a-64h-by-hand-for-three-days", 64, Done, "manual").Spec.TTL = 72 * time.Hour
+	pinned := add("a", "a-64h-pinned-for-a-day", 64, Done, "manual")
+	pinned.Spec.TTL, pinned.Spec.Pinned = 24*time.Hour, true
+	add("a", "a-63h-of-another", 63, Done, "schedule/q")
+	add("a", "a-10h", 10, Done, "schedule/p")
+	add("a", "a-1h", 1, Done, "schedule/p")
+	add("a", "a-now", 0, Running, "schedule/p")
+	for _, c := range []struct {
+		rules retention.Policy
+		want  []string
+	}{
+		{retention.Policy{}, []string{"a-64h-by-hand-for-a-day", "a-64h-failed-for-a-day"}},
+		{retention.Policy{Window: 24 * time.Hour, Daily: 3}, []string{"a-64h-by-hand-for-a-day", "a-64h-failed-for-a-day", "a-72h"}},
+		{retention.Policy{Window: 12 * time.Hour}, []string{"a-64h-by-hand-for-a-day", "a-64h-failed-for-a-day", "a-65h-failed", "a-66h", "a-72h"}},
+	} {
+		var got []string
+		for _, v := range expired(all, map[string]retention.Policy{"p": c.rules}, now) {
+			got = append(got, v.Name)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%+v: %v, want %v", c.rules, got, c.want)
+		}
+	}
+}
+
+// alone is a Keeper that has nothing but the repository.
+func (w *world) alone() *Keeper {
+	o := w.o
+	o.Record, o.Recorded = nil, nil
+	return New(o)
+}
+
+// TestPin pins backups with history and with the repository alone, each of which the other heeds.
+func TestPin(t *testing.T) {
+	w := newWorld(t)
+	k, dir := New(w.o), t.TempDir()
+	ok(t, os.WriteFile(dir+"/a", []byte("alpha"), 0o644))
+	first, err := k.Back(t.Context(), BackRequest{Path: dir, TTL: time.Hour, Pinned: true}, nil)
+	ok(t, err)
+	name := first.Metadata.Name
+	w.back(k, dir) // of another volume
+	_, err = k.Back(t.Context(), BackRequest{Path: dir}, nil)
+	ok(t, err)
+	w.now = w.now.Add(2 * time.Hour)
+	is := func(k *Keeper, pinned bool) {
+		t.Helper()
+		b, err := k.Find(t.Context(), name)
+		ok(t, err)
+		if b.Spec.Pinned != pinned || b.Spec.TTL != time.Hour {
+			t.Errorf("history: %v; %+v", k.o.Record != nil, b.Spec)
+		}
+	}
+	stays := func(k *Keeper) {
+		t.Helper()
+		if _, err := k.Delete(t.Context(), name); !errors.Is(err, errPinned) || !strings.Contains(err.Error(), "'tidemark volumes unpin "+name+"' first") {
+			t.Fatalf("deleted: %v", err)
+		}
+		if gone, err := k.Retain(t.Context(), nil); err != nil || len(gone) > 0 {
+			t.Fatalf("retention took %+v, %v", gone, err)
+		}
+		is(k, true)
+	}
+	stays(k)
+	stays(w.alone())
+	for _, pinned := range []bool{false, true, false} {
+		_, err := k.Pin(t.Context(), name, pinned)
+		ok(t, err)
+		is(k, pinned)
+		is(w.alone(), pinned)
+	}
+	_, err = w.alone().Pin(t.Context(), name, true)
+	ok(t, err)
+	is(k, false) // it does not look there until it would delete it
+	stays(k)
+	_, err = k.Pin(t.Context(), name, false)
+	ok(t, err)
+	gone, err := k.Retain(t.Context(), nil)
+	if err != nil || len(gone) != 1 || gone[0].Name != name || !strings.Contains(gone[0].Reason, "TTL") {
+		t.Fatalf("%+v, %v", gone, err)
+	}
+	r, err := w.o.Open(t.Context(), false)
+	ok(t, err)
+	defer r.Close(t.Context())
+	if pins, err := r.Pins(t.Context(), tagName); err != nil || len(pins) > 0 {
+		t.Errorf("notes of it stay: %v, %v", pins, err)
+	}
+	running := newBackup("shop", Spec{Claim: "data", Run: "x"}, w.o.Clock())
+	ok(t, k.record(t.Context(), running, journal.Added))
+	if _, err := k.Pin(t.Context(), running.Metadata.Name, true); !errors.Is(err, ErrRequest) {
+		t.Errorf("one that is being made: %v", err)
+	}
+	if _, err := k.Back(t.Context(), BackRequest{Path: dir, TTL: -time.Hour}, nil); !errors.Is(err, ErrRequest) {
+		t.Errorf("a TTL before it begins: %v", err)
+	}
+}
