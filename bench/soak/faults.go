@@ -79,6 +79,7 @@ type breaker struct {
 	writer   *cluster
 	revision func(context.Context) (uint64, error)
 	onStop   func() error // called once while the daemon is down: see tamper.go
+	turn     sync.Mutex   // held while something goes wrong; who holds it else keeps things from going wrong
 
 	mu     sync.Mutex // guards what follows
 	active int
@@ -97,7 +98,14 @@ func (b *breaker) run(ctx, after context.Context, seed uint64) error {
 			return nil
 		case <-time.After(f.Wait):
 		}
-		if err := b.fault(after, n, f); err != nil {
+		b.turn.Lock()
+		if ctx.Err() != nil {
+			b.turn.Unlock()
+			return nil
+		}
+		err := b.fault(after, n, f)
+		b.turn.Unlock()
+		if err != nil {
 			return fmt.Errorf("fault %d, %s: %w", n, f.Kind, err)
 		}
 	}
@@ -144,7 +152,7 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 	return errors.New("no such fault")
 }
 
-// heal starts what does not run, and returns when the API server answers.
+// heal starts what does not run, and returns when the API server and the daemon answer.
 func (b *breaker) heal(ctx context.Context) error {
 	if err := b.startDaemon(); err != nil {
 		return err
@@ -157,7 +165,7 @@ func (b *breaker) heal(ctx context.Context) error {
 	}
 	var err error
 	for end := time.Now().Add(90 * time.Second); time.Now().Before(end) && ctx.Err() == nil; hold(ctx, 200*time.Millisecond) {
-		if err = b.healthy(ctx); err == nil {
+		if err = errors.Join(b.healthy(ctx), b.listening()); err == nil {
 			return nil
 		}
 	}
@@ -178,6 +186,13 @@ func (b *breaker) quiet() (int, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.done, b.active == 0
+}
+
+// storms are those that took history away.
+func (b *breaker) storms() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.counts["410 storm, daemon down"] + b.counts["410 storm, daemon paused"]
 }
 
 func (b *breaker) killDaemon(ctx context.Context, d time.Duration) error {

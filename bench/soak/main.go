@@ -135,7 +135,7 @@ func newSession(ctx context.Context, r *rig, o options) (*session, error) {
 	}
 	j := &judge{
 		rig: r, model: checker.NewModel(live), live: live, target: target, daemon: r.source(false), archive: r.source(true),
-		random: rand.New(rand.NewPCG(o.seed, 3)), verified: map[*checker.Source]uint64{}, lastHistory: time.Now(), lastRestore: time.Now(),
+		random: rand.New(rand.NewPCG(o.seed, 3)), verified: map[*checker.Source]uint64{}, lastHistory: time.Now(), lastRestore: time.Now(), failed: map[string]int{},
 	}
 	j.breaker = &breaker{rig: r, writer: writer, revision: live.Revision, counts: map[string]int{}}
 	s := &session{judge: j, began: time.Now()}
@@ -186,10 +186,13 @@ func (s *session) run(ctx context.Context, o options, out io.Writer) error {
 		return context.Cause(ctx)
 	}
 	fmt.Fprintln(out, "comparing what is left ...")
-	if err := s.drain(ctx); err != nil {
+	if err := s.drain(ctx, o.length); err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	return s.archive.Verify(ctx)
+	if err := s.archive.Verify(ctx); err != nil {
+		return err
+	}
+	return floor(&s.counts, o.length, s.breaker.storms())
 }
 
 // churn changes the cluster.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -143,11 +144,22 @@ func (r *rig) daemonFell() bool {
 	return r.wanted && !r.daemon.Running()
 }
 
+// listening reports whether the daemon takes questions.
+func (r *rig) listening() error {
+	c, err := net.DialTimeout("unix", r.socket(), 5*time.Second)
+	if err != nil {
+		return fmt.Errorf("the daemon does not listen: %w", err)
+	}
+	return c.Close()
+}
+
+func (r *rig) socket() string { return filepath.Join(r.data(), "tidemark.sock") }
+
 // source is Tidemark as a user asks it.
 func (r *rig) source(archive bool) *checker.Source {
 	s := &checker.Source{
 		Name: "the daemon", Binary: r.program, Dir: r.dir, Env: []string{"HOME=" + r.dir, "TZ=UTC", "KUBECONFIG=" + os.DevNull},
-		Args: []string{"--server", "unix://" + filepath.Join(r.data(), "tidemark.sock")},
+		Args: []string{"--server", "unix://" + r.socket()},
 	}
 	if archive {
 		s.Name, s.Archive = "the archive alone", true
@@ -202,7 +214,7 @@ func (r *rig) healthy(ctx context.Context) error {
 
 // keep copies the journal and its key out of the disk, which goes with this process.
 func (r *rig) keep() error {
-	if err := os.Remove(filepath.Join(r.data(), "tidemark.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) { // a socket cannot be copied
+	if err := os.Remove(r.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) { // a socket cannot be copied
 		return err
 	}
 	return os.CopyFS(filepath.Join(r.dir, "journal"), os.DirFS(filepath.Join(r.dir, "disk")))

@@ -16,8 +16,12 @@ import (
 	"time"
 )
 
-// ErrNotYet is returned while there is no answer about a moment: ask again later. Its text says why.
-var ErrNotYet = errors.New("no answer yet")
+// ErrNotYet is returned while there is no answer about a moment: ask again later. Its text says why. ErrFailed, which is
+// one of them, is returned when Tidemark was asked and failed: with nothing going wrong, that must not stay so.
+var (
+	ErrNotYet = errors.New("no answer yet")
+	ErrFailed = fmt.Errorf("%w, for it failed", ErrNotYet)
+)
 
 // Source is one place that Tidemark answers from: the daemon, or the archive alone.
 type Source struct {
@@ -34,7 +38,11 @@ type Source struct {
 
 // run runs one command. It returns its exit code as an error of type *exec.ExitError.
 func (s *Source) run(ctx context.Context, args ...string) (stdout, stderr []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	limit := 2 * time.Minute
+	if args[0] == "log" || args[0] == "verify" { // which read everything
+		limit = 20 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.Binary, append(args, s.Args...)...)
 	cmd.Env = s.Env
@@ -108,7 +116,7 @@ type Ledgers struct {
 func (s *Source) Ledgers(ctx context.Context) (*Ledgers, error) {
 	out, _, err := s.run(ctx, "status", "-o", "json")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotYet, err)
+		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	var st struct {
 		Catalog struct { // of a daemon
@@ -255,7 +263,7 @@ func (s *Source) get(ctx context.Context, mo *Moment, ask []Resource) (*answer, 
 	}
 	out, _, err := s.run(ctx, "get", strings.Join(names, ","), "-A", "--at", "rv:"+strconv.FormatUint(mo.RV, 10), "-o", "json")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotYet, err)
+		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	if s.Tamper != nil {
 		out = s.Tamper(out)
@@ -296,7 +304,7 @@ func (s *Source) compare(mo *Moment, resource string, a *answer) error {
 func (s *Source) mustWarn(ctx context.Context, mo *Moment, r *Resource) error {
 	_, text, err := s.run(ctx, "get", r.Name, "-A", "--at", "rv:"+strconv.FormatUint(mo.RV, 10), "-o", "name")
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotYet, err)
+		return fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	if !slices.ContainsFunc(strings.Split(string(text), "\n"), func(line string) bool {
 		return strings.HasPrefix(line, "# warning:") && (strings.Contains(line, "gap") || strings.Contains(line, "removed"))

@@ -39,7 +39,7 @@ func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, sinc
 	}
 	out, _, err := s.run(ctx, args...)
 	if err != nil {
-		return n, 0, fmt.Errorf("%w: %w", ErrNotYet, err)
+		return n, 0, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	after, err := s.Ledgers(ctx)
 	if err != nil {

@@ -152,7 +152,7 @@ type Difference struct {
 
 func (d *Difference) Error() string {
 	text := fmt.Sprintf("DIFFERENCE at rv:%d in %s %s: the API server had %s, %s says %s", d.RV, d.Resource, d.Key, d.Want, d.Who, d.Have)
-	if d.Resource == "archive" || d.Resource == "ledger" {
+	if d.Resource == "archive" || d.Resource == "ledger" || d.Resource == "answer" {
 		text = fmt.Sprintf("DIFFERENCE in the %s, %s: expected %s, found %s by %s", d.Resource, d.Key, d.Want, d.Have, d.Who)
 	}
 	if d.File != "" {
