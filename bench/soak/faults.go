@@ -317,6 +317,7 @@ func (b *breaker) nearlyFullDisk(ctx context.Context, d time.Duration) error {
 // fullDisk leaves nothing: the daemon may end, and must then have lost nothing that it had acknowledged.
 func (b *breaker) fullDisk(ctx context.Context, d time.Duration) error {
 	b.rig.mu.Lock()
+	b.look()
 	b.wanted = false // it may end by itself
 	b.rig.mu.Unlock()
 	err := b.disk.fill(0)
@@ -324,7 +325,7 @@ func (b *breaker) fullDisk(ctx context.Context, d time.Duration) error {
 	if err = errors.Join(err, b.disk.free()); err != nil {
 		return err
 	}
-	hold(ctx, 500*time.Millisecond) // so that one that is about to end does not count as running
+	hold(ctx, 3*time.Second) // so that one that is about to end does not count as running
 	return b.startDaemon()
 }
 

@@ -192,7 +192,7 @@ func (s *session) run(ctx context.Context, o options, out io.Writer) error {
 	if err := s.archive.Verify(ctx); err != nil {
 		return err
 	}
-	return floor(&s.counts, o.length, s.breaker.storms())
+	return errors.Join(s.stands(), floor(&s.counts, o.length, s.breaker.storms()))
 }
 
 // churn changes the cluster.
@@ -217,9 +217,16 @@ func (s *session) churn(ctx context.Context, seed uint64) {
 func (s *session) guard(ctx context.Context) error {
 	for ctx.Err() == nil {
 		hold(ctx, 200*time.Millisecond)
-		if ctx.Err() == nil && s.daemonFell() {
-			return fmt.Errorf("the daemon ended by itself: see %s", filepath.Join(s.dir, "daemon.log"))
+		if err := s.stands(); ctx.Err() == nil && err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (s *session) stands() error {
+	if s.daemonFell() {
+		return fmt.Errorf("the daemon ended by itself: see %s", filepath.Join(s.dir, "daemon.log"))
 	}
 	return nil
 }

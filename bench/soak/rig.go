@@ -47,6 +47,7 @@ type rig struct {
 	mu     sync.Mutex // guards the daemon
 	daemon *localserver.Process
 	wanted bool // it is to run: when it does not, that is a bug
+	fell   bool // it did not, once
 	starts int
 }
 
@@ -106,6 +107,7 @@ func (r *rig) archiveArgs(proxied bool) []string {
 func (r *rig) startDaemon() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.look()
 	r.wanted = true
 	if r.daemon.Running() {
 		return nil
@@ -124,6 +126,7 @@ func (r *rig) startDaemon() error {
 func (r *rig) stopDaemon(sig syscall.Signal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.look()
 	r.wanted = false
 	r.daemon.Stop(sig, 30*time.Second)
 }
@@ -141,8 +144,12 @@ func (r *rig) daemonPid() int {
 func (r *rig) daemonFell() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.wanted && !r.daemon.Running()
+	r.look()
+	return r.fell
 }
+
+// look notes whether the daemon ended by itself: before anything starts or stops it, which would hide that. r.mu is held.
+func (r *rig) look() { r.fell = r.fell || r.wanted && !r.daemon.Running() }
 
 // listening reports whether the daemon takes questions.
 func (r *rig) listening() error {

@@ -4,9 +4,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
 func TestWhatIsDoneFollowsFromTheSeed(t *testing.T) {
@@ -92,5 +97,26 @@ func TestProxyPassesOnUntilItIsSpoilt(t *testing.T) {
 	p.spoil(false)
 	if _, code, err := ask(); code != http.StatusOK || err != nil {
 		t.Errorf("afterwards: %d, %v", code, err)
+	}
+}
+
+func TestADaemonThatEndedByItselfIsSeenThoughItIsStartedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	r := &rig{dir: dir, program: "/bin/sleep"}
+	end := func() {
+		t.Helper()
+		r.daemon, _ = localserver.Start(r.program, []string{"0"}, nil, filepath.Join(dir, "log"))
+		for r.daemon.Running() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	end() // nobody wanted that one
+	if r.daemonFell() {
+		t.Error("a daemon that was stopped counts as fallen")
+	}
+	r.wanted = true
+	r.stopDaemon(syscall.SIGKILL)
+	if !r.daemonFell() {
+		t.Error("who kills a daemon that has just ended by itself hides that it did")
 	}
 }
