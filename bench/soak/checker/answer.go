@@ -34,6 +34,48 @@ type Source struct {
 	Archive bool
 	// Tamper, when set, changes every answer: it is how the checker is shown to see.
 	Tamper func(list []byte) []byte
+
+	promised map[string]promise // by resource
+}
+
+// promise is what a source said last of a resource, and may not take back.
+type promise struct{ first, watermark uint64 }
+
+// keeps reports a ledger that takes back what the one before it said: one that begins later, as one that was lost and
+// begun anew does, is complete up to less, or has a gap in what it had called complete.
+func (s *Source) keeps(l *Ledgers) error {
+	if s.promised == nil {
+		s.promised = map[string]promise{}
+	}
+	broken := func(name, want, have string) error {
+		return &Difference{Resource: "ledger", Key: name, Who: s.Name, Want: want, Have: have}
+	}
+	for name, p := range s.promised {
+		now := l.all[name]
+		if now == nil {
+			return broken(name, fmt.Sprintf("a beginning at rv:%d", p.first), "no ledger")
+		}
+		if now.OwnCounter {
+			continue
+		}
+		if now.First.Revision != p.first {
+			return broken(name, fmt.Sprintf("a beginning at rv:%d", p.first), fmt.Sprintf("one at rv:%d", now.First.Revision))
+		}
+		if now.Watermark.Revision < p.watermark {
+			return broken(name, fmt.Sprintf("all up to rv:%d, as it said before", p.watermark), fmt.Sprintf("all up to rv:%d", now.Watermark.Revision))
+		}
+		for _, g := range now.Gaps {
+			if g.From.Revision < p.watermark && p.watermark < g.To.Revision {
+				return broken(name, fmt.Sprintf("all up to rv:%d, as it said before", p.watermark), fmt.Sprintf("a gap from rv:%d to %d", g.From.Revision, g.To.Revision))
+			}
+		}
+	}
+	for name, now := range l.all {
+		if !now.OwnCounter && now.First.Revision > 0 {
+			s.promised[name] = promise{now.First.Revision, now.Watermark.Revision}
+		}
+	}
+	return nil
 }
 
 // run runs one command. It returns its exit code as an error of type *exec.ExitError.
@@ -159,7 +201,7 @@ func (s *Source) Ledgers(ctx context.Context) (*Ledgers, error) {
 	for i := range list {
 		l.all[list[i].name()] = &list[i]
 	}
-	return l, nil
+	return l, s.keeps(l)
 }
 
 // Gaps are the gaps that overlap the revisions (from, to) and whose cause contains text; of any resource.

@@ -193,3 +193,27 @@ func TestACommandThatFailsIsToldFromOneThatIsNotThatFar(t *testing.T) {
 		}
 	}
 }
+
+func TestALedgerMayNotTakeBackWhatItSaid(t *testing.T) {
+	one := func(first, watermark uint64, gap ...uint64) *Ledgers {
+		l := &ledger{Resource: "configmaps", First: cut{Revision: first}, Watermark: cut{Revision: watermark}}
+		if len(gap) > 0 {
+			l.Gaps = append(l.Gaps, struct {
+				From, To cut
+				Cause    string
+			}{From: cut{Revision: gap[0]}, To: cut{Revision: gap[1]}})
+		}
+		return &Ledgers{all: map[string]*ledger{"configmaps": l}}
+	}
+	s := &Source{Name: "it"}
+	for _, l := range []*Ledgers{{}, one(0, 0), one(5, 10), one(5, 10), one(5, 20), one(5, 40, 20, 40), one(5, 41, 20, 40), one(5, 50)} {
+		if err := s.keeps(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustDiffer(t, s.keeps(&Ledgers{}), "no ledger")
+	mustDiffer(t, s.keeps(one(51, 60)), "one at rv:51")
+	mustDiffer(t, s.keeps(one(0, 60)), "one at rv:0")
+	mustDiffer(t, s.keeps(one(5, 49)), "all up to rv:49")
+	mustDiffer(t, s.keeps(one(5, 60, 49, 60)), "a gap from rv:49")
+}
