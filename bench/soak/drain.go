@@ -40,7 +40,7 @@ func (j *judge) drain(ctx context.Context, length time.Duration) error {
 			break
 		}
 	}
-	return nil
+	return j.review(0)
 }
 
 // patiently does something until it no longer says that it is not possible yet.

@@ -52,7 +52,10 @@ func testJudge(t *testing.T) *judge {
 	}
 	t.Cleanup(func() { _ = log.close() })
 	r := &rig{log: log}
-	return &judge{rig: r, breaker: &breaker{rig: r}, daemon: &checker.Source{Name: "the daemon"}, archive: &checker.Source{Name: "the archive"}, failed: map[string]int{}}
+	return &judge{
+		rig: r, breaker: &breaker{rig: r}, model: checker.NewModel(nil), daemon: &checker.Source{Name: "the daemon"}, archive: &checker.Source{Name: "the archive"},
+		failed: map[string]int{}, reviewed: map[checker.Gap]time.Time{},
+	}
 }
 
 func TestAnswersThatKeepFailingAreADifference(t *testing.T) {

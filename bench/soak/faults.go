@@ -24,27 +24,27 @@ type fault struct {
 var faultKinds = []struct {
 	kind       string
 	least, add int    // how long, in milliseconds
-	needs      string // disk, clock
+	touches    string // disk, clock: not every machine can; server: its history may be lost
 	do         func(*breaker, context.Context, time.Duration) error
 }{
 	{"kill daemon", 0, 6000, "", (*breaker).killDaemon},
 	{"kill daemon again and again", 300, 1500, "", (*breaker).killDaemonOften},
 	{"kill daemon in a snapshot", 50, 800, "", (*breaker).killInSnapshot},
 	{"restart daemon", 0, 2000, "", (*breaker).restartDaemon},
-	{"kill API server", 0, 3000, "", (*breaker).killAPIServer},
-	{"kill etcd", 0, 3000, "", (*breaker).killEtcd},
+	{"kill API server", 0, 3000, "server", (*breaker).killAPIServer},
+	{"kill etcd", 0, 3000, "server", (*breaker).killEtcd},
 	{"kill object store", 0, 9000, "", (*breaker).killStore},
 	{"pause daemon", 1000, 12000, "", (*breaker).pauseDaemon},
-	{"pause API server", 1000, 8000, "", (*breaker).pauseAPIServer},
-	{"pause etcd", 1000, 5000, "", (*breaker).pauseEtcd},
+	{"pause API server", 1000, 8000, "server", (*breaker).pauseAPIServer},
+	{"pause etcd", 1000, 5000, "server", (*breaker).pauseEtcd},
 	{"pause object store", 1000, 12000, "", (*breaker).pauseStore},
 	{"store errors", 4000, 12000, "", (*breaker).storeErrors},
 	{"slow disk", 4000, 12000, "disk", (*breaker).slowDisk},
 	{"nearly full disk", 5000, 8000, "disk", (*breaker).nearlyFullDisk},
 	{"full disk", 2000, 5000, "disk", (*breaker).fullDisk},
-	{"410 storm, daemon down", 3000, 5000, "", (*breaker).stormDown},
-	{"410 storm, daemon paused", 3000, 5000, "", (*breaker).stormPaused},
-	{"compaction", 0, 1, "", (*breaker).compact},
+	{"410 storm, daemon down", 3000, 5000, "server", (*breaker).stormDown},
+	{"410 storm, daemon paused", 3000, 5000, "server", (*breaker).stormPaused},
+	{"compaction", 0, 1, "server", (*breaker).compact},
 	{"clock ahead", 2000, 10000, "clock", (*breaker).clockAhead},
 	{"clock behind", 2000, 10000, "clock", (*breaker).clockBehind},
 }
@@ -70,9 +70,6 @@ func faults(seed uint64) func() fault {
 	}
 }
 
-// injected is a gap that was made on purpose: the history of these revisions was taken away from the daemon.
-type injected struct{ from, to uint64 }
-
 // breaker makes faults happen.
 type breaker struct {
 	*rig
@@ -86,6 +83,8 @@ type breaker struct {
 	done   int // faults that are over
 	counts map[string]int
 	gaps   []injected
+	// reasons are what may cost the daemon history, made on purpose or not.
+	reasons []reason
 }
 
 // run makes faults until ctx ends, and then leaves everything whole again.
@@ -116,10 +115,14 @@ func (b *breaker) fault(ctx context.Context, n int, f fault) error {
 	b.mu.Lock()
 	b.active++
 	b.mu.Unlock()
+	began := time.Now()
 	defer func() {
 		b.mu.Lock()
 		b.active--
 		b.done++
+		if now := time.Now(); now.Sub(began) > longFault {
+			b.reasons = append(b.reasons, reason{what: f.Kind, from: began, to: now})
+		}
 		b.mu.Unlock()
 	}()
 	var beside error
@@ -137,11 +140,14 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 		if k.kind != kind {
 			continue
 		}
-		if k.needs == "disk" && (b.disk == nil || kind == "slow disk" && b.disk.group == "") || k.needs == "clock" && !b.clock {
+		if k.touches == "disk" && (b.disk == nil || kind == "slow disk" && b.disk.group == "") || k.touches == "clock" && !b.clock {
 			b.log.note("fault", n, kind, "left out: this machine cannot", nil)
 			return nil
 		}
 		b.log.note("fault", n, kind, hold.String(), nil)
+		if k.touches == "server" {
+			defer b.reasoned(kind, "")()
+		}
 		err := k.do(b, ctx, hold)
 		b.log.note("fault", n, kind+": over", nil, err)
 		b.mu.Lock()
@@ -336,7 +342,8 @@ func (b *breaker) compact(ctx context.Context, _ time.Duration) error {
 }
 
 // storm takes history away from a daemon that does not look: changes, a compaction, and an API server without memory.
-func (b *breaker) storm(ctx context.Context, d time.Duration) error {
+// of is the resource that must have the gap.
+func (b *breaker) storm(ctx context.Context, d time.Duration, of string) error {
 	from, err := b.revision(ctx)
 	if err != nil {
 		return err
@@ -358,7 +365,7 @@ func (b *breaker) storm(ctx context.Context, d time.Duration) error {
 		return err
 	}
 	b.mu.Lock()
-	b.gaps = append(b.gaps, injected{from, to})
+	b.gaps = append(b.gaps, injected{from, to, of})
 	b.mu.Unlock()
 	b.log.note("fault", 0, "history taken away", map[string]uint64{"from": from, "to": to}, nil)
 	return nil
@@ -366,7 +373,7 @@ func (b *breaker) storm(ctx context.Context, d time.Duration) error {
 
 func (b *breaker) stormDown(ctx context.Context, d time.Duration) error {
 	b.stopDaemon(syscall.SIGKILL)
-	return errors.Join(b.storm(ctx, d), b.startDaemon())
+	return errors.Join(b.storm(ctx, d, "configmaps"), b.startDaemon())
 }
 
 func (b *breaker) stormPaused(ctx context.Context, d time.Duration) error {
@@ -374,5 +381,5 @@ func (b *breaker) stormPaused(ctx context.Context, d time.Duration) error {
 	if err := signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	return errors.Join(b.storm(ctx, d), signal(syscall.SIGCONT))
+	return errors.Join(b.storm(ctx, d, ""), signal(syscall.SIGCONT))
 }

@@ -13,7 +13,6 @@ import (
 
 const (
 	keepMoments = 60               // with their objects; of older ones only the hashes stay
-	gapLimit    = 3 * time.Minute  // for a gap made on purpose to be in the ledger
 	historyPace = 40 * time.Second // between two comparisons of whole histories
 	restorePace = 20 * time.Second
 )
@@ -35,7 +34,7 @@ type counts struct {
 	Moments, Again, Objects, ModelObjects, InGap, Warned, Skipped, TooOld int
 	Restores, RestoredObjects, RestoresDisturbed                          int
 	Missed                                                                int
-	Gaps, Ledgered                                                        int
+	Gaps, Ledgered, Reasoned                                              int
 	Manifests, Files                                                      int
 	Events                                                                uint64
 
@@ -61,7 +60,8 @@ type judge struct {
 	times         []observed
 	verified      map[*checker.Source]uint64 // up to where histories were compared
 	gaps          []injectedGap
-	failed        map[string]int // answers that failed in a row, by what was asked
+	reviewed      map[checker.Gap]time.Time // gaps of a ledger: when they were seen first; zero: they have a reason
+	failed        map[string]int            // answers that failed in a row, by what was asked
 	lastHistory   time.Time
 	lastRestore   time.Time
 	restored      int
@@ -75,12 +75,6 @@ const clockSlack = 30 * time.Second
 type observed struct {
 	rv uint64
 	at time.Time
-}
-
-// injectedGap waits to be seen in the ledger.
-type injectedGap struct {
-	injected
-	since time.Time
 }
 
 // run looks until ctx ends.
@@ -114,7 +108,7 @@ func (j *judge) round(ctx context.Context) error {
 	if err := j.follow(); err != nil {
 		return err
 	}
-	if err := j.ledgered(ctx); err != nil {
+	if err := errors.Join(j.ledgered(ctx), j.review(reasonLimit)); err != nil {
 		return err
 	}
 	if time.Since(j.lastHistory) > historyPace {
@@ -278,43 +272,6 @@ func (j *judge) follow() error {
 	_, err := j.chain.Follow()
 	j.counts.Manifests, j.counts.Files, j.counts.Events = j.chain.Checked()
 	return err
-}
-
-// ledgered wants the gaps that were made to be in the ledger.
-func (j *judge) ledgered(ctx context.Context) error {
-	j.breaker.mu.Lock()
-	for _, g := range j.breaker.gaps {
-		j.gaps = append(j.gaps, injectedGap{g, time.Now()})
-		j.counts.Gaps++
-	}
-	j.breaker.gaps = nil
-	j.breaker.mu.Unlock()
-	if len(j.gaps) == 0 {
-		return nil
-	}
-	var known *checker.Ledgers
-	if err := j.asked(ctx, j.daemon, "its status", func() (err error) {
-		known, err = j.daemon.Ledgers(ctx)
-		return err
-	}); errors.Is(err, checker.ErrNotYet) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	var left []injectedGap
-	for _, g := range j.gaps {
-		switch n := known.Gaps(g.from, g.to, "410"); {
-		case n > 0:
-			j.counts.Ledgered++
-			j.log.note("check", 0, "gap in the ledger", map[string]any{"from": g.from, "to": g.to, "resources": n}, nil)
-		case time.Since(g.since) > gapLimit:
-			return &checker.Difference{RV: g.to, Resource: "ledger", Key: fmt.Sprintf("%d to %d", g.from, g.to), Who: "the daemon", Want: "a gap, for history was taken away", Have: "no gap"}
-		default:
-			left = append(left, g)
-		}
-	}
-	j.gaps = left
-	return nil
 }
 
 // histories compares every version, from both sources, from where it was done last. ErrNotYet: one of them had no answer.

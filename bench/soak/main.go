@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -135,7 +136,7 @@ func newSession(ctx context.Context, r *rig, o options) (*session, error) {
 	}
 	j := &judge{
 		rig: r, model: checker.NewModel(live), live: live, target: target, daemon: r.source(false), archive: r.source(true),
-		random: rand.New(rand.NewPCG(o.seed, 3)), verified: map[*checker.Source]uint64{}, lastHistory: time.Now(), lastRestore: time.Now(), failed: map[string]int{},
+		random: rand.New(rand.NewPCG(o.seed, 3)), verified: map[*checker.Source]uint64{}, lastHistory: time.Now(), lastRestore: time.Now(), failed: map[string]int{}, reviewed: map[checker.Gap]time.Time{},
 	}
 	j.breaker = &breaker{rig: r, writer: writer, revision: live.Revision, counts: map[string]int{}}
 	s := &session{judge: j, began: time.Now()}
@@ -204,7 +205,12 @@ func (s *session) churn(ctx context.Context, seed uint64) {
 		if ctx.Err() != nil {
 			return
 		}
+		over := func() {}
+		if strings.HasSuffix(one.Op, "define") || one.Op == "definition" {
+			over = s.breaker.reasoned(one.Op, ".soak.example.com")
+		}
 		err := s.breaker.writer.do(ctx, one)
+		over()
 		s.churned++
 		if err != nil {
 			s.refused++

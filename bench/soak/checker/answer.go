@@ -35,6 +35,9 @@ type Source struct {
 	// Tamper, when set, changes every answer: it is how the checker is shown to see.
 	Tamper func(list []byte) []byte
 
+	// Last is what it said last that it knows; nil before.
+	Last *Ledgers
+
 	promised map[string]promise // by resource
 }
 
@@ -201,20 +204,28 @@ func (s *Source) Ledgers(ctx context.Context) (*Ledgers, error) {
 	for i := range list {
 		l.all[list[i].name()] = &list[i]
 	}
+	s.Last = l
 	return l, s.keeps(l)
 }
 
-// Gaps are the gaps that overlap the revisions (from, to) and whose cause contains text; of any resource.
-func (l *Ledgers) Gaps(from, to uint64, text string) int {
-	n := 0
-	for _, one := range l.all {
+// Gap is one gap of a ledger.
+type Gap struct {
+	Resource string
+	From, To uint64
+	Cause    string
+}
+
+// Gaps are all of them.
+func (l *Ledgers) Gaps() []Gap {
+	var out []Gap
+	for name, one := range l.all {
 		for _, g := range one.Gaps {
-			if g.From.Revision < to && g.To.Revision > from && strings.Contains(g.Cause, text) {
-				n++
+			if !one.OwnCounter {
+				out = append(out, Gap{name, g.From.Revision, g.To.Revision, g.Cause})
 			}
 		}
 	}
-	return n
+	return out
 }
 
 // warnedAtMost is how many of the resources in a gap are asked about one by one.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -216,4 +217,27 @@ func TestALedgerMayNotTakeBackWhatItSaid(t *testing.T) {
 	mustDiffer(t, s.keeps(one(0, 60)), "one at rv:0")
 	mustDiffer(t, s.keeps(one(5, 49)), "all up to rv:49")
 	mustDiffer(t, s.keeps(one(5, 60, 49, 60)), "a gap from rv:49")
+}
+
+func TestModelKnowsWhenTheClusterWasWhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stream{Resource: Resource{Name: "configmaps"}, objects: map[string][]version{}}
+		m := &Model{all: map[string]*stream{"configmaps": s}}
+		began := time.Now()
+		m.learn(s, nil, 10)
+		for rv := uint64(11); rv <= 20; rv++ {
+			time.Sleep(time.Second)
+			m.see(s, "BOOKMARK", item{rv: rv})
+		}
+		at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
+		if from, to := m.When(13, 17); !from.Equal(at(3)) || !to.Equal(at(7)) {
+			t.Errorf("%s to %s", from, to)
+		}
+		if from, to := m.When(5, 99); !from.IsZero() || !to.Equal(at(10)) {
+			t.Errorf("%s to %s", from, to)
+		}
+		if !m.Broke("configmaps", at(0), at(1)) || m.Broke("configmaps", at(1), at(9)) || m.Broke("secrets", at(0), at(1)) {
+			t.Error("when its watch broke, it does not know")
+		}
+	})
 }
