@@ -112,3 +112,26 @@ func TestWhatIsNotPossibleIsNotWaitedForForEver(t *testing.T) {
 		}
 	})
 }
+
+func TestObjectsOfOldMomentsAreNotKept(t *testing.T) {
+	j, dir := testJudge(t), t.TempDir()
+	for i := range 2 * keepMoments {
+		mo, err := j.model.TakeMoment(t.Context(), uint64(i/2), dir) // each revision twice
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.pending = append(j.pending, &trial{Moment: mo, model: true, daemon: true, archive: true})
+	}
+	if err := j.compareAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "moment-*"))
+	if err != nil || len(left) != keepMoments {
+		t.Errorf("%d files are left, want %d; %v", len(left), keepMoments, err)
+	}
+	for _, one := range j.past[keepMoments:] {
+		if _, err := one.Namespaces(""); err != nil {
+			t.Errorf("rv:%d is forgotten: %v", one.RV, err)
+		}
+	}
+}

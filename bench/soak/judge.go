@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidemark-backup/tidemark/bench/soak/checker"
@@ -53,7 +54,8 @@ type judge struct {
 	daemon, archive *checker.Source
 	chain           *checker.Chain
 	random          *rand.Rand
-	counts          counts
+	counts          counts                 // of run's goroutine
+	told            atomic.Pointer[counts] // a copy of them, for everybody
 
 	first         uint64 // where recording began
 	pending, past []*trial
@@ -84,7 +86,10 @@ func (j *judge) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err := j.round(ctx); err != nil && ctx.Err() == nil {
+		err := j.round(ctx)
+		now := j.counts
+		j.told.Store(&now)
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -152,16 +157,16 @@ func (j *judge) compareAll(ctx context.Context) error {
 	for _, t := range j.pending {
 		if t.done() {
 			j.past = append(j.past, t)
+			if n := len(j.past) - keepMoments; n > 0 {
+				j.past[n-1].Forget()
+			}
 			j.counts.Moments++
 			j.log.note("check", 0, "compared", map[string]any{"rv": t.RV, "after": t.Age().Seconds(), "whole": t.whole}, nil)
 		}
 	}
 	j.pending = slices.DeleteFunc(j.pending, (*trial).done)
-	if n := len(j.past) - keepMoments; n > 0 {
-		j.past[n-1].Forget()
-		if len(j.past) > 1000 {
-			j.past = slices.Delete(j.past, 0, 500)
-		}
+	if len(j.past) > 1000 {
+		j.past = slices.Delete(j.past, 0, 500)
 	}
 	return nil
 }

@@ -24,7 +24,10 @@ func (s *session) progress(ctx context.Context, out io.Writer) {
 			return
 		}
 		n, _ := s.breaker.quiet()
-		c := s.counts
+		c := s.told.Load()
+		if c == nil {
+			c = &counts{}
+		}
 		fmt.Fprintf(out, "%6s  %d changes seen, %d faults, %d moments, %d restores, no difference\n", time.Since(s.began).Round(time.Second), s.model.Events(), n, c.Moments, c.Restores)
 	}
 }
