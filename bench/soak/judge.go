@@ -34,7 +34,7 @@ func (t *trial) done() bool { return t.model && t.daemon && t.archive }
 type counts struct {
 	Moments, Again, Objects, ModelObjects, InGap, Warned, Skipped, TooOld int
 	Restores, RestoredObjects, RestoresDisturbed                          int
-	Missed                                                                int
+	Missed, Bodies                                                        int
 	Gaps, Ledgered, Reasoned                                              int
 	Manifests, Files                                                      int
 	Events                                                                uint64
@@ -316,6 +316,7 @@ func (j *judge) history(ctx context.Context, s *checker.Source) error {
 	j.of(s).Histories++
 	j.of(s).Versions += n.Versions
 	j.counts.Missed += n.Missed
+	j.counts.Bodies += n.Bodies
 	j.log.note("check", 0, "history compared", map[string]any{"source": s.Name, "from": from.rv, "to": upTo, "versions": n.Versions, "in gaps": n.Missed}, nil)
 	return nil
 }
