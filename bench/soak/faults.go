@@ -140,7 +140,7 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 		if k.kind != kind {
 			continue
 		}
-		if k.touches == "disk" && (b.disk == nil || kind == "slow disk" && b.disk.group == "") || k.touches == "clock" && !b.clock {
+		if b.cannot(kind, k.touches) {
 			b.log.note("fault", n, kind, "left out: this machine cannot", nil)
 			return nil
 		}
@@ -156,6 +156,36 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 		return err
 	}
 	return errors.New("no such fault")
+}
+
+// cannot reports whether this machine, or this program, cannot have such a fault.
+func (r *rig) cannot(kind, touches string) bool {
+	switch touches {
+	case "disk":
+		return r.disk == nil || kind == "slow disk" && r.disk.group == ""
+	case "clock":
+		return !r.clock
+	}
+	return false
+}
+
+// leftOut are the faults that are dealt and passed over, and why.
+func (r *rig) leftOut() []string {
+	var out []string
+	for _, k := range faultKinds {
+		if !r.cannot(k.kind, k.touches) {
+			continue
+		}
+		why := "wants root"
+		switch {
+		case k.touches == "clock":
+			why = "wants the program to be built here, without --tidemark"
+		case r.disk != nil:
+			why = "wants control groups that limit writes"
+		}
+		out = append(out, fmt.Sprintf("%s (%s)", k.kind, why))
+	}
+	return out
 }
 
 // heal starts what does not run, and returns when the API server and the daemon answer.

@@ -15,8 +15,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +30,36 @@ type options struct {
 	length       time.Duration
 	seed         uint64
 	dir, program string
+	given        string // with --tidemark
 	tamper       string
+}
+
+// again is the command that does the same.
+func (o *options) again() string {
+	text := fmt.Sprintf("go run ./bench/soak --seed %d --for %s", o.seed, o.length)
+	if o.given != "" {
+		text += " --tidemark " + o.given
+	}
+	if o.tamper != "" {
+		text += " --tamper " + o.tamper
+	}
+	return text
+}
+
+// replay is what the file REPLAY says: the command, and on what it ran.
+func (o *options) replay(ctx context.Context) string {
+	commit := "unknown (no git checkout)"
+	if id, err := exec.CommandContext(ctx, "git", "rev-parse", "HEAD").Output(); err == nil {
+		commit = strings.TrimSpace(string(id))
+		if changed, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output(); err != nil || len(changed) > 0 {
+			commit += ", with changes"
+		}
+	}
+	who := "not as root"
+	if os.Geteuid() == 0 {
+		who = "as root"
+	}
+	return fmt.Sprintf("%s\n# commit %s\n# %s %s/%s, %d CPUs, %s\n", o.again(), commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), who)
 }
 
 func main() {
@@ -66,9 +97,15 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return err
 	}
-	again := fmt.Sprintf("go run ./bench/soak --seed %d --for %s", o.seed, o.length)
+	clock := o.program == ""
+	if !clock {
+		if o.program, err = filepath.Abs(o.program); err != nil {
+			return err
+		}
+		o.given = o.program
+	}
 	fmt.Fprintf(out, "seed %d, %s, in %s\n", o.seed, o.length, o.dir)
-	if err := os.WriteFile(filepath.Join(o.dir, "REPLAY"), []byte(again+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.dir, "REPLAY"), []byte(o.replay(ctx)), 0o600); err != nil {
 		return err
 	}
 	log, err := openActions(filepath.Join(o.dir, "actions.jsonl"))
@@ -76,18 +113,18 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer log.close()
-	clock := o.program == ""
 	if clock {
 		o.program = filepath.Join(o.dir, "tidemark")
 		if err := buildSkewed(ctx, o.dir, o.program); err != nil {
 			return err
 		}
-	} else if o.program, err = filepath.Abs(o.program); err != nil {
-		return err
 	}
 	r, err := newRig(ctx, o, clock, log, out)
 	var s *session
 	if err == nil {
+		if left := r.leftOut(); len(left) > 0 {
+			fmt.Fprintln(out, "left out, for this machine cannot:", strings.Join(left, ", "))
+		}
 		if s, err = newSession(ctx, r, o); err == nil {
 			err = s.run(ctx, o, out)
 		}
@@ -103,7 +140,11 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w\n\neverything is in %s: actions.jsonl (what was done when), daemon.log, journal/, store/, cluster/etcd/, moment-*.jsonl.gz, answer-*\nthe same again: %s", err, o.dir, again)
+		data := "disk/data/"
+		if r.disk != nil {
+			data = "journal/"
+		}
+		return fmt.Errorf("%w\n\neverything is in %s: actions.jsonl (what was done when), daemon.log, %s, store/, cluster/etcd/, moment-*.jsonl.gz, answer-*\nthe same again: %s (REPLAY says of which commit)", err, o.dir, data, o.again())
 	case own:
 		return os.RemoveAll(o.dir)
 	}

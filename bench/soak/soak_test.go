@@ -1,16 +1,21 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/tidemark-backup/tidemark/bench/soak/checker"
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
@@ -118,5 +123,33 @@ func TestADaemonThatEndedByItselfIsSeenThoughItIsStartedAtOnce(t *testing.T) {
 	r.stopDaemon(syscall.SIGKILL)
 	if !r.daemonFell() {
 		t.Error("who kills a daemon that has just ended by itself hides that it did")
+	}
+}
+
+func TestWhatEndedARunIsTold(t *testing.T) {
+	difference := &checker.Difference{RV: 7}
+	for want, err := range map[string]error{
+		"0": nil, "1": fmt.Errorf("fault 3: %w", errors.Join(difference, errors.New("and more"))), "0, but it was interrupted": context.Canceled,
+		"0, but it failed: no etcd": errors.New("no etcd\nits log"),
+	} {
+		if have := verdict(err); have != want {
+			t.Errorf("%q, want %q", have, want)
+		}
+	}
+}
+
+func TestARunTellsHowToRepeatItAndWhatItLeavesOut(t *testing.T) {
+	o := options{seed: 7, length: time.Minute, given: "/bin/tidemark", tamper: "file"}
+	text := o.replay(t.Context())
+	for _, want := range []string{"--seed 7 --for 1m0s --tidemark /bin/tidemark --tamper file\n", "# commit ", runtime.Version(), "root"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %q", want, text)
+		}
+	}
+	if left := (&rig{clock: true, disk: &disk{group: "x"}}).leftOut(); left != nil {
+		t.Errorf("left out: %v", left)
+	}
+	if left := strings.Join((&rig{}).leftOut(), ", "); strings.Count(left, "disk (wants root)") != 3 || strings.Count(left, "clock") != 2 {
+		t.Errorf("left out: %s", left)
 	}
 }
