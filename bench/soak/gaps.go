@@ -143,6 +143,7 @@ func (j *judge) review(limit time.Duration) error {
 			why := explained(reasons, g.Resource, from, to)
 			if why == "" && j.model.Broke(g.Resource, from.Add(-reasonSlack), to.Add(reasonSlack)) {
 				why = "the server ended watches"
+				j.log.note("check", 0, "a gap that no fault explains: "+why, g, nil)
 			}
 			if strings.Contains(g.Cause, "removed from the cluster") && !strings.HasSuffix(g.Resource, ".soak.example.com") {
 				why = "" // nobody removed it

@@ -52,7 +52,7 @@ func (s *session) summary(out io.Writer, err error) {
 	fmt.Fprintf(out, "  histories    %d compared with the daemon, %d with the archive: %d and %d versions found, %d in gaps of the ledger; the objects at %d of them\n", c.Daemon.Histories, c.Archive.Histories, c.Daemon.Versions, c.Archive.Versions, c.Missed, c.Bodies)
 	fmt.Fprintf(out, "  restores     %d compared, %d objects; %d disturbed by a fault\n", c.Restores, c.RestoredObjects, c.RestoresDisturbed)
 	fmt.Fprintf(out, "  archive      %d manifests, %d files, %d events, followed from hash to hash\n", c.Manifests, c.Files, c.Events)
-	fmt.Fprintf(out, "  gaps         %d made on purpose, %d in the ledger; %d of single resources in the ledgers, each with a reason\n", c.Gaps, c.Ledgered, c.Reasoned)
+	fmt.Fprintf(out, "  gaps         %d made on purpose, %d in the ledger; %d of single resources in the ledgers have a reason\n", c.Gaps, c.Ledgered, c.Reasoned)
 	fmt.Fprintf(out, "  differences  %s\n", verdict(err))
 }
 
