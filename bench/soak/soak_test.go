@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -151,5 +152,17 @@ func TestARunTellsHowToRepeatItAndWhatItLeavesOut(t *testing.T) {
 	}
 	if left := strings.Join((&rig{}).leftOut(), ", "); strings.Count(left, "disk (wants root)") != 3 || strings.Count(left, "clock") != 2 {
 		t.Errorf("left out: %s", left)
+	}
+}
+
+// TestWhatTriesTheCheckerDoesSomething: an answer that cannot be spoilt does not count.
+func TestWhatTriesTheCheckerDoesSomething(t *testing.T) {
+	few, many := []byte("{1,\n2}"), []byte("{1,\n2,\n\"same\":\"xxxx\",\n4}")
+	for what, spoil := range map[string]func([]byte) []byte{"drop": dropAnObject(), "change": changeAByte()} {
+		for i, list := range [][]byte{few, many, few, many, few, many, many} {
+			if have := spoil(slices.Clone(list)); bytes.Equal(have, list) == (i == 5) {
+				t.Errorf("%s, answer %d: %q", what, i, have)
+			}
+		}
 	}
 }
