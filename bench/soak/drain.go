@@ -10,7 +10,7 @@ import (
 )
 
 // drainLimit is how long each of the last comparisons may take to be possible, once nothing goes wrong any more.
-const drainLimit = 5 * time.Minute
+const drainLimit = 8 * time.Minute
 
 // drain compares all that is left, with nothing going wrong any more. What has no answer now never had one: that is an error.
 func (j *judge) drain(ctx context.Context, length time.Duration) error {

@@ -228,10 +228,14 @@ func (s *session) run(ctx context.Context, o options, out io.Writer) error {
 		return context.Cause(ctx)
 	}
 	fmt.Fprintln(out, "comparing what is left ...")
-	if err := s.drain(ctx, o.length); err != nil {
-		return errors.Join(err, ctx.Err())
+	err := s.drain(ctx, o.length)
+	if err == nil {
+		err = s.archive.Verify(ctx)
 	}
-	if err := s.archive.Verify(ctx); err != nil {
+	if ctx.Err() != nil { // what ended it says more
+		return context.Cause(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	return errors.Join(s.stands(), floor(&s.counts, o.length, s.breaker.storms()))
