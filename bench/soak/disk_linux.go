@@ -7,14 +7,15 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// throttles is where version 1 of control groups limits devices.
-const throttles = "/sys/fs/cgroup/blkio"
+// controls is where control groups are: of version 2, or one folder for each controller of version 1.
+const controls = "/sys/fs/cgroup"
 
 // disk is a small file system of its own, in an image, on a loop device: it can be filled up, and made slow, without
 // harm to anything else. Its mount is only seen by this process and its children (see isolate).
@@ -46,24 +47,63 @@ func newDisk(ctx context.Context, image, dir string) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{dir: dir, device: fmt.Sprintf("%d:%d", st.Dev>>8&0xfff, st.Dev&0xff|st.Dev>>12&0xfff00)}
-	group := filepath.Join(throttles, fmt.Sprintf("tidemark-soak-%d", os.Getpid()))
-	if _, err := os.Stat(filepath.Join(throttles, "blkio.throttle.write_bps_device")); err == nil && os.Mkdir(group, 0o755) == nil {
-		d.group = group
-	}
+	d.group = newGroup(controls, d.device)
 	return d, nil
 }
 
-// limit lets the process write so many bytes and times in a second; zero: as many as it likes.
-func (d *disk) limit(pid, bytes, times int) error {
-	for file, n := range map[string]int{"blkio.throttle.write_bps_device": bytes, "blkio.throttle.write_iops_device": times} {
-		if err := os.WriteFile(filepath.Join(d.group, file), fmt.Appendf(nil, "%s %d", d.device, n), 0); err != nil {
-			return err
+// newGroup makes a control group that can limit the writes to a device; empty: this machine cannot.
+func newGroup(root, device string) string {
+	name := fmt.Sprintf("tidemark-soak-%d", os.Getpid())
+	group := filepath.Join(root, "blkio", name)
+	if _, err := os.Stat(filepath.Join(root, "blkio")); err != nil {
+		group = filepath.Join(root, name)
+		// Both: what is written through the page cache is only known to be the group's by its memory.
+		if os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+io +memory"), 0) != nil {
+			return ""
 		}
 	}
-	if pid == 0 {
+	if os.Mkdir(group, 0o755) != nil {
+		return ""
+	}
+	if limitGroup(group, device, 0, 0) != nil {
+		_ = os.Remove(group)
+		return ""
+	}
+	return group
+}
+
+// limitGroup lets the group write so many bytes and times in a second; zero: as many as it likes.
+func limitGroup(group, device string, bytes, times int) error {
+	if _, err := os.Stat(filepath.Join(group, "blkio.throttle.write_bps_device")); err == nil {
+		for file, n := range map[string]int{"blkio.throttle.write_bps_device": bytes, "blkio.throttle.write_iops_device": times} {
+			if err := os.WriteFile(filepath.Join(group, file), fmt.Appendf(nil, "%s %d", device, n), 0); err != nil {
+				return err
+			}
+		}
 		return nil
 	}
-	return os.WriteFile(filepath.Join(d.group, "cgroup.procs"), fmt.Append(nil, pid), 0)
+	line := device + " wbps=max wiops=max"
+	if bytes > 0 {
+		line = fmt.Sprintf("%s wbps=%d wiops=%d", device, bytes, times)
+	}
+	f, err := os.OpenFile(filepath.Join(group, "io.max"), os.O_WRONLY, 0) // the kernel made it, or there is none
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(line)
+	return errors.Join(err, f.Close())
+}
+
+// limit slows the process down, and lets go of all with 0.
+func (d *disk) limit(pid, bytes, times int) error {
+	if err := limitGroup(d.group, d.device, bytes, times); err != nil || pid == 0 {
+		return err
+	}
+	err := os.WriteFile(filepath.Join(d.group, "cgroup.procs"), fmt.Append(nil, pid), 0)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil // it was killed by the fault beside this one
+	}
+	return err
 }
 
 // fill leaves so many bytes free.
@@ -129,9 +169,16 @@ func isolate() (bool, int) {
 	cmd.Env = append(os.Environ(), isolated+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM) // they are the child's: it ends when this process does, and would say nothing
 	if err := cmd.Start(); err != nil {
 		return false, 0
 	}
+	go func() {
+		for s := range stop {
+			_ = cmd.Process.Signal(s)
+		}
+	}()
 	_ = cmd.Wait() // the exit code says it
 	return true, cmd.ProcessState.ExitCode()
 }

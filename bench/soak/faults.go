@@ -24,27 +24,27 @@ type fault struct {
 var faultKinds = []struct {
 	kind       string
 	least, add int    // how long, in milliseconds
-	needs      string // disk, clock
+	touches    string // disk, clock: not every machine can; server: its history may be lost
 	do         func(*breaker, context.Context, time.Duration) error
 }{
 	{"kill daemon", 0, 6000, "", (*breaker).killDaemon},
 	{"kill daemon again and again", 300, 1500, "", (*breaker).killDaemonOften},
 	{"kill daemon in a snapshot", 50, 800, "", (*breaker).killInSnapshot},
 	{"restart daemon", 0, 2000, "", (*breaker).restartDaemon},
-	{"kill API server", 0, 3000, "", (*breaker).killAPIServer},
-	{"kill etcd", 0, 3000, "", (*breaker).killEtcd},
+	{"kill API server", 0, 3000, "server", (*breaker).killAPIServer},
+	{"kill etcd", 0, 3000, "server", (*breaker).killEtcd},
 	{"kill object store", 0, 9000, "", (*breaker).killStore},
 	{"pause daemon", 1000, 12000, "", (*breaker).pauseDaemon},
-	{"pause API server", 1000, 8000, "", (*breaker).pauseAPIServer},
-	{"pause etcd", 1000, 5000, "", (*breaker).pauseEtcd},
+	{"pause API server", 1000, 8000, "server", (*breaker).pauseAPIServer},
+	{"pause etcd", 1000, 5000, "server", (*breaker).pauseEtcd},
 	{"pause object store", 1000, 12000, "", (*breaker).pauseStore},
 	{"store errors", 4000, 12000, "", (*breaker).storeErrors},
 	{"slow disk", 4000, 12000, "disk", (*breaker).slowDisk},
 	{"nearly full disk", 5000, 8000, "disk", (*breaker).nearlyFullDisk},
 	{"full disk", 2000, 5000, "disk", (*breaker).fullDisk},
-	{"410 storm, daemon down", 3000, 5000, "", (*breaker).stormDown},
-	{"410 storm, daemon paused", 3000, 5000, "", (*breaker).stormPaused},
-	{"compaction", 0, 1, "", (*breaker).compact},
+	{"410 storm, daemon down", 3000, 5000, "server", (*breaker).stormDown},
+	{"410 storm, daemon paused", 3000, 5000, "server", (*breaker).stormPaused},
+	{"compaction", 0, 1, "server", (*breaker).compact},
 	{"clock ahead", 2000, 10000, "clock", (*breaker).clockAhead},
 	{"clock behind", 2000, 10000, "clock", (*breaker).clockBehind},
 }
@@ -70,21 +70,21 @@ func faults(seed uint64) func() fault {
 	}
 }
 
-// injected is a gap that was made on purpose: the history of these revisions was taken away from the daemon.
-type injected struct{ from, to uint64 }
-
 // breaker makes faults happen.
 type breaker struct {
 	*rig
 	writer   *cluster
 	revision func(context.Context) (uint64, error)
 	onStop   func() error // called once while the daemon is down: see tamper.go
+	turn     sync.Mutex   // held while something goes wrong; who holds it else keeps things from going wrong
 
 	mu     sync.Mutex // guards what follows
 	active int
 	done   int // faults that are over
 	counts map[string]int
 	gaps   []injected
+	// reasons are what may cost the daemon history, made on purpose or not.
+	reasons []reason
 }
 
 // run makes faults until ctx ends, and then leaves everything whole again.
@@ -97,7 +97,14 @@ func (b *breaker) run(ctx, after context.Context, seed uint64) error {
 			return nil
 		case <-time.After(f.Wait):
 		}
-		if err := b.fault(after, n, f); err != nil {
+		b.turn.Lock()
+		if ctx.Err() != nil {
+			b.turn.Unlock()
+			return nil
+		}
+		err := b.fault(after, n, f)
+		b.turn.Unlock()
+		if err != nil {
 			return fmt.Errorf("fault %d, %s: %w", n, f.Kind, err)
 		}
 	}
@@ -108,10 +115,14 @@ func (b *breaker) fault(ctx context.Context, n int, f fault) error {
 	b.mu.Lock()
 	b.active++
 	b.mu.Unlock()
+	began := time.Now()
 	defer func() {
 		b.mu.Lock()
 		b.active--
 		b.done++
+		if now := time.Now(); now.Sub(began) > longFault {
+			b.reasons = append(b.reasons, reason{what: f.Kind, from: began, to: now})
+		}
 		b.mu.Unlock()
 	}()
 	var beside error
@@ -129,11 +140,14 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 		if k.kind != kind {
 			continue
 		}
-		if k.needs == "disk" && (b.disk == nil || kind == "slow disk" && b.disk.group == "") || k.needs == "clock" && !b.clock {
+		if b.cannot(kind, k.touches) {
 			b.log.note("fault", n, kind, "left out: this machine cannot", nil)
 			return nil
 		}
 		b.log.note("fault", n, kind, hold.String(), nil)
+		if k.touches == "server" {
+			defer b.reasoned(kind, "")()
+		}
 		err := k.do(b, ctx, hold)
 		b.log.note("fault", n, kind+": over", nil, err)
 		b.mu.Lock()
@@ -144,7 +158,37 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 	return errors.New("no such fault")
 }
 
-// heal starts what does not run, and returns when the API server answers.
+// cannot reports whether this machine, or this program, cannot have such a fault.
+func (r *rig) cannot(kind, touches string) bool {
+	switch touches {
+	case "disk":
+		return r.disk == nil || kind == "slow disk" && r.disk.group == ""
+	case "clock":
+		return !r.clock
+	}
+	return false
+}
+
+// leftOut are the faults that are dealt and passed over, and why.
+func (r *rig) leftOut() []string {
+	var out []string
+	for _, k := range faultKinds {
+		if !r.cannot(k.kind, k.touches) {
+			continue
+		}
+		why := "wants root"
+		switch {
+		case k.touches == "clock":
+			why = "wants the program to be built here, without --tidemark"
+		case r.disk != nil:
+			why = "wants control groups that limit writes"
+		}
+		out = append(out, fmt.Sprintf("%s (%s)", k.kind, why))
+	}
+	return out
+}
+
+// heal starts what does not run, and returns when the API server and the daemon answer.
 func (b *breaker) heal(ctx context.Context) error {
 	if err := b.startDaemon(); err != nil {
 		return err
@@ -157,7 +201,7 @@ func (b *breaker) heal(ctx context.Context) error {
 	}
 	var err error
 	for end := time.Now().Add(90 * time.Second); time.Now().Before(end) && ctx.Err() == nil; hold(ctx, 200*time.Millisecond) {
-		if err = b.healthy(ctx); err == nil {
+		if err = errors.Join(b.healthy(ctx), b.listening()); err == nil {
 			return nil
 		}
 	}
@@ -178,6 +222,13 @@ func (b *breaker) quiet() (int, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.done, b.active == 0
+}
+
+// storms are those that took history away.
+func (b *breaker) storms() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.counts["410 storm, daemon down"] + b.counts["410 storm, daemon paused"]
 }
 
 func (b *breaker) killDaemon(ctx context.Context, d time.Duration) error {
@@ -302,6 +353,7 @@ func (b *breaker) nearlyFullDisk(ctx context.Context, d time.Duration) error {
 // fullDisk leaves nothing: the daemon may end, and must then have lost nothing that it had acknowledged.
 func (b *breaker) fullDisk(ctx context.Context, d time.Duration) error {
 	b.rig.mu.Lock()
+	b.look()
 	b.wanted = false // it may end by itself
 	b.rig.mu.Unlock()
 	err := b.disk.fill(0)
@@ -309,7 +361,7 @@ func (b *breaker) fullDisk(ctx context.Context, d time.Duration) error {
 	if err = errors.Join(err, b.disk.free()); err != nil {
 		return err
 	}
-	hold(ctx, 500*time.Millisecond) // so that one that is about to end does not count as running
+	hold(ctx, 3*time.Second) // so that one that is about to end does not count as running
 	return b.startDaemon()
 }
 
@@ -320,7 +372,8 @@ func (b *breaker) compact(ctx context.Context, _ time.Duration) error {
 }
 
 // storm takes history away from a daemon that does not look: changes, a compaction, and an API server without memory.
-func (b *breaker) storm(ctx context.Context, d time.Duration) error {
+// of is the resource that must have the gap.
+func (b *breaker) storm(ctx context.Context, d time.Duration, of string) error {
 	from, err := b.revision(ctx)
 	if err != nil {
 		return err
@@ -342,7 +395,7 @@ func (b *breaker) storm(ctx context.Context, d time.Duration) error {
 		return err
 	}
 	b.mu.Lock()
-	b.gaps = append(b.gaps, injected{from, to})
+	b.gaps = append(b.gaps, injected{from, to, of})
 	b.mu.Unlock()
 	b.log.note("fault", 0, "history taken away", map[string]uint64{"from": from, "to": to}, nil)
 	return nil
@@ -350,7 +403,7 @@ func (b *breaker) storm(ctx context.Context, d time.Duration) error {
 
 func (b *breaker) stormDown(ctx context.Context, d time.Duration) error {
 	b.stopDaemon(syscall.SIGKILL)
-	return errors.Join(b.storm(ctx, d), b.startDaemon())
+	return errors.Join(b.storm(ctx, d, "configmaps"), b.startDaemon())
 }
 
 func (b *breaker) stormPaused(ctx context.Context, d time.Duration) error {
@@ -358,5 +411,5 @@ func (b *breaker) stormPaused(ctx context.Context, d time.Duration) error {
 	if err := signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	return errors.Join(b.storm(ctx, d), signal(syscall.SIGCONT))
+	return errors.Join(b.storm(ctx, d, ""), signal(syscall.SIGCONT))
 }

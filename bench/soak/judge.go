@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidemark-backup/tidemark/bench/soak/checker"
@@ -13,8 +14,6 @@ import (
 
 const (
 	keepMoments = 60               // with their objects; of older ones only the hashes stay
-	drainLimit  = 5 * time.Minute  // for everything to be compared once nothing goes wrong any more
-	gapLimit    = 3 * time.Minute  // for a gap made on purpose to be in the ledger
 	historyPace = 40 * time.Second // between two comparisons of whole histories
 	restorePace = 20 * time.Second
 )
@@ -23,6 +22,7 @@ const (
 type trial struct {
 	*checker.Moment
 	model, daemon, archive bool            // compared, or known to be past comparing
+	byDaemon, byArchive    bool            // compared, and not all of it in gaps
 	unsure                 map[string]bool // resources for which no ledger vouches at this moment
 	whole                  bool            // what restores stand on is sure: it can be restored from
 	waits                  string
@@ -34,11 +34,16 @@ func (t *trial) done() bool { return t.model && t.daemon && t.archive }
 type counts struct {
 	Moments, Again, Objects, ModelObjects, InGap, Warned, Skipped, TooOld int
 	Restores, RestoredObjects, RestoresDisturbed                          int
-	Histories, Versions, Missed                                           int
-	Gaps, Ledgered                                                        int
+	Missed, Bodies                                                        int
+	Gaps, Ledgered, Reasoned                                              int
 	Manifests, Files                                                      int
 	Events                                                                uint64
+
+	Daemon, Archive answered
 }
+
+// answered is what was compared with one source.
+type answered struct{ Moments, Histories, Versions int }
 
 // judge has the checker look, at random moments.
 type judge struct {
@@ -49,13 +54,16 @@ type judge struct {
 	daemon, archive *checker.Source
 	chain           *checker.Chain
 	random          *rand.Rand
-	counts          counts
+	counts          counts                 // of run's goroutine
+	told            atomic.Pointer[counts] // a copy of them, for everybody
 
 	first         uint64 // where recording began
 	pending, past []*trial
 	times         []observed
 	verified      map[*checker.Source]uint64 // up to where histories were compared
 	gaps          []injectedGap
+	reviewed      map[checker.Gap]time.Time // gaps of a ledger: when they were seen first; zero: they have a reason
+	failed        map[string]int            // answers that failed in a row, by what was asked
 	lastHistory   time.Time
 	lastRestore   time.Time
 	restored      int
@@ -71,12 +79,6 @@ type observed struct {
 	at time.Time
 }
 
-// injectedGap waits to be seen in the ledger.
-type injectedGap struct {
-	injected
-	since time.Time
-}
-
 // run looks until ctx ends.
 func (j *judge) run(ctx context.Context) error {
 	for {
@@ -84,7 +86,10 @@ func (j *judge) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err := j.round(ctx); err != nil && ctx.Err() == nil {
+		err := j.round(ctx)
+		now := j.counts
+		j.told.Store(&now)
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -101,18 +106,18 @@ func (j *judge) round(ctx context.Context) error {
 		return err
 	}
 	if len(j.past) > 0 && j.random.IntN(2) == 0 { // merged, trimmed and sealed since, and still the same
-		if err := j.again(ctx, j.past[j.random.IntN(len(j.past))]); err != nil {
+		if err := j.again(ctx, j.past[j.random.IntN(len(j.past))]); err != nil && !errors.Is(err, checker.ErrNotYet) {
 			return err
 		}
 	}
 	if err := j.follow(); err != nil {
 		return err
 	}
-	if err := j.ledgered(ctx); err != nil {
+	if err := errors.Join(j.ledgered(ctx), j.review(reasonLimit)); err != nil {
 		return err
 	}
 	if time.Since(j.lastHistory) > historyPace {
-		if err := j.histories(ctx); err != nil {
+		if err := j.histories(ctx); err != nil && !errors.Is(err, checker.ErrNotYet) {
 			return err
 		}
 	}
@@ -122,22 +127,24 @@ func (j *judge) round(ctx context.Context) error {
 	return nil
 }
 
-// take takes a moment, so many revisions ago. While the API server is away there is none.
-func (j *judge) take(ctx context.Context, back uint64) {
+// take takes a moment, so many revisions ago. While the API server is away there is none: nil.
+func (j *judge) take(ctx context.Context, back uint64) *trial {
 	at := time.Now().Add(-clockSlack) // before the request: when its answer is here, the cluster may have gone on
 	rv, err := j.live.Revision(ctx)
 	if err != nil {
 		j.log.note("check", 0, "no moment", nil, err)
-		return
+		return nil
 	}
 	j.times = append(j.times, observed{rv, at})
 	mo, err := j.model.TakeMoment(ctx, max(rv-min(back, rv), j.first), j.dir)
 	if err != nil {
 		j.log.note("check", 0, "no moment", nil, err)
-		return
+		return nil
 	}
-	j.pending = append(j.pending, &trial{Moment: mo, whole: true, unsure: map[string]bool{}})
+	t := &trial{Moment: mo, whole: true, unsure: map[string]bool{}}
+	j.pending = append(j.pending, t)
 	j.log.note("check", 0, "moment", map[string]any{"rv": mo.RV, "objects": mo.Objects()}, nil)
+	return t
 }
 
 // compareAll asks about every moment that is not through.
@@ -150,16 +157,16 @@ func (j *judge) compareAll(ctx context.Context) error {
 	for _, t := range j.pending {
 		if t.done() {
 			j.past = append(j.past, t)
+			if n := len(j.past) - keepMoments; n > 0 {
+				j.past[n-1].Forget()
+			}
 			j.counts.Moments++
 			j.log.note("check", 0, "compared", map[string]any{"rv": t.RV, "after": t.Age().Seconds(), "whole": t.whole}, nil)
 		}
 	}
 	j.pending = slices.DeleteFunc(j.pending, (*trial).done)
-	if n := len(j.past) - keepMoments; n > 0 {
-		j.past[n-1].Forget()
-		if len(j.past) > 1000 {
-			j.past = slices.Delete(j.past, 0, 500)
-		}
+	if len(j.past) > 1000 {
+		j.past = slices.Delete(j.past, 0, 500)
 	}
 	return nil
 }
@@ -177,11 +184,16 @@ func (j *judge) compare(ctx context.Context, t *trial) error {
 	for _, one := range []struct {
 		source *checker.Source
 		done   *bool
-	}{{j.daemon, &t.daemon}, {j.archive, &t.archive}} {
+		by     *bool
+	}{{j.daemon, &t.daemon, &t.byDaemon}, {j.archive, &t.archive, &t.byArchive}} {
 		if *one.done {
 			continue
 		}
-		n, err := one.source.Compare(ctx, t.Moment)
+		var n checker.Counted
+		err := j.asked(ctx, one.source, fmt.Sprintf("rv:%d", t.RV), func() (err error) {
+			n, err = one.source.Compare(ctx, t.Moment)
+			return err
+		})
 		switch {
 		case errors.Is(err, checker.ErrNotYet):
 			t.waits += err.Error() + "; "
@@ -193,6 +205,9 @@ func (j *judge) compare(ctx context.Context, t *trial) error {
 			return err
 		}
 		*one.done = true
+		if *one.by = n.Resources > 0; *one.by {
+			j.of(one.source).Moments++
+		}
 		for _, name := range n.Unsure {
 			t.unsure[name] = true
 		}
@@ -207,16 +222,54 @@ func (j *judge) compare(ctx context.Context, t *trial) error {
 
 // again compares a moment once more with the archive, which has been merged since.
 func (j *judge) again(ctx context.Context, t *trial) error {
-	n, err := j.archive.Compare(ctx, t.Moment)
-	if errors.Is(err, checker.ErrNotYet) {
-		return nil
-	}
-	if err != nil {
+	var n checker.Counted
+	if err := j.asked(ctx, j.archive, fmt.Sprintf("rv:%d once more", t.RV), func() (err error) {
+		n, err = j.archive.Compare(ctx, t.Moment)
+		return err
+	}); err != nil {
 		return err
 	}
 	j.counts.Again++
 	j.counts.Objects += n.Objects
 	return nil
+}
+
+const (
+	failures  = 3               // of one question in a row, before things stop going wrong to find out why
+	insistFor = 2 * time.Minute // and that is how long it may go on failing then
+)
+
+// asked asks one question. What fails again and again is asked until there is an answer, with nothing going wrong
+// meanwhile: when there is none then either, that is a difference.
+func (j *judge) asked(ctx context.Context, who *checker.Source, what string, ask func() error) error {
+	err := ask()
+	key := who.Name + ", " + what
+	if !errors.Is(err, checker.ErrFailed) || ctx.Err() != nil {
+		delete(j.failed, key)
+		return err
+	}
+	if j.failed[key]++; j.failed[key] < failures {
+		return err
+	}
+	j.log.note("check", 0, "insist", key, err)
+	j.breaker.turn.Lock()
+	defer j.breaker.turn.Unlock()
+	for n, end := 0, time.Now().Add(insistFor); n < failures || time.Now().Before(end); n++ {
+		hold(ctx, insistFor/24)
+		if err = ask(); !errors.Is(err, checker.ErrFailed) || ctx.Err() != nil {
+			delete(j.failed, key)
+			return err
+		}
+	}
+	return &checker.Difference{Resource: "answer", Key: what, Who: who.Name, Want: "an answer, for nothing goes wrong", Have: err.Error()}
+}
+
+// of is what was compared with a source.
+func (j *judge) of(s *checker.Source) *answered {
+	if s == j.archive {
+		return &j.counts.Archive
+	}
+	return &j.counts.Daemon
 }
 
 // follow reads what is new in the archive's chain.
@@ -226,64 +279,45 @@ func (j *judge) follow() error {
 	return err
 }
 
-// ledgered wants the gaps that were made to be in the ledger.
-func (j *judge) ledgered(ctx context.Context) error {
-	j.breaker.mu.Lock()
-	for _, g := range j.breaker.gaps {
-		j.gaps = append(j.gaps, injectedGap{g, time.Now()})
-		j.counts.Gaps++
-	}
-	j.breaker.gaps = nil
-	j.breaker.mu.Unlock()
-	if len(j.gaps) == 0 {
-		return nil
-	}
-	known, err := j.daemon.Ledgers(ctx)
-	if errors.Is(err, checker.ErrNotYet) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	var left []injectedGap
-	for _, g := range j.gaps {
-		switch n := known.Gaps(g.from, g.to, "410"); {
-		case n > 0:
-			j.counts.Ledgered++
-			j.log.note("check", 0, "gap in the ledger", map[string]any{"from": g.from, "to": g.to, "resources": n}, nil)
-		case time.Since(g.since) > gapLimit:
-			return &checker.Difference{RV: g.to, Resource: "ledger", Key: fmt.Sprintf("%d to %d", g.from, g.to), Who: "the daemon", Want: "a gap, for history was taken away", Have: "no gap"}
-		default:
-			left = append(left, g)
-		}
-	}
-	j.gaps = left
-	return nil
-}
-
-// histories compares every version, from both sources, from where it was done last.
+// histories compares every version, from both sources, from where it was done last. ErrNotYet: one of them had no answer.
 func (j *judge) histories(ctx context.Context) error {
+	var waits error
 	for _, s := range []*checker.Source{j.daemon, j.archive} {
-		from := observed{}
-		for _, o := range j.times { // the newest time at which the cluster had not got past what is compared
-			if o.rv <= j.verified[s] {
-				from = o
-			}
-		}
-		n, upTo, err := s.CompareHistory(ctx, j.model, from.rv, from.at)
+		err := j.history(ctx, s)
 		if errors.Is(err, checker.ErrNotYet) {
 			j.log.note("check", 0, "no history", s.Name, err)
+			waits = errors.Join(waits, err)
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		j.verified[s] = upTo
-		j.counts.Histories++
-		j.counts.Versions += n.Versions
-		j.counts.Missed += n.Missed
-		j.log.note("check", 0, "history compared", map[string]any{"source": s.Name, "from": from.rv, "to": upTo, "versions": n.Versions, "in gaps": n.Missed}, nil)
 	}
 	j.lastHistory = time.Now()
+	return waits
+}
+
+func (j *judge) history(ctx context.Context, s *checker.Source) error {
+	from := observed{}
+	for _, o := range j.times { // the newest time at which the cluster had not got past what is compared
+		if o.rv <= j.verified[s] {
+			from = o
+		}
+	}
+	var n checker.Heard
+	var upTo uint64
+	if err := j.asked(ctx, s, "its log", func() (err error) {
+		n, upTo, err = s.CompareHistory(ctx, j.model, from.rv, from.at)
+		return err
+	}); err != nil {
+		return err
+	}
+	j.verified[s] = upTo
+	j.of(s).Histories++
+	j.of(s).Versions += n.Versions
+	j.counts.Missed += n.Missed
+	j.counts.Bodies += n.Bodies
+	j.log.note("check", 0, "history compared", map[string]any{"source": s.Name, "from": from.rv, "to": upTo, "versions": n.Versions, "in gaps": n.Missed}, nil)
 	return nil
 }
 
@@ -327,46 +361,4 @@ func (j *judge) restore(ctx context.Context) error {
 		j.lastRestore = time.Now()
 	}
 	return j.target.Empty(ctx, as)
-}
-
-// drain compares all that is left, with nothing going wrong any more.
-func (j *judge) drain(ctx context.Context) error {
-	j.take(ctx, 0)
-	end := time.Now().Add(drainLimit)
-	for {
-		if err := j.compareAll(ctx); err != nil {
-			return err
-		}
-		if err := j.ledgered(ctx); err != nil {
-			return err
-		}
-		if len(j.pending) == 0 && len(j.gaps) == 0 {
-			break
-		}
-		if time.Now().After(end) {
-			if len(j.gaps) > 0 {
-				return fmt.Errorf("after %s without faults %d gaps are still not in the ledger", drainLimit, len(j.gaps))
-			}
-			return fmt.Errorf("after %s without faults there is still no answer about rv:%d: %s", drainLimit, j.pending[0].RV, j.pending[0].waits)
-		}
-		hold(ctx, 2*time.Second)
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
-	if err := j.follow(); err != nil {
-		return err
-	}
-	clear(j.verified) // from the beginning
-	if err := j.histories(ctx); err != nil {
-		return err
-	}
-	for _, t := range j.past {
-		if j.random.IntN(4) == 0 {
-			if err := j.again(ctx, t); err != nil {
-				return err
-			}
-		}
-	}
-	return j.restore(ctx)
 }

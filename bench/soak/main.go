@@ -15,8 +15,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,7 +30,36 @@ type options struct {
 	length       time.Duration
 	seed         uint64
 	dir, program string
+	given        string // with --tidemark
 	tamper       string
+}
+
+// again is the command that does the same.
+func (o *options) again() string {
+	text := fmt.Sprintf("go run ./bench/soak --seed %d --for %s", o.seed, o.length)
+	if o.given != "" {
+		text += " --tidemark " + o.given
+	}
+	if o.tamper != "" {
+		text += " --tamper " + o.tamper
+	}
+	return text
+}
+
+// replay is what the file REPLAY says: the command, and on what it ran.
+func (o *options) replay(ctx context.Context) string {
+	commit := "unknown (no git checkout)"
+	if id, err := exec.CommandContext(ctx, "git", "rev-parse", "HEAD").Output(); err == nil {
+		commit = strings.TrimSpace(string(id))
+		if changed, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output(); err != nil || len(changed) > 0 {
+			commit += ", with changes"
+		}
+	}
+	who := "not as root"
+	if os.Geteuid() == 0 {
+		who = "as root"
+	}
+	return fmt.Sprintf("%s\n# commit %s\n# %s %s/%s, %d CPUs, %s\n", o.again(), commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), who)
 }
 
 func main() {
@@ -65,9 +97,15 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return err
 	}
-	again := fmt.Sprintf("go run ./bench/soak --seed %d --for %s", o.seed, o.length)
+	clock := o.program == ""
+	if !clock {
+		if o.program, err = filepath.Abs(o.program); err != nil {
+			return err
+		}
+		o.given = o.program
+	}
 	fmt.Fprintf(out, "seed %d, %s, in %s\n", o.seed, o.length, o.dir)
-	if err := os.WriteFile(filepath.Join(o.dir, "REPLAY"), []byte(again+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(o.dir, "REPLAY"), []byte(o.replay(ctx)), 0o600); err != nil {
 		return err
 	}
 	log, err := openActions(filepath.Join(o.dir, "actions.jsonl"))
@@ -75,18 +113,18 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer log.close()
-	clock := o.program == ""
 	if clock {
 		o.program = filepath.Join(o.dir, "tidemark")
 		if err := buildSkewed(ctx, o.dir, o.program); err != nil {
 			return err
 		}
-	} else if o.program, err = filepath.Abs(o.program); err != nil {
-		return err
 	}
 	r, err := newRig(ctx, o, clock, log, out)
 	var s *session
 	if err == nil {
+		if left := r.leftOut(); len(left) > 0 {
+			fmt.Fprintln(out, "left out, for this machine cannot:", strings.Join(left, ", "))
+		}
 		if s, err = newSession(ctx, r, o); err == nil {
 			err = s.run(ctx, o, out)
 		}
@@ -102,7 +140,11 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w\n\neverything is in %s: actions.jsonl (what was done when), daemon.log, journal/, store/, cluster/etcd/, moment-*.jsonl.gz, answer-*\nthe same again: %s", err, o.dir, again)
+		data := "disk/data/"
+		if r.disk != nil {
+			data = "journal/"
+		}
+		return fmt.Errorf("%w\n\neverything is in %s: actions.jsonl (what was done when), daemon.log, %s, store/, cluster/etcd/, moment-*.jsonl.gz, answer-*\nthe same again: %s (REPLAY says of which commit)", err, o.dir, data, o.again())
 	case own:
 		return os.RemoveAll(o.dir)
 	}
@@ -135,7 +177,7 @@ func newSession(ctx context.Context, r *rig, o options) (*session, error) {
 	}
 	j := &judge{
 		rig: r, model: checker.NewModel(live), live: live, target: target, daemon: r.source(false), archive: r.source(true),
-		random: rand.New(rand.NewPCG(o.seed, 3)), verified: map[*checker.Source]uint64{}, lastHistory: time.Now(), lastRestore: time.Now(),
+		random: rand.New(rand.NewPCG(o.seed, 3)), verified: map[*checker.Source]uint64{}, lastHistory: time.Now(), lastRestore: time.Now(), failed: map[string]int{}, reviewed: map[checker.Gap]time.Time{},
 	}
 	j.breaker = &breaker{rig: r, writer: writer, revision: live.Revision, counts: map[string]int{}}
 	s := &session{judge: j, began: time.Now()}
@@ -186,10 +228,17 @@ func (s *session) run(ctx context.Context, o options, out io.Writer) error {
 		return context.Cause(ctx)
 	}
 	fmt.Fprintln(out, "comparing what is left ...")
-	if err := s.drain(ctx); err != nil {
-		return errors.Join(err, ctx.Err())
+	err := s.drain(ctx, o.length)
+	if err == nil {
+		err = s.archive.Verify(ctx)
 	}
-	return s.archive.Verify(ctx)
+	if ctx.Err() != nil { // what ended it says more
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.stands(), floor(&s.counts, o.length, s.breaker.storms()))
 }
 
 // churn changes the cluster.
@@ -201,7 +250,12 @@ func (s *session) churn(ctx context.Context, seed uint64) {
 		if ctx.Err() != nil {
 			return
 		}
+		over := func() {}
+		if strings.HasSuffix(one.Op, "define") || one.Op == "definition" {
+			over = s.breaker.reasoned(one.Op, ".soak.example.com")
+		}
 		err := s.breaker.writer.do(ctx, one)
+		over()
 		s.churned++
 		if err != nil {
 			s.refused++
@@ -214,9 +268,16 @@ func (s *session) churn(ctx context.Context, seed uint64) {
 func (s *session) guard(ctx context.Context) error {
 	for ctx.Err() == nil {
 		hold(ctx, 200*time.Millisecond)
-		if ctx.Err() == nil && s.daemonFell() {
-			return fmt.Errorf("the daemon ended by itself: see %s", filepath.Join(s.dir, "daemon.log"))
+		if err := s.stands(); ctx.Err() == nil && err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+func (s *session) stands() error {
+	if s.daemonFell() {
+		return fmt.Errorf("the daemon ended by itself: see %s", filepath.Join(s.dir, "daemon.log"))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -46,6 +47,7 @@ type rig struct {
 	mu     sync.Mutex // guards the daemon
 	daemon *localserver.Process
 	wanted bool // it is to run: when it does not, that is a bug
+	fell   bool // it did not, once
 	starts int
 }
 
@@ -105,6 +107,7 @@ func (r *rig) archiveArgs(proxied bool) []string {
 func (r *rig) startDaemon() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.look()
 	r.wanted = true
 	if r.daemon.Running() {
 		return nil
@@ -123,6 +126,7 @@ func (r *rig) startDaemon() error {
 func (r *rig) stopDaemon(sig syscall.Signal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.look()
 	r.wanted = false
 	r.daemon.Stop(sig, 30*time.Second)
 }
@@ -140,14 +144,29 @@ func (r *rig) daemonPid() int {
 func (r *rig) daemonFell() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.wanted && !r.daemon.Running()
+	r.look()
+	return r.fell
 }
+
+// look notes whether the daemon ended by itself: before anything starts or stops it, which would hide that. r.mu is held.
+func (r *rig) look() { r.fell = r.fell || r.wanted && !r.daemon.Running() }
+
+// listening reports whether the daemon takes questions.
+func (r *rig) listening() error {
+	c, err := net.DialTimeout("unix", r.socket(), 5*time.Second)
+	if err != nil {
+		return fmt.Errorf("the daemon does not listen: %w", err)
+	}
+	return c.Close()
+}
+
+func (r *rig) socket() string { return filepath.Join(r.data(), "tidemark.sock") }
 
 // source is Tidemark as a user asks it.
 func (r *rig) source(archive bool) *checker.Source {
 	s := &checker.Source{
 		Name: "the daemon", Binary: r.program, Dir: r.dir, Env: []string{"HOME=" + r.dir, "TZ=UTC", "KUBECONFIG=" + os.DevNull},
-		Args: []string{"--server", "unix://" + filepath.Join(r.data(), "tidemark.sock")},
+		Args: []string{"--server", "unix://" + r.socket()},
 	}
 	if archive {
 		s.Name, s.Archive = "the archive alone", true
@@ -202,7 +221,7 @@ func (r *rig) healthy(ctx context.Context) error {
 
 // keep copies the journal and its key out of the disk, which goes with this process.
 func (r *rig) keep() error {
-	if err := os.Remove(filepath.Join(r.data(), "tidemark.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) { // a socket cannot be copied
+	if err := os.Remove(r.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) { // a socket cannot be copied
 		return err
 	}
 	return os.CopyFS(filepath.Join(r.dir, "journal"), os.DirFS(filepath.Join(r.dir, "disk")))

@@ -1,12 +1,23 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"github.com/tidemark-backup/tidemark/bench/soak/checker"
+	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
 func TestWhatIsDoneFollowsFromTheSeed(t *testing.T) {
@@ -92,5 +103,66 @@ func TestProxyPassesOnUntilItIsSpoilt(t *testing.T) {
 	p.spoil(false)
 	if _, code, err := ask(); code != http.StatusOK || err != nil {
 		t.Errorf("afterwards: %d, %v", code, err)
+	}
+}
+
+func TestADaemonThatEndedByItselfIsSeenThoughItIsStartedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	r := &rig{dir: dir, program: "/bin/sleep"}
+	end := func() {
+		t.Helper()
+		r.daemon, _ = localserver.Start(r.program, []string{"0"}, nil, filepath.Join(dir, "log"))
+		for r.daemon.Running() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	end() // nobody wanted that one
+	if r.daemonFell() {
+		t.Error("a daemon that was stopped counts as fallen")
+	}
+	r.wanted = true
+	r.stopDaemon(syscall.SIGKILL)
+	if !r.daemonFell() {
+		t.Error("who kills a daemon that has just ended by itself hides that it did")
+	}
+}
+
+func TestWhatEndedARunIsTold(t *testing.T) {
+	difference := &checker.Difference{RV: 7}
+	for want, err := range map[string]error{
+		"0": nil, "1": fmt.Errorf("fault 3: %w", errors.Join(difference, errors.New("and more"))), "0, but it was interrupted": context.Canceled,
+		"0, but it failed: no etcd": errors.New("no etcd\nits log"),
+	} {
+		if have := verdict(err); have != want {
+			t.Errorf("%q, want %q", have, want)
+		}
+	}
+}
+
+func TestARunTellsHowToRepeatItAndWhatItLeavesOut(t *testing.T) {
+	o := options{seed: 7, length: time.Minute, given: "/bin/tidemark", tamper: "file"}
+	text := o.replay(t.Context())
+	for _, want := range []string{"--seed 7 --for 1m0s --tidemark /bin/tidemark --tamper file\n", "# commit ", runtime.Version(), "root"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %q", want, text)
+		}
+	}
+	if left := (&rig{clock: true, disk: &disk{group: "x"}}).leftOut(); left != nil {
+		t.Errorf("left out: %v", left)
+	}
+	if left := strings.Join((&rig{}).leftOut(), ", "); strings.Count(left, "disk (wants root)") != 3 || strings.Count(left, "clock") != 2 {
+		t.Errorf("left out: %s", left)
+	}
+}
+
+// TestWhatTriesTheCheckerDoesSomething: an answer that cannot be spoilt does not count.
+func TestWhatTriesTheCheckerDoesSomething(t *testing.T) {
+	few, many := []byte("{1,\n2}"), []byte("{1,\n2,\n\"same\":\"xxxx\",\n4}")
+	for what, spoil := range map[string]func([]byte) []byte{"drop": dropAnObject(), "change": changeAByte()} {
+		for i, list := range [][]byte{few, many, few, many, few, many, many} {
+			if have := spoil(slices.Clone(list)); bytes.Equal(have, list) == (i == 5) {
+				t.Errorf("%s, answer %d: %q", what, i, have)
+			}
+		}
 	}
 }

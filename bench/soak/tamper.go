@@ -34,26 +34,27 @@ func (s *session) spoil(how string) error {
 	return fmt.Errorf("--tamper %s: want answer, archive-answer, journal or file", how)
 }
 
-// dropAnObject leaves out one object of the third answer.
+// dropAnObject leaves out one object of the third answer that has several.
 func dropAnObject() func([]byte) []byte {
 	var n atomic.Int32
 	return func(list []byte) []byte {
-		if n.Add(1) != 3 {
+		lines := bytes.Split(list, []byte(",\n"))
+		if len(lines) < 4 || n.Add(1) != 3 {
 			return list
 		}
-		lines := bytes.Split(list, []byte(",\n"))
 		return bytes.Join(append(lines[:len(lines)/2:len(lines)/2], lines[len(lines)/2+1:]...), []byte(",\n"))
 	}
 }
 
-// changeAByte changes one letter of the third answer.
+// changeAByte changes one letter of the third answer that has it.
 func changeAByte() func([]byte) []byte {
 	var n atomic.Int32
 	return func(list []byte) []byte {
-		if n.Add(1) != 3 {
+		was := []byte(`"same":"xxx`)
+		if !bytes.Contains(list, was) || n.Add(1) != 3 {
 			return list
 		}
-		return bytes.Replace(list, []byte(`"same":"xxx`), []byte(`"same":"xyx`), 1)
+		return bytes.Replace(list, was, []byte(`"same":"xyx`), 1)
 	}
 }
 

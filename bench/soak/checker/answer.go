@@ -16,8 +16,12 @@ import (
 	"time"
 )
 
-// ErrNotYet is returned while there is no answer about a moment: ask again later. Its text says why.
-var ErrNotYet = errors.New("no answer yet")
+// ErrNotYet is returned while there is no answer about a moment: ask again later. Its text says why. ErrFailed, which is
+// one of them, is returned when Tidemark was asked and failed: with nothing going wrong, that must not stay so.
+var (
+	ErrNotYet = errors.New("no answer yet")
+	ErrFailed = fmt.Errorf("%w, for it failed", ErrNotYet)
+)
 
 // Source is one place that Tidemark answers from: the daemon, or the archive alone.
 type Source struct {
@@ -30,11 +34,60 @@ type Source struct {
 	Archive bool
 	// Tamper, when set, changes every answer: it is how the checker is shown to see.
 	Tamper func(list []byte) []byte
+
+	// Last is what it said last that it knows; nil before.
+	Last *Ledgers
+
+	promised map[string]promise // by resource
+}
+
+// promise is what a source said last of a resource, and may not take back.
+type promise struct{ first, watermark uint64 }
+
+// keeps reports a ledger that takes back what the one before it said: one that begins later, as one that was lost and
+// begun anew does, is complete up to less, or has a gap in what it had called complete.
+func (s *Source) keeps(l *Ledgers) error {
+	if s.promised == nil {
+		s.promised = map[string]promise{}
+	}
+	broken := func(name, want, have string) error {
+		return &Difference{Resource: "ledger", Key: name, Who: s.Name, Want: want, Have: have}
+	}
+	for name, p := range s.promised {
+		now := l.all[name]
+		if now == nil {
+			return broken(name, fmt.Sprintf("a beginning at rv:%d", p.first), "no ledger")
+		}
+		if now.OwnCounter {
+			continue
+		}
+		if now.First.Revision != p.first {
+			return broken(name, fmt.Sprintf("a beginning at rv:%d", p.first), fmt.Sprintf("one at rv:%d", now.First.Revision))
+		}
+		if now.Watermark.Revision < p.watermark {
+			return broken(name, fmt.Sprintf("all up to rv:%d, as it said before", p.watermark), fmt.Sprintf("all up to rv:%d", now.Watermark.Revision))
+		}
+		for _, g := range now.Gaps {
+			if g.From.Revision < p.watermark && p.watermark < g.To.Revision {
+				return broken(name, fmt.Sprintf("all up to rv:%d, as it said before", p.watermark), fmt.Sprintf("a gap from rv:%d to %d", g.From.Revision, g.To.Revision))
+			}
+		}
+	}
+	for name, now := range l.all {
+		if !now.OwnCounter && now.First.Revision > 0 {
+			s.promised[name] = promise{now.First.Revision, now.Watermark.Revision}
+		}
+	}
+	return nil
 }
 
 // run runs one command. It returns its exit code as an error of type *exec.ExitError.
 func (s *Source) run(ctx context.Context, args ...string) (stdout, stderr []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	limit := 2 * time.Minute
+	if args[0] == "log" || args[0] == "verify" { // which read everything
+		limit = 20 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.Binary, append(args, s.Args...)...)
 	cmd.Env = s.Env
@@ -108,7 +161,7 @@ type Ledgers struct {
 func (s *Source) Ledgers(ctx context.Context) (*Ledgers, error) {
 	out, _, err := s.run(ctx, "status", "-o", "json")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotYet, err)
+		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	var st struct {
 		Catalog struct { // of a daemon
@@ -151,20 +204,28 @@ func (s *Source) Ledgers(ctx context.Context) (*Ledgers, error) {
 	for i := range list {
 		l.all[list[i].name()] = &list[i]
 	}
-	return l, nil
+	s.Last = l
+	return l, s.keeps(l)
 }
 
-// Gaps are the gaps that overlap the revisions (from, to) and whose cause contains text; of any resource.
-func (l *Ledgers) Gaps(from, to uint64, text string) int {
-	n := 0
-	for _, one := range l.all {
+// Gap is one gap of a ledger.
+type Gap struct {
+	Resource string
+	From, To uint64
+	Cause    string
+}
+
+// Gaps are all of them.
+func (l *Ledgers) Gaps() []Gap {
+	var out []Gap
+	for name, one := range l.all {
 		for _, g := range one.Gaps {
-			if g.From.Revision < to && g.To.Revision > from && strings.Contains(g.Cause, text) {
-				n++
+			if !one.OwnCounter {
+				out = append(out, Gap{name, g.From.Revision, g.To.Revision, g.Cause})
 			}
 		}
 	}
-	return n
+	return out
 }
 
 // warnedAtMost is how many of the resources in a gap are asked about one by one.
@@ -255,7 +316,7 @@ func (s *Source) get(ctx context.Context, mo *Moment, ask []Resource) (*answer, 
 	}
 	out, _, err := s.run(ctx, "get", strings.Join(names, ","), "-A", "--at", "rv:"+strconv.FormatUint(mo.RV, 10), "-o", "json")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotYet, err)
+		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	if s.Tamper != nil {
 		out = s.Tamper(out)
@@ -296,7 +357,7 @@ func (s *Source) compare(mo *Moment, resource string, a *answer) error {
 func (s *Source) mustWarn(ctx context.Context, mo *Moment, r *Resource) error {
 	_, text, err := s.run(ctx, "get", r.Name, "-A", "--at", "rv:"+strconv.FormatUint(mo.RV, 10), "-o", "name")
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotYet, err)
+		return fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	if !slices.ContainsFunc(strings.Split(string(text), "\n"), func(line string) bool {
 		return strings.HasPrefix(line, "# warning:") && (strings.Contains(line, "gap") || strings.Contains(line, "removed"))

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -48,16 +49,22 @@ func TestEveryDifferenceOfAnAnswerIsFound(t *testing.T) {
 	mustDiffer(t, compare(mo, "configmaps", "it", map[string]sum{"a/one": sumOf("1"), "a/two": sumOf("2"), "a/three": sumOf("")}), "a/three")
 }
 
+func configMap(text string) string {
+	return `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"a","name":"one","resourceVersion":"1"},"data":{"k":"` + text + `"}}`
+}
+
 // watched is a stream that saw these versions of one object, and was blind between the lists.
 func watched() *stream {
-	s := &stream{Resource: Resource{Name: "configmaps"}, objects: map[string][]version{}}
+	s := &stream{Resource: Resource{Name: "configmaps", APIVersion: "v1", Kind: "ConfigMap"}, objects: map[string][]version{}}
 	m := &Model{all: map[string]*stream{"configmaps": s}}
-	put := func(kind, text string, rv uint64) { m.see(s, kind, item{key: "a/one", rv: rv, raw: []byte(text)}) }
-	m.learn(s, []item{{key: "a/one", rv: 5, raw: []byte("five")}}, 10)
+	put := func(kind, text string, rv uint64) {
+		m.see(s, kind, item{key: "a/one", rv: rv, raw: []byte(configMap(text))})
+	}
+	m.learn(s, []item{{key: "a/one", rv: 5, raw: []byte(configMap("five"))}}, 10)
 	put("MODIFIED", "twelve", 12)
 	put("DELETED", "fourteen", 14)
 	put("BOOKMARK", "", 20)
-	m.learn(s, []item{{key: "a/one", rv: 25, raw: []byte("twenty-five")}}, 30)
+	m.learn(s, []item{{key: "a/one", rv: 25, raw: []byte(configMap("twenty-five"))}}, 30)
 	put("MODIFIED", "thirty-two", 32)
 	return s
 }
@@ -73,7 +80,7 @@ func TestModelKnowsWhatItSawAndWhereItWasBlind(t *testing.T) {
 			t.Errorf("at %d it knows: %v", c.rv, !c.know)
 		}
 		have, there := s.at(c.rv)["a/one"]
-		if there != (c.text != "") || there && have != sumOf(c.text) {
+		if there != (c.text != "") || there && have != sumOf(configMap(c.text)) {
 			t.Errorf("at %d it has another object, or none (there: %v)", c.rv, there)
 		}
 	}
@@ -120,21 +127,38 @@ func TestLostAndInventedVersionsAreFound(t *testing.T) {
 	}
 }
 
-// A journal may be trimmed between a status and the log.
-func TestWhatWasTrimmedMeanwhileIsNotLost(t *testing.T) {
+// answering is a program whose log is that of watched, and whose journal is trimmed while it is read.
+func answering(t *testing.T, get string) *Source {
+	t.Helper()
 	dir := t.TempDir()
 	status := `{"catalog":{"from":{"revision":%d},"to":{"revision":40},"resources":[{"resource":"configmaps","first":{"revision":1},"watermark":{"revision":40}}]}}`
 	program := filepath.Join(dir, "tidemark")
 	script := "#!/bin/sh\ncase $1 in\nlog) echo '" + `{"op":"DELETED","resource":"configmaps","namespace":"a","name":"one","revision":14}` + "'; " +
 		"echo '" + `{"op":"MODIFIED","resource":"configmaps","namespace":"a","name":"one","revision":32}` + "'; touch " + dir + "/trimmed ;;\n" +
+		"get) " + get + " ;;\n" +
 		"*) if [ -e " + dir + "/trimmed ]; then echo '" + fmt.Sprintf(status, 13) + "'; else echo '" + fmt.Sprintf(status, 10) + "'; fi ;;\nesac\n"
 	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s := watched()
-	n, upTo, err := (&Source{Name: "it", Binary: program}).CompareHistory(t.Context(), &Model{all: map[string]*stream{"configmaps": s}}, 10, time.Now())
-	if err != nil || n.Versions != 2 || upTo != 32 {
-		t.Errorf("%d versions up to %d, %v", n.Versions, upTo, err)
+	return &Source{Name: "it", Binary: program, Dir: dir}
+}
+
+// A journal may be trimmed between a status and the log.
+func TestWhatWasTrimmedMeanwhileIsNotLost(t *testing.T) {
+	src := answering(t, `echo '{"items":[`+configMap("thirty-two")+`]}'`)
+	n, upTo, err := src.CompareHistory(t.Context(), &Model{all: map[string]*stream{"configmaps": watched()}}, 10, time.Now())
+	if err != nil || n.Versions != 2 || upTo != 32 || n.Bodies != 1 {
+		t.Errorf("%+v up to %d, %v", n, upTo, err)
+	}
+}
+
+func TestAVersionWithAnotherBodyIsFound(t *testing.T) {
+	src := answering(t, `echo '{"items":[`+configMap("thirty-three")+`]}'`)
+	_, _, err := src.CompareHistory(t.Context(), &Model{all: map[string]*stream{"configmaps": watched()}}, 10, time.Now())
+	mustDiffer(t, err, "rv:32")
+	_, _, err = answering(t, "exit 1").CompareHistory(t.Context(), &Model{all: map[string]*stream{"configmaps": watched()}}, 10, time.Now())
+	if !errors.Is(err, ErrFailed) {
+		t.Errorf("found %v", err)
 	}
 }
 
@@ -169,4 +193,74 @@ func TestNumbersAreComparedAsTheyWereWritten(t *testing.T) {
 	if bytes.Equal(canonical(one), canonical(other)) {
 		t.Error("two numbers are one")
 	}
+}
+
+func TestACommandThatFailsIsToldFromOneThatIsNotThatFar(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "tidemark")
+	status := `{"catalog":{"from":{"revision":1},"to":{"revision":9},"resources":[{"resource":"configmaps","first":{"revision":1},"watermark":{"revision":%d}}]}}`
+	mo := &Moment{RV: 7, Resources: []Resource{{Name: "configmaps"}}}
+	for _, c := range []struct {
+		status, get string
+		failed      bool
+	}{
+		{"exit 1", "", true},
+		{"echo '" + fmt.Sprintf(status, 9) + "'", "exit 2", true},
+		{"echo '" + fmt.Sprintf(status, 6) + "'", "exit 2", false},
+	} {
+		script := "#!/bin/sh\ncase $1 in\nstatus) " + c.status + " ;;\n*) " + c.get + " ;;\nesac\n"
+		if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, err := (&Source{Name: "it", Binary: program}).Compare(t.Context(), mo)
+		if !errors.Is(err, ErrNotYet) || errors.Is(err, ErrFailed) != c.failed {
+			t.Errorf("status: %s, get: %s: %v", c.status, c.get, err)
+		}
+	}
+}
+
+func TestALedgerMayNotTakeBackWhatItSaid(t *testing.T) {
+	one := func(first, watermark uint64, gap ...uint64) *Ledgers {
+		l := &ledger{Resource: "configmaps", First: cut{Revision: first}, Watermark: cut{Revision: watermark}}
+		if len(gap) > 0 {
+			l.Gaps = append(l.Gaps, struct {
+				From, To cut
+				Cause    string
+			}{From: cut{Revision: gap[0]}, To: cut{Revision: gap[1]}})
+		}
+		return &Ledgers{all: map[string]*ledger{"configmaps": l}}
+	}
+	s := &Source{Name: "it"}
+	for _, l := range []*Ledgers{{}, one(0, 0), one(5, 10), one(5, 10), one(5, 20), one(5, 40, 20, 40), one(5, 41, 20, 40), one(5, 50)} {
+		if err := s.keeps(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustDiffer(t, s.keeps(&Ledgers{}), "no ledger")
+	mustDiffer(t, s.keeps(one(51, 60)), "one at rv:51")
+	mustDiffer(t, s.keeps(one(0, 60)), "one at rv:0")
+	mustDiffer(t, s.keeps(one(5, 49)), "all up to rv:49")
+	mustDiffer(t, s.keeps(one(5, 60, 49, 60)), "a gap from rv:49")
+}
+
+func TestModelKnowsWhenTheClusterWasWhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stream{Resource: Resource{Name: "configmaps"}, objects: map[string][]version{}}
+		m := &Model{all: map[string]*stream{"configmaps": s}}
+		began := time.Now()
+		m.learn(s, nil, 10)
+		for rv := uint64(11); rv <= 20; rv++ {
+			time.Sleep(time.Second)
+			m.see(s, "BOOKMARK", item{rv: rv})
+		}
+		at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
+		if from, to := m.When(13, 17); !from.Equal(at(3)) || !to.Equal(at(7)) {
+			t.Errorf("%s to %s", from, to)
+		}
+		if from, to := m.When(5, 99); !from.IsZero() || !to.Equal(at(10)) {
+			t.Errorf("%s to %s", from, to)
+		}
+		if !m.Broke("configmaps", at(0), at(1)) || m.Broke("configmaps", at(1), at(9)) || m.Broke("secrets", at(0), at(1)) {
+			t.Error("when its watch broke, it does not know")
+		}
+	})
 }

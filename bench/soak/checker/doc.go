@@ -5,7 +5,7 @@
 //   - A Model watches every resource by itself and keeps the hash of every version that it sees.
 //   - A Moment is what the API server says the cluster was at one exact revision, hash by hash.
 //   - An Answer is what `tidemark get` says of the same revision, from the daemon or from the archive alone.
-//   - History compares every single version of the Model with `tidemark log` and the gaps of the ledger.
+//   - History compares every single version of the Model with `tidemark log` and the gaps of the ledger, and the objects of some.
 //   - Chain reads the files of an archive as docs/formats.md describes them, and follows their hashes.
 //   - Restored compares a namespace that was put back with the Moment it was put back to.
 //

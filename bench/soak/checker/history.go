@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -22,6 +24,7 @@ type record struct {
 type Heard struct {
 	Versions int // seen by the Model and found in the history
 	Missed   int // seen by the Model, not in the history, and in a gap of the ledger
+	Bodies   int // revisions at which all objects of a resource were compared with the Model's
 }
 
 // CompareHistory wants every version that the Model saw with a revision above from to be in the history, or in a gap
@@ -39,7 +42,7 @@ func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, sinc
 	}
 	out, _, err := s.run(ctx, args...)
 	if err != nil {
-		return n, 0, fmt.Errorf("%w: %w", ErrNotYet, err)
+		return n, 0, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	after, err := s.Ledgers(ctx)
 	if err != nil {
@@ -66,9 +69,26 @@ func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, sinc
 		}
 		byKey[key][r.Revision] = r
 	}
+	upTo, bodies, err := s.compareVersions(&n, m, have, known, from, beginning)
+	if err != nil {
+		return n, 0, err
+	}
+	for _, mo := range bodies {
+		if err := s.body(ctx, mo); err != nil {
+			return n, 0, err
+		}
+		n.Bodies++
+	}
+	return n, upTo, nil
+}
+
+// compareVersions compares which versions there are. It returns up to which revision all resources were compared, and some
+// of the revisions, with all objects that their resource had: the Model knows hashes, a log has none.
+func (s *Source) compareVersions(n *Heard, m *Model, have map[string]map[string]map[uint64]record, known *Ledgers, from, beginning uint64) (uint64, []*Moment, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	upTo := known.To.Revision
+	var fit []*Moment
 	for _, name := range slices.Sorted(maps.Keys(m.all)) {
 		l, st := known.all[name], m.all[name]
 		if l == nil || l.OwnCounter || l.First.Revision == 0 {
@@ -79,14 +99,49 @@ func (s *Source) CompareHistory(ctx context.Context, m *Model, from uint64, sinc
 		if l.Removed == nil {
 			upTo = min(upTo, high)
 		}
-		if err := s.forward(&n, st, l, have[name], low, high); err != nil {
-			return n, 0, err
+		if err := s.forward(n, st, l, have[name], low, high); err != nil {
+			return 0, nil, err
 		}
 		if err := s.backward(st, have[name], low, high); err != nil {
-			return n, 0, err
+			return 0, nil, err
+		}
+		if rv := st.some(low, high); rv > 0 && !l.gap(rv) && l.Removed == nil {
+			fit = append(fit, &Moment{RV: rv, Resources: []Resource{st.Resource}, sums: map[string]map[string]sum{name: st.at(rv)}})
 		}
 	}
-	return n, upTo, nil
+	rand.Shuffle(len(fit), func(i, k int) { fit[i], fit[k] = fit[k], fit[i] })
+	return upTo, fit[:min(len(fit), bodiesAtMost)], nil
+}
+
+// bodiesAtMost is of how many resources a comparison of histories looks at the objects as well.
+const bodiesAtMost = 4
+
+// some returns the revision of one version above low and up to high, of which the stream knows all other objects, too; 0: of none.
+func (s *stream) some(low, high uint64) uint64 {
+	for _, all := range s.objects { // in no order
+		for _, k := range rand.Perm(len(all)) {
+			if v := all[k]; v.seen && !v.deleted && v.rv > low && v.rv <= high && s.knows(v.rv) {
+				return v.rv
+			}
+		}
+	}
+	return 0
+}
+
+// body compares all objects of one resource, as they were when one of them changed. What was trimmed meanwhile is left alone.
+func (s *Source) body(ctx context.Context, mo *Moment) error {
+	a, err := s.get(ctx, mo, mo.Resources)
+	if err == nil {
+		return s.compare(mo, mo.Resources[0].Name, a)
+	}
+	known, after := s.Ledgers(ctx)
+	if after != nil {
+		return after
+	}
+	if errors.Is(err, ErrFailed) && known.From.Revision > mo.RV {
+		return nil
+	}
+	return err
 }
 
 // forward looks for what was seen and is not in the history.

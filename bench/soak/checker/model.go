@@ -39,6 +39,13 @@ type stream struct {
 	objects map[string][]version // by namespace/name, oldest first
 	blind   []span               // where versions may have been missed
 	upTo    uint64               // complete up to here, but for blind
+	broke   []time.Time          // when a watch ended, or began with a list
+}
+
+// pace says by when the cluster had got to a revision.
+type pace struct {
+	rv uint64
+	at time.Time
 }
 
 // Model is the checker's own picture of the cluster and its past.
@@ -47,6 +54,7 @@ type Model struct {
 	mu     sync.Mutex // guards what follows
 	all    map[string]*stream
 	events int
+	paces  []pace // in the order of both
 	watch  map[string]context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -139,6 +147,42 @@ func (m *Model) learn(s *stream, items []item, rv uint64) {
 		s.blind = append(s.blind, span{s.upTo, rv})
 		s.upTo = rv
 	}
+	s.broke = append(s.broke, time.Now())
+	m.reached(rv)
+}
+
+// reached notes how far the cluster is. m.mu is held.
+func (m *Model) reached(rv uint64) {
+	now := time.Now()
+	if n := len(m.paces); n == 0 || m.paces[n-1].rv < rv && now.Sub(m.paces[n-1].at) > 100*time.Millisecond {
+		m.paces = append(m.paces, pace{rv, now})
+	}
+}
+
+// When returns two times between which the cluster went from one revision to the other, as far as the Model saw it.
+func (m *Model) When(from, to uint64) (time.Time, time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	began, ended := time.Time{}, time.Now()
+	for _, p := range m.paces {
+		if p.rv <= from {
+			began = p.at
+		}
+		if p.rv >= to {
+			ended = p.at
+			break
+		}
+	}
+	return began, ended
+}
+
+// Broke reports whether a watch of the resource ended, or had to begin with a list, between two times: the server let go of
+// whoever watched it.
+func (m *Model) Broke(resource string, from, to time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.all[resource]
+	return s != nil && slices.ContainsFunc(s.broke, func(at time.Time) bool { return !at.Before(from) && !at.After(to) })
 }
 
 // read reads one watch to its end.
@@ -153,6 +197,11 @@ func (m *Model) read(ctx context.Context, s *stream) error {
 		return err
 	}
 	defer r.Close()
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		s.broke = append(s.broke, time.Now())
+	}()
 	// A bookmark comes about once a minute: a stream that says nothing for longer hangs.
 	quiet := time.AfterFunc(2*time.Minute, cancel)
 	defer quiet.Stop()
@@ -197,6 +246,7 @@ func (m *Model) see(s *stream, kind string, it item) {
 		}
 	}
 	s.upTo = max(s.upTo, it.rv)
+	m.reached(it.rv)
 }
 
 // knows reports whether the stream tells the whole truth about the revision.

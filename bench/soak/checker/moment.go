@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -29,11 +28,11 @@ var ErrTooOld = errGone
 
 // TakeMoment lists everything at the revision rv, and keeps the objects in a file of dir.
 func (m *Model) TakeMoment(ctx context.Context, rv uint64, dir string) (*Moment, error) {
-	mo := &Moment{RV: rv, Taken: time.Now(), sums: map[string]map[string]sum{}, file: filepath.Join(dir, fmt.Sprintf("moment-%d.jsonl.gz", rv))}
-	f, err := os.OpenFile(mo.file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(dir, fmt.Sprintf("moment-%d-*.jsonl.gz", rv)) // a revision may be taken twice, and forgotten once
 	if err != nil {
 		return nil, err
 	}
+	mo := &Moment{RV: rv, Taken: time.Now(), sums: map[string]map[string]sum{}, file: f.Name()}
 	defer f.Close()
 	z, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
 	if err != nil {
@@ -152,7 +151,7 @@ type Difference struct {
 
 func (d *Difference) Error() string {
 	text := fmt.Sprintf("DIFFERENCE at rv:%d in %s %s: the API server had %s, %s says %s", d.RV, d.Resource, d.Key, d.Want, d.Who, d.Have)
-	if d.Resource == "archive" || d.Resource == "ledger" {
+	if d.Resource == "archive" || d.Resource == "ledger" || d.Resource == "answer" {
 		text = fmt.Sprintf("DIFFERENCE in the %s, %s: expected %s, found %s by %s", d.Resource, d.Key, d.Want, d.Have, d.Who)
 	}
 	if d.File != "" {
