@@ -77,7 +77,7 @@ func TestRestoreHooks(t *testing.T) {
 // TestSchedule has the daemon back claims up by a policy, and delete what its retention does not keep.
 func TestSchedule(t *testing.T) {
 	w := newNode(t)
-	w.config = "image: " + moverImage + "\n  policies:\n  - name: data\n    namespaces: [planned]\n    selector: app=db\n    action: snapshot-then-kopia\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: snap\n    namespaces: [planned]\n    selector: app=log\n    action: snapshot\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: rest\n    action: skip\n"
+	w.config = "image: " + moverImage + "\n  policies:\n  - name: data\n    namespaces: [planned]\n    selector: app=db\n    action: snapshot-then-kopia\n    keepSnapshots: true\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: snap\n    namespaces: [planned]\n    selector: app=log\n    action: snapshot\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: rest\n    action: skip\n"
 	w.namespace("planned")
 	w.claim("planned", "data", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "db"} })
 	w.claim("planned", "log", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "log"} })
@@ -114,7 +114,10 @@ func TestSchedule(t *testing.T) {
 		}
 	}
 	first := of(began, "data").Metadata.Name
-	w.snapshotsAre(of(began, "log").Status.Snapshot.ID)
+	if of(began, "data").Status.Snapshot == nil || of(began, "data").Status.Content == nil {
+		t.Fatalf("its snapshot is to be kept, and its files moved: %+v", of(began, "data").Status)
+	}
+	w.snapshotsAre(of(began, "log").Status.Snapshot.ID, of(began, "data").Status.Snapshot.ID)
 	if out := w.run("volumes", "describe", first); !strings.Contains(out, "schedule/data") || !strings.Contains(out, "policy data") {
 		t.Error(out)
 	}
@@ -126,7 +129,7 @@ func TestSchedule(t *testing.T) {
 		all := done()
 		return len(all) == 2 && of(all, "data").Metadata.Name != first && of(all, "log").Metadata.Name != of(began, "log").Metadata.Name
 	})
-	w.snapshotsAre(of(done(), "log").Status.Snapshot.ID)
+	w.snapshotsAre(of(done(), "log").Status.Snapshot.ID, of(done(), "data").Status.Snapshot.ID)
 	w.nothingLeft()
 	held := w.run("volumes", "list", "--archive", "dir://"+filepath.Join(w.dir, "data", "archive"), "--identity", filepath.Join(w.dir, "data", "archive.key"))
 	if strings.Contains(held, first) || !strings.Contains(held, of(done(), "data").Metadata.Name) {
@@ -191,7 +194,7 @@ func TestStoreStaysAway(t *testing.T) {
 func TestAnotherCluster(t *testing.T) {
 	w := newWorld(t, "")
 	w.application("moving")
-	w.back("-n", "moving", "--action", "snapshot-then-kopia")
+	all := w.back("-n", "moving", "--action", "snapshot-then-kopia", "--keep-snapshots") // which are of no use elsewhere
 	w.archived()
 	w.stopDaemon(syscall.SIGTERM)
 	other, err := localnode.Start(t.Context(), localnode.Options{Number: 92, Output: t.Output(), Images: []localnode.Image{{Ref: moverImage, Files: map[string]string{"/usr/local/bin/tidemark": w.bin}}}})
@@ -206,4 +209,7 @@ func TestAnotherCluster(t *testing.T) {
 	there.await("the application", func() bool { return there.ready("moving", "app=web") && there.ready("moving", "app=db") })
 	there.contents("moving", "version 1\n", "rows 1\n")
 	there.nothingLeft()
+	w.startDaemon()
+	w.forget(all...)
+	w.snapshotsAre()
 }
