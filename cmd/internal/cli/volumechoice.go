@@ -161,6 +161,10 @@ func (f *volumeFlags) filler(ctx context.Context, plan *replay.Plan, server *ser
 	}
 	return func(ctx context.Context, q replay.Filling, tell func(string)) error {
 		done, err := v.Fill(ctx, volumes.FillRequest{Backup: q.Volume.Backup, Namespace: q.Namespace, Claim: q.Claim, DeleteExtra: true, Used: q.Volume.Existing}, func(p repository.Progress) {
+			if p.Waiting != "" {
+				tell(text(p.Waiting))
+				return
+			}
 			tell(fmt.Sprintf("%s files, %s", humanize.Comma(p.Files), humanize.IBytes(uint64(p.Bytes))))
 		})
 		if done.Missed > 0 {
