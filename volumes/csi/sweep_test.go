@@ -1,7 +1,11 @@
 package csi
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tidemark-backup/tidemark/volumes/kube"
 )
@@ -102,6 +107,20 @@ func TestSecretOfADeletion(t *testing.T) {
 	g := &unstructured.Unstructured{Object: resourcesOf("v1").content(Handle{Group: "g", GroupClass: "gc", Secret: "ceph/key"}, "shop", "x")}
 	if class, _, _ := unstructured.NestedString(g.Object, "spec", "volumeGroupSnapshotClassName"); deletionSecret(g, groupPrefix) != "ceph/key" || class != "gc" {
 		t.Errorf("a group: %v, %q", g.GetAnnotations(), class)
+	}
+}
+
+// TestASnapshotOfAClaimThatIsGone does not wait for what will not come.
+func TestASnapshotOfAClaimThatIsGone(t *testing.T) {
+	c := cluster()
+	c.Dynamic.(*fake.FakeDynamicClient).PrependReactor("create", kube.Snapshots.Resource, func(a clienttesting.Action) (bool, runtime.Object, error) {
+		u := a.(clienttesting.CreateAction).GetObject().(*unstructured.Unstructured)
+		return false, nil, unstructured.SetNestedField(u.Object, "cannot get claim from snapshot", "status", "error", "message")
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := Take(ctx, c, "shop", "data", "x", "c"); !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "claim shop/data was deleted before its snapshot was taken") || ctx.Err() != nil {
+		t.Errorf("%v", err)
 	}
 }
 
