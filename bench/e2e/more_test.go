@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tidemark-backup/tidemark/deploy/localnode"
@@ -30,6 +34,45 @@ func TestCheck(t *testing.T) {
 	if out := w.run("volumes", "list"); strings.Contains(out, "check") {
 		t.Errorf("a check is recorded: %s", out)
 	}
+}
+
+// TestCheckFails tries classes that nobody makes volumes of, a driver that takes no snapshots now, and one without a class of snapshots.
+func TestCheckFails(t *testing.T) {
+	w := newWorld(t, "")
+	for name, provisioner := range map[string]string{"nobody": "nobody.example", "by-hand": "kubernetes.io/no-provisioner"} {
+		_, err := w.Client.StorageV1().StorageClasses().Create(w.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner}, metav1.CreateOptions{})
+		w.ok(err)
+		w.Cleanup(func() {
+			w.ok(w.Client.StorageV1().StorageClasses().Delete(context.Background(), name, metav1.DeleteOptions{}))
+		})
+	}
+	w.ok(w.Trouble("fail-snapshots", "the disk array is on fire"))
+	w.Cleanup(func() { _ = w.Trouble("fail-snapshots", "") })
+	began := time.Now()
+	out, trouble, err := w.try("volumes", "check", "-n", "default", "--timeout", "20s", "nobody", "by-hand", localnode.StorageClass)
+	var code *exec.ExitError
+	if took := time.Since(began); !errors.As(err, &code) || code.ExitCode() != 3 || took > 2*time.Minute {
+		t.Errorf("after %s: %v: %s", took, err, trouble)
+	}
+	for _, want := range []string{
+		"nobody (nobody.example): DOES NOT WORK", "took longer than 20s", "nobody.example has made no volume", "by-hand (kubernetes.io/no-provisioner): not tried", "made by hand",
+		localnode.StorageClass + " (" + localnode.Driver + "): DOES NOT WORK", "take a snapshot: FAILED", "the disk array is on fire",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not said", want)
+		}
+	}
+	w.ok(w.Trouble("fail-snapshots", ""))
+	w.without(snapshotClasses)
+	out += w.run("volumes", "check", "-n", "default", localnode.StorageClass)
+	if !strings.Contains(out, "take a snapshot: left out: no VolumeSnapshotClass of driver "+localnode.Driver) || !strings.Contains(out, "read the volume into the repository: ok") {
+		t.Error("that there is no class of snapshots is not said")
+	}
+	if t.Failed() {
+		t.Log(out)
+	}
+	w.nothingLeft()
+	w.snapshotsAre()
 }
 
 // TestRestoreHooks restores a Deployment whose Pods want a program to be run when they are back.
