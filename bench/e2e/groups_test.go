@@ -185,6 +185,18 @@ func TestGroup(t *testing.T) {
 	w.claim("group", "right", localnode.StorageClass, labelled)
 	// The same number is written to one and then to the other, as fast as it goes.
 	w.shell("group", "app", "(i=0; while :; do i=$((i+1)); echo $i > /data/left/n; echo $i > /data/right/n; done) &\nsleep 1", "left", "right")
+	classes := w.without(groupClasses)
+	single := w.back("-n", "group")
+	for _, b := range single {
+		if b.Status.Consistency != volumes.Crash || b.Status.Snapshot == nil || b.Status.Snapshot.Group != "" {
+			t.Errorf("without a class of groups: %+v", b.Status)
+		}
+		if out := w.run("volumes", "describe", b.Metadata.Name); !strings.Contains(out, "there is no VolumeGroupSnapshotClass of driver "+localnode.Driver+": its group was taken one by one") {
+			t.Errorf("without a class of groups:\n%s", out)
+		}
+	}
+	w.forget(single...)
+	classes()
 	all := w.back("-n", "group")
 	for _, b := range all {
 		if b.Status.Consistency != volumes.CrashGroup || b.Status.Snapshot == nil || b.Status.Snapshot.Group == "" || b.Status.Snapshot.Group != all[0].Status.Snapshot.Group || len(b.Status.Notes) > 0 {
