@@ -56,7 +56,7 @@ type Result struct {
 	Skipped   int `json:"skipped"`   // left out by a rule or the policy for existing objects
 	Failed    int `json:"failed"`
 	// Left tells why objects that the plan wanted to write were left alone after all, which
-	// count as skipped, and which ones were made without the status that they were to get.
+	// count as skipped, and which ones were made otherwise: without the status that they were to get, say.
 	Left []ItemError `json:"left,omitempty"`
 	// Errors tell why; one entry stands for all objects that failed for one common reason.
 	Errors []ItemError `json:"errors,omitempty"`
@@ -259,9 +259,9 @@ func (a *applier) block(what string, err error) {
 // finish counts an item and tells about it.
 func (a *applier) finish(it *Item, err error) {
 	skip := errors.As(err, new(*leftAlone))
-	var partly *withoutStatus
+	var partly *otherwise
 	if errors.As(err, &partly) {
-		err = nil // it is there; that its status is not is told below
+		err = nil // it is there; what is different is told below
 	}
 	if err != nil && !skip {
 		a.o.Logger.Warn("object not restored", zap.Stringer("resource", it.Resource), zap.String("namespace", it.Namespace), zap.String("name", it.Name), zap.String("action", string(it.Action)))
@@ -296,10 +296,10 @@ type leftAlone struct{ why string }
 
 func (l *leftAlone) Error() string { return l.why }
 
-// withoutStatus is the outcome of an item that was made, and whose status could not be written.
-type withoutStatus struct{ error }
+// otherwise is the outcome of an item that was made, and not wholly as planned: its status could not be written, say.
+type otherwise struct{ error }
 
-func (w *withoutStatus) Unwrap() error { return w.error }
+func (o *otherwise) Unwrap() error { return o.error }
 
 func (a *applier) fail(it *Item, err error) {
 	a.mu.Lock()

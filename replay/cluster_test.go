@@ -57,6 +57,7 @@ func TestOnCluster(t *testing.T) {
 		{"scopes in Velero's words", testScopes},
 		{"rules", testRules},
 		{"claims whose volume is retained", testRetained},
+		{"claims whose snapshot is lost", testLostSnapshot},
 		{"transforms", testTransforms},
 		{"workloads at rest until all is there", testQuiesce},
 		{"status when it is asked for", testStatus},

@@ -24,6 +24,8 @@ func (a *applier) recall() {
 			}
 		case "begin":
 			it.unsure = true
+		case "failed":
+			it.unsure = o.UID != "" // it was made, and what comes after that failed
 		}
 	}
 }

@@ -232,7 +232,6 @@ func (p *planner) fromSnapshot(it *Item, claim object, v Volume) {
 	claim.put(map[string]any{"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": name}, "spec", "dataSource")
 	grow(claim, max(v.Snapshot.Size, v.Size))
 	it.create = pack(claim.json())
-	v.Files = false
 	it.Volume = &v
 	it.Reason = "with the content of " + v.told()
 	p.add(&Item{
@@ -331,9 +330,7 @@ func (a *applier) fill(ctx context.Context, it *Item) error {
 		err = a.o.Fill(ctx, Filling{it.Namespace, it.Name, *it.Volume}, func(what string) { a.waiting(it.String() + ": " + what) })
 	}
 	if err != nil && !it.Volume.Existing {
-		a.mu.Lock()
-		a.empty[it.key()] = err
-		a.mu.Unlock()
+		a.lose(it, err)
 	}
 	return err
 }
@@ -360,6 +357,11 @@ func (a *applier) hollow(it *Item) error {
 // release waits until a claim has its volume, and takes away what it was made of.
 func (a *applier) release(ctx context.Context, it *Item) error {
 	if a.uid(it.key()) == "" {
+		if a.isLost(it) {
+			if err := a.removeImport(ctx, it); err != nil {
+				return err
+			}
+		}
 		return &leftAlone{"was not made"}
 	}
 	bound, err := a.until(ctx, it.String()+" to get its volume", func(ctx context.Context) (bool, error) {
@@ -375,6 +377,11 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 	if !bound {
 		return &leftAlone{fmt.Sprintf("has no volume yet after %s, so that %s stay: delete them when it has one", a.o.Wait, it.snapshotObjects())}
 	}
+	return a.removeImport(ctx, it)
+}
+
+// removeImport takes away the objects that a claim was to be made of.
+func (a *applier) removeImport(ctx context.Context, it *Item) error {
 	for _, gr := range []schema.GroupResource{groupContents, snapshots, snapshotContents} {
 		served, ok := a.target.version(gr, "v1")
 		if !ok || gr == groupContents && it.Volume.Snapshot.Group == "" {

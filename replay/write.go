@@ -21,6 +21,16 @@ const maxRebases = 5
 // write does what the plan says about one item. It returns how much of the time went into
 // waiting, and an error that tells a person what to do.
 func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, err error) {
+	if it.Resource == claims && it.makes() && it.Volume != nil && it.Volume.Snapshot != nil {
+		start := time.Now()
+		err := a.writeOfSnapshot(ctx, it)
+		return time.Since(start), hint(it, err)
+	}
+	waited, err = a.writeItem(ctx, it)
+	return waited, hint(it, err)
+}
+
+func (a *applier) writeItem(ctx context.Context, it *Item) (waited time.Duration, err error) {
 	start := time.Now()
 	switch it.Action {
 	case ActionCreate:
@@ -36,7 +46,7 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 	case ActionRecreate:
 		if it.unsure {
 			if done, err := a.recreated(ctx, it); done || err != nil {
-				return 0, hint(it, err)
+				return 0, err
 			}
 		}
 		if err = a.delete(ctx, it, metav1.DeletePropagationOrphan); err == nil {
@@ -58,7 +68,7 @@ func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, er
 	case ActionDelete:
 		err = a.delete(ctx, it, metav1.DeletePropagationBackground)
 	}
-	return waited, hint(it, err)
+	return waited, err
 }
 
 // create makes the object. The API server files the fields under the manager that creates them;
@@ -143,7 +153,7 @@ func (a *applier) putStatus(ctx context.Context, it *Item) error {
 			break
 		}
 	}
-	return &withoutStatus{fmt.Errorf("was made, but its status could not be written: %w", err)}
+	return &otherwise{fmt.Errorf("was made, but its status could not be written: %w", err)}
 }
 
 // creator chooses the field manager to create an object as, so that one call is enough: the

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -29,6 +30,8 @@ import (
 type CheckRequest struct {
 	Classes   []string `json:"classes,omitempty"` // empty: all
 	Namespace string   `json:"namespace"`         // where the claims and Pods of the check are made
+	// Limit is how long one step may take. Default: DefaultCheckTime.
+	Limit time.Duration `json:"limit,omitempty"`
 }
 
 // Checked is what works with one storage class.
@@ -52,8 +55,8 @@ func (c *Checked) Works() bool {
 	return !slices.ContainsFunc(c.Steps, func(s CheckStep) bool { return s.Error != "" })
 }
 
-// checkTime bounds one step.
-const checkTime = 3 * time.Minute
+// DefaultCheckTime is how long one step of a check may take.
+const DefaultCheckTime = 3 * time.Minute
 
 // Check tries, for storage classes, all that backups and restores do: a small claim is made and filled by a mover, a snapshot of it taken, a claim made of the
 // snapshot, and that is read by a mover. All of it is removed again, and none of it recorded.
@@ -83,7 +86,7 @@ func (k *Keeper) Check(ctx context.Context, q CheckRequest, progress func(reposi
 		if len(q.Classes) > 0 && !slices.Contains(q.Classes, class.Name) {
 			continue
 		}
-		c := &check{k: k, r: r, class: class, namespace: q.Namespace, name: backupName("check", k.o.Clock()), progress: progress}
+		c := &check{k: k, r: r, class: class, namespace: q.Namespace, limit: cmp.Or(q.Limit, DefaultCheckTime), name: backupName("check", k.o.Clock()), progress: progress}
 		out = append(out, Checked{Class: class.Name, Driver: class.Provisioner, Steps: c.run(ctx)})
 		if ctx.Err() != nil {
 			return out, context.Cause(ctx)
@@ -105,6 +108,7 @@ type check struct {
 	r               *repository.Repository
 	class           *storagev1.StorageClass
 	namespace, name string
+	limit           time.Duration // for a step
 	progress        func(repository.Progress)
 	steps           []CheckStep
 	claim           *corev1.PersistentVolumeClaim
@@ -119,7 +123,7 @@ func (c *check) try(ctx context.Context, what string, do func(context.Context) e
 		c.progress(repository.Progress{Step: c.class.Name + ": " + what})
 	}
 	began := time.Now()
-	limited, cancel := context.WithTimeoutCause(ctx, checkTime, fmt.Errorf("it took longer than %s", checkTime))
+	limited, cancel := context.WithTimeoutCause(ctx, c.limit, fmt.Errorf("it took longer than %s", c.limit))
 	defer cancel()
 	s := CheckStep{What: what}
 	err := do(limited)
@@ -135,6 +139,12 @@ func (c *check) try(ctx context.Context, what string, do func(context.Context) e
 	return err == nil
 }
 
+const (
+	fillStep = "make a volume and fill it from the repository"
+	// byHand is the provisioner of classes whose volumes nobody makes.
+	byHand = "kubernetes.io/no-provisioner"
+)
+
 // leftOut is why a step does not apply.
 type leftOut struct{ why string }
 
@@ -142,22 +152,48 @@ type leftOut struct{ why string }
 func (l *leftOut) Error() string { return l.why }
 
 func (c *check) run(ctx context.Context) []CheckStep {
+	if c.class.Provisioner == byHand {
+		return []CheckStep{{What: fillStep, LeftOut: "volumes of this class are made by hand, and backed up as files"}}
+	}
 	c.tryAll(ctx)
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTime)
-	defer cancel()
-	c.try(last, "clean up", c.clean)
+	c.limit = dropTime // whatever the others may take
+	c.try(context.WithoutCancel(ctx), "clean up", c.clean)
 	return c.steps
 }
 
 func (c *check) tryAll(ctx context.Context) {
 	c.text = rand.Text()
-	if c.try(ctx, "make a volume and fill it from the repository", c.fill) && c.try(ctx, "take a snapshot", c.snapshot) {
+	if c.try(ctx, fillStep, func(ctx context.Context) error { return c.explain(ctx, c.fill(ctx)) }) && c.try(ctx, "take a snapshot", c.snapshot) {
 		c.try(ctx, "make a volume of the snapshot and read it into the repository", c.readBack)
 		return
 	}
 	if last := c.steps[len(c.steps)-1]; last.LeftOut != "" {
 		c.try(ctx, "read the volume into the repository", c.readLive)
 	}
+}
+
+// selectedNode is what the scheduler notes on a claim whose volume is to be made for a node.
+const selectedNode = "volume.kubernetes.io/selected-node"
+
+// explain adds to the error of a claim that was to be filled that it has no volume, if that is so.
+func (c *check) explain(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	claim, readErr := kube.Get[corev1.PersistentVolumeClaim](last, c.k.o.Cluster.Client, kube.Claims, c.namespace, c.name)
+	if readErr != nil || claim == nil || claim.Spec.VolumeName != "" {
+		return err
+	}
+	if m := c.class.VolumeBindingMode; m != nil && *m == storagev1.VolumeBindingWaitForFirstConsumer && claim.Annotations[selectedNode] == "" {
+		return err // no node was found for the Pod, and nobody asked for a volume
+	}
+	why := "does its driver run?"
+	if said := c.k.o.Cluster.Client.Complaint(last, c.namespace, "PersistentVolumeClaim", c.name); said != "" {
+		why = said
+	}
+	return fmt.Errorf("%w; the provisioner %s has made no volume: %s", err, c.class.Provisioner, why)
 }
 
 // fill makes a claim and writes a file into it, which tries the mover and the way to the repository as well.
@@ -193,7 +229,7 @@ func (c *check) fill(ctx context.Context) error {
 
 func (c *check) move(ctx context.Context, claim string, job mover.Job) (*mover.Outcome, error) {
 	job.Cluster, job.Password = c.r.Cluster(), c.r.Password()
-	return c.k.o.Cluster.Mover.Run(ctx, c.name, job, mover.Place{Namespace: c.namespace, Claim: claim}, c.r.Store(), nil, nil)
+	return c.k.o.Cluster.Mover.Run(ctx, c.name, job, mover.Place{Namespace: c.namespace, Claim: claim}, c.r.Store(), nil, c.progress)
 }
 
 func (c *check) snapshot(ctx context.Context) error {
@@ -332,8 +368,11 @@ func (k *Keeper) forgetCheck(ctx context.Context, name string) error {
 func (c *Checked) Text() string {
 	var b strings.Builder
 	verdict := "works"
-	if !c.Works() {
+	switch {
+	case !c.Works():
 		verdict = "DOES NOT WORK"
+	case !slices.ContainsFunc(c.Steps, func(s CheckStep) bool { return s.LeftOut == "" }):
+		verdict = "not tried"
 	}
 	fmt.Fprintf(&b, "%s (%s): %s\n", c.Class, c.Driver, verdict)
 	for _, s := range c.Steps {

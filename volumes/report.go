@@ -33,7 +33,7 @@ func (r *report) send(t *task, p repository.Progress) {
 		p.Files, p.Bytes, p.Cached, p.Read, p.Sent = r.by[t].Files, r.by[t].Bytes, r.by[t].Cached, r.by[t].Read, r.by[t].Sent
 	}
 	r.by[t] = p
-	sum := repository.Progress{Step: p.Step}
+	sum := repository.Progress{Step: p.Step, Waiting: p.Waiting}
 	for _, q := range r.by {
 		sum.Files, sum.Bytes, sum.Cached, sum.Read, sum.Sent = sum.Files+q.Files, sum.Bytes+q.Bytes, sum.Cached+q.Cached, sum.Read+q.Read, sum.Sent+q.Sent
 	}

@@ -276,6 +276,9 @@ func (k *Keeper) takeOne(ctx context.Context, t *task, report *report) error {
 		t.taken = nil
 		return err
 	}
+	if of := t.taken.Volume; of != "" && of != t.backup.Spec.Source.Handle { // it is dropped as that of any backup that failed
+		return fmt.Errorf("%w: claim %s was deleted and made anew before it was taken: it is of volume %s, and not of %s", csi.ErrSnapshot, t.key(), of, t.backup.Spec.Source.Handle)
+	}
 	t.backup.Status.Taken, t.backup.Status.Consistency = t.taken.Time, Crash
 	return nil
 }

@@ -3,11 +3,16 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tidemark-backup/tidemark/deploy/localnode"
@@ -93,4 +98,74 @@ func TestClaims(t *testing.T) {
 	w.forget(append(snapshots, live, moved)...)
 	w.snapshotsAre()
 	w.nothingLeft()
+}
+
+// TestClaimGoes deletes a claim when its backup was begun, before the snapshot of it is, or the mover that was to read it; or has another one in its place by then. The
+// backup fails, and says so, and the next one works.
+func TestClaimGoes(t *testing.T) {
+	w := newNode(t)
+	w.namespace("goes")
+	var before atomic.Pointer[string] // the path at which an object is made that the claim goes before
+	var anew atomic.Bool
+	w.server = w.through(func(_ http.ResponseWriter, r *http.Request) bool {
+		if at := before.Load(); at != nil && r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, *at) && before.CompareAndSwap(at, nil) {
+			w.deleteClaim("goes", "data")
+			if anew.Load() {
+				w.boundClaim("goes", "data")
+			}
+		}
+		return false
+	})
+	w.config = "image: " + moverImage + "\n  address: " + w.Address + "\n"
+	w.startDaemon()
+	for _, c := range []struct {
+		action, before string
+		anew           bool
+		want           string
+	}{
+		{"snapshot", "/namespaces/goes/volumesnapshots", false, "claim goes/data was deleted before its snapshot was taken"},
+		{"snapshot", "/namespaces/goes/volumesnapshots", true, "claim goes/data was deleted and made anew before it was taken"},
+		{"kopia", "/namespaces/goes/pods", false, "claim goes/data was deleted"},
+	} {
+		w.boundClaim("goes", "data")
+		before.Store(&c.before)
+		anew.Store(c.anew)
+		began := time.Now()
+		out, _, err := w.try("volumes", "backup", "-n", "goes", "--action", c.action)
+		if took := time.Since(began); err == nil || !strings.Contains(out, c.want) || took > time.Minute {
+			t.Errorf("%+v: after %s: %v\n%s", c, took, err, out)
+		}
+		w.nothingLeft()
+		w.snapshotsAre()
+	}
+	w.boundClaim("goes", "data")
+	if b := w.back("-n", "goes", "--action", "snapshot-then-kopia"); len(b) != 1 || b[0].Status.Phase != volumes.Done {
+		t.Errorf("the next backup: %+v", b)
+	}
+	w.nothingLeft()
+	w.snapshotsAre()
+}
+
+// boundClaim makes a claim, unless it is there, and waits until it has its volume.
+func (w *world) boundClaim(namespace, name string) {
+	w.Helper()
+	claims := w.Client.CoreV1().PersistentVolumeClaims(namespace)
+	if _, err := claims.Get(w.Context(), name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		w.claim(namespace, name, localnode.StorageClass)
+	}
+	w.await("the claim to have its volume", func() bool {
+		c, err := claims.Get(w.Context(), name, metav1.GetOptions{})
+		return err == nil && c.Status.Phase == corev1.ClaimBound
+	})
+}
+
+// deleteClaim deletes a claim, and waits until it is gone.
+func (w *world) deleteClaim(namespace, name string) {
+	w.Helper()
+	claims := w.Client.CoreV1().PersistentVolumeClaims(namespace)
+	w.ok(claims.Delete(w.Context(), name, metav1.DeleteOptions{}))
+	w.await("the claim to be gone", func() bool {
+		_, err := claims.Get(w.Context(), name, metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
 }

@@ -136,9 +136,23 @@ func (w *world) together(namespace string) int {
 	return len(l.Items)
 }
 
-// olderServer is the kubeconfig of an API server without v1 of group snapshots: the cluster's, behind a proxy that does not know it. made counts the
-// group snapshots that are made in v1beta2.
+// olderServer is the kubeconfig of an API server without v1 of group snapshots. made counts the group snapshots that are made in v1beta2.
 func (w *world) olderServer(made *atomic.Int64) string {
+	w.Helper()
+	return w.through(func(rw http.ResponseWriter, r *http.Request) (answered bool) {
+		if strings.HasPrefix(r.URL.Path, "/apis/groupsnapshot.storage.k8s.io/v1/") {
+			http.NotFound(rw, r)
+			return true
+		}
+		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/apis/groupsnapshot.storage.k8s.io/v1beta2/") {
+			made.Add(1)
+		}
+		return false
+	})
+}
+
+// through is the kubeconfig of a proxy in front of the cluster's API server, which passes on what is not answered before.
+func (w *world) through(before func(http.ResponseWriter, *http.Request) (answered bool)) string {
 	w.Helper()
 	cfg := w.Cluster.Config()
 	to, err := url.Parse(cfg.Host)
@@ -148,17 +162,15 @@ func (w *world) olderServer(made *atomic.Int64) string {
 	proxy := httputil.NewSingleHostReverseProxy(to)
 	proxy.Transport, proxy.FlushInterval = transport, -1
 	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/apis/groupsnapshot.storage.k8s.io/v1/") {
-			http.NotFound(rw, r)
-			return
+		if !before(rw, r) {
+			proxy.ServeHTTP(rw, r)
 		}
-		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/apis/groupsnapshot.storage.k8s.io/v1beta2/") {
-			made.Add(1)
-		}
-		proxy.ServeHTTP(rw, r)
 	}))
-	w.Cleanup(s.Close)
-	path := filepath.Join(w.dir, "older.kubeconfig")
+	w.Cleanup(func() {
+		w.stopDaemon(syscall.SIGTERM) // whose requests it would wait for
+		s.Close()
+	})
+	path := filepath.Join(w.dir, "proxy.kubeconfig")
 	text := `{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: "` + s.URL + `"}}], contexts: [{name: c, context: {cluster: c}}]}`
 	w.ok(os.WriteFile(path, []byte(text), 0o600))
 	return path
@@ -173,6 +185,18 @@ func TestGroup(t *testing.T) {
 	w.claim("group", "right", localnode.StorageClass, labelled)
 	// The same number is written to one and then to the other, as fast as it goes.
 	w.shell("group", "app", "(i=0; while :; do i=$((i+1)); echo $i > /data/left/n; echo $i > /data/right/n; done) &\nsleep 1", "left", "right")
+	classes := w.without(groupClasses)
+	single := w.back("-n", "group")
+	for _, b := range single {
+		if b.Status.Consistency != volumes.Crash || b.Status.Snapshot == nil || b.Status.Snapshot.Group != "" {
+			t.Errorf("without a class of groups: %+v", b.Status)
+		}
+		if out := w.run("volumes", "describe", b.Metadata.Name); !strings.Contains(out, "there is no VolumeGroupSnapshotClass of driver "+localnode.Driver+": its group was taken one by one") {
+			t.Errorf("without a class of groups:\n%s", out)
+		}
+	}
+	w.forget(single...)
+	classes()
 	all := w.back("-n", "group")
 	for _, b := range all {
 		if b.Status.Consistency != volumes.CrashGroup || b.Status.Snapshot == nil || b.Status.Snapshot.Group == "" || b.Status.Snapshot.Group != all[0].Status.Snapshot.Group || len(b.Status.Notes) > 0 {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -95,12 +96,28 @@ func TestKeptVolumes(t *testing.T) {
 	}
 	w.nothingLeft()
 	w.snapshotsAre(b.Status.Snapshot.ID)
+	w.withoutKey("kept", func() {
+		began := time.Now()
+		_, trouble, err := w.try("volumes", "delete", b.Metadata.Name)
+		if took := time.Since(began); err == nil || !strings.Contains(trouble, "Secret kept/"+localnode.SnapshotKey+" is not there") || took > time.Minute {
+			t.Errorf("deleted without the secret that the driver wants, after %s: %v: %s", took, err, trouble)
+		}
+		w.snapshotsAre(b.Status.Snapshot.ID)
+	})
 	w.forget(b)
 	w.gone("a snapshot that was deleted")
 	if b := w.back("-n", "kept", "--action", "snapshot-then-kopia")[0]; b.Status.Phase != volumes.Done || b.Status.Snapshot != nil || b.Status.Content == nil {
 		t.Errorf("%+v", b.Status)
 	}
 	w.gone("a backup that is done")
+	w.exec("kept", "app", "dd if=/dev/urandom of=/data/data/more bs=1M count=20 2>/dev/null")
+	end := w.begin("-n", "kept", "--action", "snapshot-then-kopia")
+	w.mover("kept")
+	w.withoutKey("kept", func() {
+		if out, err := end(); err != nil || !strings.Contains(out, "its snapshot could not be removed") || !strings.Contains(out, "Secret kept/"+localnode.SnapshotKey+" is not there") {
+			t.Errorf("a snapshot that cannot be deleted when it was read: %v: %s", err, out)
+		}
+	}) // and it goes with the next one
 	for _, trouble := range []string{"fail-snapshots", "never-ready"} {
 		w.ok(w.Trouble(trouble, "not now"))
 		w.Cleanup(func() { _ = w.Trouble(trouble, "") })
@@ -118,6 +135,19 @@ func TestKeptVolumes(t *testing.T) {
 	w.exec("kept", "app", "dd if=/dev/urandom of=/data/data/new bs=1M count=40 2>/dev/null")
 	w.cutOff(func() { w.mover("kept"); w.sent() }, "-n", "kept", "--action", "snapshot-then-kopia")
 	w.gone("a backup that was cut off while it was read")
+}
+
+// withoutKey does something while a namespace does not have the Secret with which its snapshots are deleted.
+func (w *world) withoutKey(namespace string, do func()) {
+	w.Helper()
+	secrets := w.Client.CoreV1().Secrets(namespace)
+	key, err := secrets.Get(w.Context(), localnode.SnapshotKey, metav1.GetOptions{})
+	w.ok(err)
+	w.ok(secrets.Delete(w.Context(), localnode.SnapshotKey, metav1.DeleteOptions{}))
+	do()
+	key.ResourceVersion = ""
+	_, err = secrets.Create(w.Context(), key, metav1.CreateOptions{})
+	w.ok(err)
 }
 
 // TestKeptGroup does the same with a group.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -101,6 +103,40 @@ func TestNeverReady(t *testing.T) {
 		t.Errorf("after the trouble: %+v", b[0].Status)
 	}
 	w.forget(b...)
+}
+
+// TestNoPlaceForMovers wants a node for movers that the cluster does not have: backups and restores say so while they wait, and fail for that reason when their time
+// is over.
+func TestNoPlaceForMovers(t *testing.T) {
+	w := newWorld(t, "")
+	w.namespace("place")
+	w.claim("place", "data", localnode.StorageClass)
+	w.shell("place", "app", "echo x > /data/data/f", "data")
+	b := w.back("-n", "place", "--action", "kopia")[0]
+	w.moment()
+	w.stopDaemon(syscall.SIGTERM)
+	w.config = "image: " + moverImage + "\n  startTimeout: 4s\n  pod: {spec: {nodeSelector: {disk: nowhere}, containers: [{name: mover, imagePullPolicy: Never}]}}\n"
+	w.startDaemon()
+	for _, args := range [][]string{
+		{"volumes", "backup", "-n", "place", "--action", "kopia"},
+		{"volumes", "backup", "-n", "place", "--action", "snapshot-then-kopia"},
+		{"restore", "pvc", "-n", "place", "--at", "now", "--volumes", b.Metadata.Name, "--namespace-mappings", "place:place-copy", "--yes"},
+	} {
+		began := time.Now()
+		out, trouble, err := w.try(args...)
+		const why = "didn't match Pod's node affinity/selector"
+		if err == nil || time.Since(began) > time.Minute || !strings.Contains(out, why) || !strings.Contains(out, "did not begin within 4s (volumes.startTimeout)") {
+			t.Errorf("%v: after %s: %v\n%s", args, time.Since(began), err, out)
+		}
+		if !strings.Contains(trouble, "waiting for ") || !strings.Contains(trouble, "Pod place") || !strings.Contains(trouble, why) {
+			t.Errorf("%v: while it waits, it says:\n%s", args, trouble)
+		}
+	}
+	w.Cleanup(func() {
+		_ = w.Client.CoreV1().Namespaces().Delete(context.Background(), "place-copy", metav1.DeleteOptions{})
+	})
+	w.nothingLeft()
+	w.snapshotsAre()
 }
 
 // TestOddFiles moves what is more than bytes through movers, with their few rights, into a larger claim of a Pod with an fsGroup; and restores a claim without

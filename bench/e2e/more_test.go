@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tidemark-backup/tidemark/deploy/localnode"
@@ -30,6 +34,49 @@ func TestCheck(t *testing.T) {
 	if out := w.run("volumes", "list"); strings.Contains(out, "check") {
 		t.Errorf("a check is recorded: %s", out)
 	}
+}
+
+// TestCheckFails tries classes that nobody makes volumes of, a driver that takes no snapshots now, and one without a class of snapshots.
+func TestCheckFails(t *testing.T) {
+	w := newWorld(t, "")
+	for name, provisioner := range map[string]string{"nobody": "nobody.example", "by-hand": "kubernetes.io/no-provisioner"} {
+		_, err := w.Client.StorageV1().StorageClasses().Create(w.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: provisioner}, metav1.CreateOptions{})
+		w.ok(err)
+		w.Cleanup(func() {
+			w.ok(w.Client.StorageV1().StorageClasses().Delete(context.Background(), name, metav1.DeleteOptions{}))
+		})
+	}
+	w.ok(w.Trouble("fail-snapshots", "the disk array is on fire"))
+	w.Cleanup(func() { _ = w.Trouble("fail-snapshots", "") })
+	var out string
+	for limit, classes := range map[string][]string{"2s": {"nobody", "by-hand"}, "20s": {localnode.StorageClass}} {
+		began := time.Now()
+		said, trouble, err := w.try(append([]string{"volumes", "check", "-n", "default", "--timeout", limit}, classes...)...)
+		var code *exec.ExitError
+		if took := time.Since(began); !errors.As(err, &code) || code.ExitCode() != 3 || took > 2*time.Minute {
+			t.Errorf("%v: after %s: %v: %s", classes, took, err, trouble)
+		}
+		out += said
+	}
+	for _, want := range []string{
+		"nobody (nobody.example): DOES NOT WORK", "took longer than 2s", "nobody.example has made no volume", "by-hand (kubernetes.io/no-provisioner): not tried", "made by hand",
+		localnode.StorageClass + " (" + localnode.Driver + "): DOES NOT WORK", "take a snapshot: FAILED", "the disk array is on fire",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not said", want)
+		}
+	}
+	w.ok(w.Trouble("fail-snapshots", ""))
+	w.without(snapshotClasses)
+	out += w.run("volumes", "check", "-n", "default", localnode.StorageClass)
+	if !strings.Contains(out, "take a snapshot: left out: no VolumeSnapshotClass of driver "+localnode.Driver) || !strings.Contains(out, "read the volume into the repository: ok") {
+		t.Error("that there is no class of snapshots is not said")
+	}
+	if t.Failed() {
+		t.Log(out)
+	}
+	w.nothingLeft()
+	w.snapshotsAre()
 }
 
 // TestRestoreHooks restores a Deployment whose Pods want a program to be run when they are back.
@@ -77,7 +124,7 @@ func TestRestoreHooks(t *testing.T) {
 // TestSchedule has the daemon back claims up by a policy, and delete what its retention does not keep.
 func TestSchedule(t *testing.T) {
 	w := newNode(t)
-	w.config = "image: " + moverImage + "\n  policies:\n  - name: data\n    namespaces: [planned]\n    selector: app=db\n    action: snapshot-then-kopia\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: snap\n    namespaces: [planned]\n    selector: app=log\n    action: snapshot\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: rest\n    action: skip\n"
+	w.config = "image: " + moverImage + "\n  policies:\n  - name: data\n    namespaces: [planned]\n    selector: app=db\n    action: snapshot-then-kopia\n    keepSnapshots: true\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: snap\n    namespaces: [planned]\n    selector: app=log\n    action: snapshot\n    cron: \"* * * * *\"\n    retention: {hourly: 1}\n  - name: rest\n    action: skip\n"
 	w.namespace("planned")
 	w.claim("planned", "data", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "db"} })
 	w.claim("planned", "log", localnode.StorageClass, func(c *corev1.PersistentVolumeClaim) { c.Labels = map[string]string{"app": "log"} })
@@ -114,7 +161,10 @@ func TestSchedule(t *testing.T) {
 		}
 	}
 	first := of(began, "data").Metadata.Name
-	w.snapshotsAre(of(began, "log").Status.Snapshot.ID)
+	if of(began, "data").Status.Snapshot == nil || of(began, "data").Status.Content == nil {
+		t.Fatalf("its snapshot is to be kept, and its files moved: %+v", of(began, "data").Status)
+	}
+	w.snapshotsAre(of(began, "log").Status.Snapshot.ID, of(began, "data").Status.Snapshot.ID)
 	if out := w.run("volumes", "describe", first); !strings.Contains(out, "schedule/data") || !strings.Contains(out, "policy data") {
 		t.Error(out)
 	}
@@ -126,8 +176,9 @@ func TestSchedule(t *testing.T) {
 		all := done()
 		return len(all) == 2 && of(all, "data").Metadata.Name != first && of(all, "log").Metadata.Name != of(began, "log").Metadata.Name
 	})
-	w.snapshotsAre(of(done(), "log").Status.Snapshot.ID)
+	w.snapshotsAre(of(done(), "log").Status.Snapshot.ID, of(done(), "data").Status.Snapshot.ID)
 	w.nothingLeft()
+	w.await("the first to be deleted", func() bool { return !strings.Contains(w.run("volumes", "list"), first) })
 	held := w.run("volumes", "list", "--archive", "dir://"+filepath.Join(w.dir, "data", "archive"), "--identity", filepath.Join(w.dir, "data", "archive.key"))
 	if strings.Contains(held, first) || !strings.Contains(held, of(done(), "data").Metadata.Name) {
 		t.Errorf("the repository has:\n%s", held)
@@ -191,7 +242,7 @@ func TestStoreStaysAway(t *testing.T) {
 func TestAnotherCluster(t *testing.T) {
 	w := newWorld(t, "")
 	w.application("moving")
-	w.back("-n", "moving", "--action", "snapshot-then-kopia")
+	all := w.back("-n", "moving", "--action", "snapshot-then-kopia", "--keep-snapshots") // which are of no use elsewhere
 	w.archived()
 	w.stopDaemon(syscall.SIGTERM)
 	other, err := localnode.Start(t.Context(), localnode.Options{Number: 92, Output: t.Output(), Images: []localnode.Image{{Ref: moverImage, Files: map[string]string{"/usr/local/bin/tidemark": w.bin}}}})
@@ -206,4 +257,7 @@ func TestAnotherCluster(t *testing.T) {
 	there.await("the application", func() bool { return there.ready("moving", "app=web") && there.ready("moving", "app=db") })
 	there.contents("moving", "version 1\n", "rows 1\n")
 	there.nothingLeft()
+	w.startDaemon()
+	w.forget(all...)
+	w.snapshotsAre()
 }

@@ -361,6 +361,36 @@ var (
 	contentObjects  = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshotcontents"}
 )
 
+// The classes of snapshots, and of snapshots of groups.
+var (
+	snapshotClasses = schema.GroupVersionResource{Group: "snapshot.storage.k8s.io", Version: "v1", Resource: "volumesnapshotclasses"}
+	groupClasses    = schema.GroupVersionResource{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Resource: "volumegroupsnapshotclasses"}
+)
+
+// without takes all objects of a kind away until the end of the test, or until the function that it returns is called.
+func (w *world) without(kind schema.GroupVersionResource) (back func()) {
+	w.Helper()
+	objects := w.Dynamic.Resource(kind)
+	all, err := objects.List(w.Context(), metav1.ListOptions{})
+	w.ok(err)
+	for _, o := range all.Items {
+		w.ok(objects.Delete(w.Context(), o.GetName(), metav1.DeleteOptions{}))
+	}
+	var once sync.Once
+	back = func() {
+		once.Do(func() {
+			for _, o := range all.Items {
+				o.SetResourceVersion("")
+				o.SetUID("")
+				_, err := objects.Create(context.Background(), &o, metav1.CreateOptions{})
+				w.ok(err)
+			}
+		})
+	}
+	w.Cleanup(back)
+	return back
+}
+
 // nothingLeft fails when anything that backups make is still there.
 func (w *world) nothingLeft() {
 	w.Helper()

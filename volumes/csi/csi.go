@@ -96,9 +96,11 @@ func Class(ctx context.Context, c *kube.Client, driver string, claim *corev1.Per
 // Taken is a snapshot whose instant has passed, and that may not be ready to use yet.
 type Taken struct {
 	Handle
-	Time time.Time // by the storage system's clock
+	Time   time.Time // by the storage system's clock
+	Volume string    // handle of the volume that it is of
 
 	namespace, name, content string
+	claim                    string // that it is made of; empty: of a handle
 }
 
 // Patience is how long a driver may report errors before a snapshot counts as failed: its controller tries again and again.
@@ -117,7 +119,7 @@ func Take(ctx context.Context, c *kube.Client, namespace, claim, name, class str
 	if err != nil {
 		return nil, err
 	}
-	t := &Taken{namespace: namespace, name: name, Handle: Handle{Class: class}}
+	t := &Taken{namespace: namespace, name: name, claim: claim, Handle: Handle{Class: class}}
 	return t, t.await(ctx, c, false)
 }
 
@@ -148,8 +150,12 @@ func (t *Taken) await(ctx context.Context, c *kube.Client, ready bool) error {
 		if err != nil {
 			return false, kube.Lasting(err)
 		}
-		if err := p.hear(u); err != nil {
-			return false, err
+		lasting := p.hear(u)
+		if !p.since.IsZero() { // no patience with what cannot become better
+			lasting = errors.Join(t.unclaimed(ctx, c), lasting)
+		}
+		if lasting != nil {
+			return false, lasting
 		}
 		t.content, _, _ = unstructured.NestedString(u.Object, "status", "boundVolumeSnapshotContentName")
 		if is, _, _ := unstructured.NestedBool(u.Object, "status", "readyToUse"); t.content == "" || ready && !is {
@@ -162,6 +168,17 @@ func (t *Taken) await(ctx context.Context, c *kube.Client, ready bool) error {
 		return t.read(content), nil
 	})
 	return p.explain(ctx, err)
+}
+
+// unclaimed is the error for a snapshot whose claim is gone before it was taken.
+func (t *Taken) unclaimed(ctx context.Context, c *kube.Client) error {
+	if t.claim == "" || t.ID != "" {
+		return nil
+	}
+	if _, err := c.In(kube.Claims, t.namespace).Get(ctx, t.claim, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		return nil
+	}
+	return fmt.Errorf("claim %s/%s was deleted before its snapshot was taken", t.namespace, t.claim)
 }
 
 // patience is what a driver has said while it was waited for.
@@ -205,6 +222,7 @@ func (t *Taken) read(content *unstructured.Unstructured) bool {
 		return s
 	}
 	t.ID, t.Driver, t.Mode = get("status", "snapshotHandle"), get("spec", "driver"), get("spec", "sourceVolumeMode")
+	t.Volume = get("spec", "source", "volumeHandle")
 	if at, _, _ := unstructured.NestedInt64(content.Object, "status", "creationTime"); at > 0 {
 		t.Time = time.Unix(0, at).UTC()
 	}

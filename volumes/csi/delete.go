@@ -38,7 +38,7 @@ func Delete(ctx context.Context, c *kube.Client, h Handle, name string) error {
 	full := deletePrefix + name
 	meta, _ := content["metadata"].(object)
 	meta["name"], meta["finalizers"] = full, []any{protect}
-	err := deleteThrough(ctx, c, r, content, full, field)
+	err := deleteThrough(ctx, c, r, content, full, field, h.Secret)
 	if err != nil { // the object goes all the same; the next try makes another
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 		defer cancel()
@@ -47,8 +47,8 @@ func Delete(ctx context.Context, c *kube.Client, h Handle, name string) error {
 	return nil
 }
 
-// deleteThrough makes a content, waits until the driver knows it, and deletes it.
-func deleteThrough(ctx context.Context, c *kube.Client, r schema.GroupVersionResource, content object, name, field string) error {
+// deleteThrough makes a content, waits until the driver knows it, and deletes it. secret is the one that the driver wants for that; empty: none.
+func deleteThrough(ctx context.Context, c *kube.Client, r schema.GroupVersionResource, content object, name, field, secret string) error {
 	if _, err := kube.Create(ctx, c, r, "", &content); err != nil {
 		return err
 	}
@@ -59,10 +59,26 @@ func deleteThrough(ctx context.Context, c *kube.Client, r schema.GroupVersionRes
 	if !known {
 		return abandon(ctx, c, r, name)
 	}
+	if err := missing(ctx, c, secret); err != nil {
+		return err
+	}
 	if err := c.Delete(ctx, r, "", name, false); err != nil {
 		return err
 	}
 	return c.Gone(ctx, r, "", name)
+}
+
+// missing is the error for a Secret that is not there: without it the driver's side deletes nothing, tries for ever, and says only that it failed. One that may
+// not be read is taken to be there.
+func missing(ctx context.Context, c *kube.Client, secret string) error {
+	namespace, name, ok := strings.Cut(secret, "/")
+	if !ok {
+		return nil
+	}
+	if _, err := c.In(kube.Secrets, namespace).Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		return nil
+	}
+	return fmt.Errorf("Secret %s is not there, with which the driver deletes it, as the class of the snapshot said when it was taken: make it again, with what the storage wants, and it goes with the next try", secret) //nolint:staticcheck // Secret is a kind
 }
 
 // lookUp waits until the driver has told of the snapshot of a content, and reports whether it has it. field is that of the status with its handle.

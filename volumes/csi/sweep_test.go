@@ -1,7 +1,11 @@
 package csi
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tidemark-backup/tidemark/volumes/kube"
 )
@@ -102,6 +107,46 @@ func TestSecretOfADeletion(t *testing.T) {
 	g := &unstructured.Unstructured{Object: resourcesOf("v1").content(Handle{Group: "g", GroupClass: "gc", Secret: "ceph/key"}, "shop", "x")}
 	if class, _, _ := unstructured.NestedString(g.Object, "spec", "volumeGroupSnapshotClassName"); deletionSecret(g, groupPrefix) != "ceph/key" || class != "gc" {
 		t.Errorf("a group: %v, %q", g.GetAnnotations(), class)
+	}
+}
+
+// TestDeleteWithoutItsSecret names the Secret that is not there, without which the driver would never come to an end, and leaves the snapshot.
+func TestDeleteWithoutItsSecret(t *testing.T) {
+	c := cluster()
+	api := c.Dynamic.(*fake.FakeDynamicClient)
+	api.PrependReactor("create", kube.Contents.Resource, func(a clienttesting.Action) (bool, runtime.Object, error) { // the driver knows it
+		u := a.(clienttesting.CreateAction).GetObject().(*unstructured.Unstructured)
+		return false, nil, unstructured.SetNestedField(u.Object, "h", "status", "snapshotHandle")
+	})
+	h := Handle{Driver: "d", ID: "h", Secret: "ceph/key"}
+	if err := Delete(t.Context(), c, h, "x"); err == nil || !strings.Contains(err.Error(), "Secret ceph/key is not there") {
+		t.Errorf("without its secret: %v", err)
+	}
+	for _, a := range api.Actions() {
+		if p, ok := a.(clienttesting.PatchAction); ok && a.GetVerb() == "patch" && !strings.Contains(string(p.GetPatch()), `"deletionPolicy":"Retain"`) {
+			t.Errorf("it is changed by %s", p.GetPatch())
+		}
+	}
+	if l, err := c.In(kube.Contents, "").List(t.Context(), metav1.ListOptions{}); err != nil || len(l.Items) > 0 {
+		t.Errorf("left: %v, %v", l, err)
+	}
+	secret := &corev1.Secret{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Namespace: "ceph", Name: "key"}}
+	if err := errors.Join(api.Tracker().Add(typed(t, secret)), Delete(t.Context(), c, h, "x")); err != nil {
+		t.Errorf("with it: %v", err)
+	}
+}
+
+// TestASnapshotOfAClaimThatIsGone does not wait for what will not come.
+func TestASnapshotOfAClaimThatIsGone(t *testing.T) {
+	c := cluster()
+	c.Dynamic.(*fake.FakeDynamicClient).PrependReactor("create", kube.Snapshots.Resource, func(a clienttesting.Action) (bool, runtime.Object, error) {
+		u := a.(clienttesting.CreateAction).GetObject().(*unstructured.Unstructured)
+		return false, nil, unstructured.SetNestedField(u.Object, "cannot get claim from snapshot", "status", "error", "message")
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := Take(ctx, c, "shop", "data", "x", "c"); !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "claim shop/data was deleted before its snapshot was taken") || ctx.Err() != nil {
+		t.Errorf("%v", err)
 	}
 }
 

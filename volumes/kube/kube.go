@@ -34,6 +34,7 @@ var (
 	Pods            = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 	Secrets         = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 	Claims          = schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumeclaims"}
+	events          = schema.GroupVersionResource{Version: "v1", Resource: "events"}
 	Volumes         = schema.GroupVersionResource{Version: "v1", Resource: "persistentvolumes"}
 	Namespaces      = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
 	StorageClasses  = schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "storageclasses"}
@@ -132,6 +133,29 @@ func Create[T any](ctx context.Context, c *Client, r schema.GroupVersionResource
 		return nil, fmt.Errorf("make %s %s: %w", r.Resource, u.GetName(), err)
 	}
 	return As[T](made)
+}
+
+// Complaint is the newest warning that anybody has left of an object; empty when there is none, or events may not be read.
+func (c *Client) Complaint(ctx context.Context, namespace, kind, name string) (said string) {
+	l, err := c.In(events, namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.kind=" + kind + ",involvedObject.name=" + name})
+	if err != nil {
+		return ""
+	}
+	var newest time.Time
+	for i := range l.Items {
+		e, err := As[corev1.Event](&l.Items[i])
+		if err != nil {
+			continue
+		}
+		at := e.LastTimestamp.Time
+		if e.EventTime.After(at) {
+			at = e.EventTime.Time
+		}
+		if !at.Before(newest) {
+			newest, said = at, e.Message
+		}
+	}
+	return said
 }
 
 // Delete deletes an object, at once with now. One that is not there is no error.

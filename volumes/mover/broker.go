@@ -139,6 +139,7 @@ type Ticket struct {
 	beat     time.Duration     // how often a mover that waits for the store counts as heard of
 
 	mu      sync.Mutex
+	pending string    // what keeps the mover's Pod from beginning
 	seen    time.Time // when the mover was heard of last
 	offered bool      // the job may be asked for, once
 	through bool      // the store is out of its reach
@@ -199,6 +200,27 @@ func (t *Ticket) waits() (stop func()) {
 		}
 	}()
 	return func() { close(ended) }
+}
+
+// waitsFor tells what keeps the mover's Pod from beginning, once as long as it is the same; empty: nothing.
+func (t *Ticket) waitsFor(what string) {
+	t.mu.Lock()
+	told := t.pending == what
+	t.pending = what
+	t.mu.Unlock()
+	if !told && what != "" && t.progress != nil {
+		t.progress(repository.Progress{Waiting: what})
+	}
+}
+
+// explain adds to the end of a wait what the mover's Pod was waiting for.
+func (t *Ticket) explain(err error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pending == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, t.pending)
 }
 
 // offer lets the job, which holds the repository's password, be asked for once: whoever reads the Secret of a Pod later than its mover asked

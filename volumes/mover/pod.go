@@ -32,13 +32,16 @@ type Settings struct {
 	Pod []byte
 	// Owner tells whose movers they are: those of the same owner are swept when it starts.
 	Owner string
-	// StartTimeout is how long a Pod may take until its container runs. Default: 10 minutes.
+	// StartTimeout is how long a Pod may take until its container runs. Default: DefaultStartTime.
 	StartTimeout time.Duration
 	// Silence is how long a mover may be silent until it counts as lost. Default: 3 minutes.
 	Silence time.Duration
 	// Checkpoint is how often a backup is made whole as far as it is, see repository.BackupOptions.
 	Checkpoint time.Duration
 }
+
+// DefaultStartTime is how long a mover's Pod may take until it begins: a node may have to be made for it.
+const DefaultStartTime = 10 * time.Minute
 
 // ParsePod reads a patch of Pods, as YAML, and tries it.
 func ParsePod(text []byte) ([]byte, error) {
@@ -86,7 +89,7 @@ func (r *Runner) Run(ctx context.Context, name string, job Job, at Place, store 
 		case err == nil:
 			return o, nil
 		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
+			return nil, t.explain(context.Cause(ctx))
 		case errors.Is(err, errHopeless):
 			return nil, err
 		}
@@ -133,7 +136,7 @@ func (r *Runner) try(ctx context.Context, pod, label string, t *Ticket, at *Plac
 	t.offer()
 	watched, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	go func() { stop(r.watch(watched, at.Namespace, pod, t)) }()
+	go func() { stop(r.watch(watched, at, pod, t)) }()
 	return t.wait(watched)
 }
 
@@ -179,15 +182,13 @@ func (r *Runner) remove(ctx context.Context, namespace, pod string, now bool) er
 	return r.Client.Gone(ctx, kube.Pods, namespace, pod)
 }
 
+// patience is how long a Pod may take to begin until it is told what it waits for.
+const patience = 5 * time.Second
+
 // watch returns why the Pod will not do its job any more.
-func (r *Runner) watch(ctx context.Context, namespace, pod string, t *Ticket) error {
-	startLimit, silence := r.Settings.StartTimeout, r.Settings.Silence
-	if startLimit == 0 {
-		startLimit = 10 * time.Minute
-	}
-	if silence == 0 {
-		silence = 3 * time.Minute
-	}
+func (r *Runner) watch(ctx context.Context, at *Place, pod string, t *Ticket) error {
+	namespace := at.Namespace
+	startLimit, silence := cmp.Or(r.Settings.StartTimeout, DefaultStartTime), cmp.Or(r.Settings.Silence, 3*time.Minute)
 	began := time.Now()
 	return kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := r.Client.In(kube.Pods, namespace).Get(ctx, pod, metav1.GetOptions{})
@@ -204,18 +205,36 @@ func (r *Runner) watch(ctx context.Context, namespace, pod string, t *Ticket) er
 		state, hopeless := stateOf(p)
 		heard := t.heard()
 		begun := heard.After(began) // before that, it is the one before
+		if begun {
+			t.waitsFor("")
+		}
+		if !begun && time.Since(began) > min(patience, startLimit/4) {
+			t.waitsFor(fmt.Sprintf("Pod %s/%s: %s", namespace, pod, state))
+			if err := r.claimed(ctx, at); err != nil {
+				return false, err
+			}
+		}
 		switch {
 		case p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded && time.Since(heard) > 10*time.Second:
 			return false, fmt.Errorf("%w: Pod %s/%s: %s", ErrMover, namespace, pod, state)
 		case hopeless:
 			return false, fmt.Errorf("%w: %w: Pod %s/%s: %s", ErrMover, errHopeless, namespace, pod, state)
 		case !begun && time.Since(began) > startLimit:
-			return false, fmt.Errorf("%w: %w: Pod %s/%s did not begin within %s: %s", ErrMover, errHopeless, namespace, pod, startLimit, state)
+			return false, fmt.Errorf("%w: %w: Pod %s/%s did not begin within %s (volumes.startTimeout): %s", ErrMover, errHopeless, namespace, pod, startLimit, state)
 		case begun && time.Since(heard) > silence:
 			return false, fmt.Errorf("%w: nothing was heard from Pod %s/%s for %s: %s", ErrMover, namespace, pod, silence, state)
 		}
 		return false, nil
 	})
+}
+
+// claimed is the error for a claim that is gone, or going, before a Pod has it: none will be scheduled for it.
+func (r *Runner) claimed(ctx context.Context, at *Place) error {
+	u, err := r.Client.In(kube.Claims, at.Namespace).Get(ctx, at.Claim, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && u.GetDeletionTimestamp() != nil {
+		return fmt.Errorf("%w: %w: claim %s/%s was deleted", ErrMover, errHopeless, at.Namespace, at.Claim)
+	}
+	return nil
 }
 
 // stateOf says how a Pod is, for people, and whether waiting is of no use.

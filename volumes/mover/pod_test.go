@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic/fake"
@@ -99,6 +101,40 @@ func TestAJobThatIsDoneIsDone(t *testing.T) {
 	}
 	if r.logs.Len() != 1 {
 		t.Errorf("it is not told: %+v", r.logs.All())
+	}
+}
+
+// TestAPodThatCannotBegin has a Pod that no node takes: it is told while it is waited for, and it is why the job ends, when its time is over or the caller's is. For
+// a claim that is gone it is not waited.
+func TestAPodThatCannotBegin(t *testing.T) {
+	const why = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector."
+	for want, limit := range map[string]time.Duration{
+		"did not begin within 2s (volumes.startTimeout): " + why: time.Minute, "it took too long: Pod shop/job-0: " + why: time.Second, "it cannot run: claim shop/data was deleted": time.Minute,
+	} {
+		r := newTroubled(t)
+		r.Settings.StartTimeout = 2 * time.Second
+		if !strings.Contains(want, "deleted") {
+			if _, err := kube.Create(t.Context(), r.Client, kube.Claims, "shop", &corev1.PersistentVolumeClaim{
+				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}, ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "data"},
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.api.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			u := a.(clienttesting.CreateAction).GetObject().(*unstructured.Unstructured)
+			u.Object["status"] = map[string]any{"phase": "Pending", "conditions": []any{map[string]any{"type": "PodScheduled", "status": "False", "message": why}}}
+			return false, nil, nil
+		})
+		ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errors.New("it took too long"))
+		var told []string
+		_, err := r.Run(ctx, "job", Job{Kind: Restore, Cluster: "c1"}, Place{Namespace: "shop", Claim: "data"}, r.store, nil, func(p repository.Progress) { told = append(told, p.Waiting) })
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if !slices.Equal(told, []string{"Pod shop/job-0: " + why}) {
+			t.Errorf("it is told: %q", told)
+		}
 	}
 }
 

@@ -44,6 +44,8 @@ type Progress struct {
 	MissedFirst []string `json:"missedFirst,omitempty"`
 	// Step says what is being done, for people, where there is more to it than files.
 	Step string `json:"step,omitempty"`
+	// Waiting says what keeps it from going on, for people.
+	Waiting string `json:"waiting,omitempty"`
 }
 
 // BackupOptions are what a backup can be given.

@@ -264,6 +264,7 @@ run has its place (dataDir for --data-dir), and archives, schedules, retention a
     concurrency: 4                # movers at once, of backups and restores, and units of claims that are backed up together
     perNode: 2                    # movers at once on one node, of those that have to run there: volumes that are read or filled in use
     readyTimeout: 30m             # how long a snapshot may take until it can be used
+    startTimeout: 10m             # how long a mover's Pod may take until it begins: for nodes that are made when they are wanted
     checkpoint: 5m                # of a mover that is killed, no more than that is read again
     changedBlocks:                # of block devices, where the driver tells them (SnapshotMetadataService)
       serviceAccount: tidemark/tidemark # whose token the driver is shown (default: the daemon's own)

@@ -154,13 +154,15 @@ func (e *execution) run() error {
 		return err
 	}
 	var fill func(context.Context, replay.Filling, func(string)) error
-	if e.volumes != nil && fills(e.plan) {
+	if does, might := fills(e.plan); e.volumes != nil && (does || might) {
 		f, done, err := e.volumes.filler(ctx, e.plan, e.server, e.kube)
-		if err != nil {
+		switch {
+		case err == nil:
+			defer done()
+			fill = f
+		case does:
 			return err
 		}
-		defer done()
-		fill = f
 	}
 	if err := e.begin(); err != nil {
 		return err

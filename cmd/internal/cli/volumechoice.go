@@ -127,8 +127,13 @@ func (f *volumeFlags) pick(all []*volumes.Backup, cut journal.Cut) (map[string]r
 	return out, nil
 }
 
-// fills reports whether a plan writes the content of volumes.
-func fills(plan *replay.Plan) bool { return plan.Count(replay.ActionFill) > 0 }
+// fills reports whether a plan writes the content of volumes, and whether it might have to: where a snapshot is lost whose backup has files.
+func fills(plan *replay.Plan) (does, might bool) {
+	for _, it := range plan.Items {
+		might = might || it.Action == replay.ActionRelease && it.Volume.Files
+	}
+	return plan.Count(replay.ActionFill) > 0, might
+}
 
 // filler is what writes the content of claims for a plan: the daemon, if it is the one of the target, or this process.
 func (f *volumeFlags) filler(ctx context.Context, plan *replay.Plan, server *serverFlags, k *kubeFlags) (fill func(context.Context, replay.Filling, func(string)) error, done func(), err error) {
@@ -156,6 +161,10 @@ func (f *volumeFlags) filler(ctx context.Context, plan *replay.Plan, server *ser
 	}
 	return func(ctx context.Context, q replay.Filling, tell func(string)) error {
 		done, err := v.Fill(ctx, volumes.FillRequest{Backup: q.Volume.Backup, Namespace: q.Namespace, Claim: q.Claim, DeleteExtra: true, Used: q.Volume.Existing}, func(p repository.Progress) {
+			if p.Waiting != "" {
+				tell(text(p.Waiting))
+				return
+			}
 			tell(fmt.Sprintf("%s files, %s", humanize.Comma(p.Files), humanize.IBytes(uint64(p.Bytes))))
 		})
 		if done.Missed > 0 {

@@ -415,11 +415,13 @@ says, chosen anew each time. Exit code 5: damage.`,
 func newVolumesCheck() *cobra.Command {
 	var namespace namespaceFlags
 	var output string
+	var limit time.Duration
 	cmd := &cobra.Command{
 		Use:   "check [STORAGECLASS...]",
 		Short: "Try what works: make, snapshot, restore and remove a small volume of each StorageClass",
 		Long: `Try what works with each StorageClass, or those that are named: a claim of 1 GiB is made in the namespace and filled from the repository, a
-snapshot of it is taken, a volume made of that and read back; then all of it is removed. Nothing is recorded.
+snapshot of it is taken, a volume made of that and read back; then all of it is removed. Nothing is recorded. One class is tried after another; a
+step that takes longer than --timeout fails.
 Exit code 3: something does not work.`,
 		Args: cobra.ArbitraryArgs,
 	}
@@ -431,8 +433,11 @@ Exit code 3: something does not work.`,
 		if namespace.all {
 			return usage("the check is made in one namespace: give it with -n")
 		}
+		if limit <= 0 {
+			return usage("--timeout: want a time, such as 1m")
+		}
 		p := newBytesProgress(cmd.ErrOrStderr(), "checking")
-		all, err := v.Check(cmd.Context(), volumes.CheckRequest{Classes: args, Namespace: ns}, p.update)
+		all, err := v.Check(cmd.Context(), volumes.CheckRequest{Classes: args, Namespace: ns, Limit: limit}, p.update)
 		p.finish()
 		if err != nil {
 			return err
@@ -461,6 +466,7 @@ Exit code 3: something does not work.`,
 		}
 		return nil
 	})
+	cmd.Flags().DurationVar(&limit, "timeout", volumes.DefaultCheckTime, "how long each step may take")
 	namespace.add(cmd)
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd

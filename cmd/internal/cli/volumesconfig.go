@@ -33,7 +33,7 @@ func volumesOf(c *config.Volumes) (v daemon.Volumes, err error) {
 			err = wrongAt(c.Line, fmt.Errorf("volumes: %w", err))
 		}
 	}()
-	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode, ReadyTime: time.Duration(c.ReadyTimeout), Checkpoint: time.Duration(c.Checkpoint), Through: c.ThroughDaemon}
+	v = daemon.Volumes{Image: c.Image, Namespace: c.Namespace, Listen: c.Listen, Address: c.Address, Concurrency: c.Concurrency, PerNode: c.PerNode, ReadyTime: time.Duration(c.ReadyTimeout), StartTime: time.Duration(c.StartTimeout), Checkpoint: time.Duration(c.Checkpoint), Through: c.ThroughDaemon}
 	v.Blocks = volumes.BlockOptions{Off: c.ChangedBlocks.Off, Account: c.ChangedBlocks.ServiceAccount, AuditEvery: c.ChangedBlocks.AuditEvery}
 	if a := v.Blocks.Account; v.Blocks.AuditEvery < 0 || a != "" && strings.Count(a, "/") != 1 {
 		return v, errors.New("changedBlocks: want serviceAccount: NAMESPACE/NAME, and auditEvery from 1 on")
@@ -82,7 +82,8 @@ func volumesShown(c *config.Volumes) config.Volumes {
 		v = *c
 	}
 	v.Concurrency, v.PerNode = cmp.Or(v.Concurrency, volumes.DefaultConcurrency), cmp.Or(v.PerNode, volumes.DefaultPerNode)
-	v.ReadyTimeout, v.Checkpoint = cmp.Or(v.ReadyTimeout, config.Duration(volumes.DefaultReadyTime)), cmp.Or(v.Checkpoint, config.Duration(repository.DefaultCheckpoint))
+	v.ReadyTimeout, v.StartTimeout = cmp.Or(v.ReadyTimeout, config.Duration(volumes.DefaultReadyTime)), cmp.Or(v.StartTimeout, config.Duration(mover.DefaultStartTime))
+	v.Checkpoint = cmp.Or(v.Checkpoint, config.Duration(repository.DefaultCheckpoint))
 	v.ChangedBlocks.AuditEvery = cmp.Or(v.ChangedBlocks.AuditEvery, volumes.DefaultAuditEvery)
 	return v
 }

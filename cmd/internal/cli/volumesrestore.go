@@ -135,22 +135,30 @@ func partly(done *repository.Progress) error {
 	return failure(ErrPartly, "all content is back, but %s owners, extended attributes or special files are not, as the target or this user cannot have them: restore as root, or leave owners out with --no-owners", humanize.Comma(done.Missed))
 }
 
-// bytesProgress shows on a terminal how far something is.
+// bytesProgress shows on a terminal how far something is, and anywhere what keeps it from going on.
 type bytesProgress struct {
-	w     io.Writer
-	doing string
-	began time.Time
-	shown int
+	w, log  io.Writer // a terminal, if there is one; anything
+	doing   string
+	began   time.Time
+	shown   int
+	waiting string // said last, so that it is said once
 }
 
 func newBytesProgress(w io.Writer, doing string) *bytesProgress {
+	p := &bytesProgress{w: w, log: w, doing: doing, began: time.Now()}
 	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
-		w = nil
+		p.w = nil
 	}
-	return &bytesProgress{w: w, doing: doing, began: time.Now()}
+	return p
 }
 
 func (p *bytesProgress) update(at repository.Progress) {
+	if at.Waiting != "" && at.Waiting != p.waiting {
+		p.waiting = at.Waiting
+		p.finish()
+		fmt.Fprintf(p.log, "waiting for %s\n", text(at.Waiting))
+		return
+	}
 	if p.w == nil {
 		return
 	}
@@ -174,5 +182,6 @@ func (p *bytesProgress) show(line string) {
 func (p *bytesProgress) finish() {
 	if p.w != nil && p.shown > 0 {
 		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.shown))
+		p.shown = 0
 	}
 }

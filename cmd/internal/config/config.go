@@ -127,6 +127,7 @@ type Volumes struct {
 	Concurrency  int            `yaml:"concurrency,omitempty"`
 	PerNode      int            `yaml:"perNode,omitempty"`
 	ReadyTimeout Duration       `yaml:"readyTimeout,omitempty"` // of snapshots
+	StartTimeout Duration       `yaml:"startTimeout,omitempty"` // of movers' Pods
 	Checkpoint   Duration       `yaml:"checkpoint,omitempty"`   // of movers
 	Upload       string         `yaml:"upload,omitempty"`       // bytes per second
 	Download     string         `yaml:"download,omitempty"`     // bytes per second

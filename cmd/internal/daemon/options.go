@@ -77,6 +77,7 @@ type Volumes struct {
 	Concurrency   int
 	PerNode       int
 	ReadyTime     time.Duration // see volumes.Cluster
+	StartTime     time.Duration // of movers' Pods, see mover.Settings
 	Checkpoint    time.Duration // see mover.Settings
 	Blocks        volumes.BlockOptions
 	Upload        int64  // bytes per second; 0: no limit

@@ -102,7 +102,7 @@ func (d *daemon) movers() (*volumes.Cluster, error) {
 	image := cmp.Or(v.Image, os.Getenv("TIDEMARK_IMAGE"))
 	return &volumes.Cluster{
 		Client: client, Namespace: v.Namespace, Concurrency: v.Concurrency, PerNode: v.PerNode, ReadyTime: v.ReadyTime, Blocks: v.Blocks,
-		Mover: &mover.Runner{Client: client, Broker: d.broker, Settings: mover.Settings{Image: image, Pod: v.Pod, Owner: "daemon", Checkpoint: v.Checkpoint}, Logger: d.o.Logger.Named("movers")},
+		Mover: &mover.Runner{Client: client, Broker: d.broker, Settings: mover.Settings{Image: image, Pod: v.Pod, Owner: "daemon", StartTimeout: v.StartTime, Checkpoint: v.Checkpoint}, Logger: d.o.Logger.Named("movers")},
 	}, nil
 }
 

@@ -1,0 +1,90 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// writeOfSnapshot makes a claim of a snapshot. When its storage does not have that any more, the claim gets the files that the backup has as well; without
+// files nothing is made, nor what would begin on it, and nothing that is there is deleted for it.
+func (a *applier) writeOfSnapshot(ctx context.Context, it *Item) error {
+	lost, err := a.lostSnapshot(ctx, it)
+	switch {
+	case err != nil:
+		return err
+	case lost == "":
+		_, err = a.writeItem(ctx, it)
+		return err
+	case !it.Volume.Files:
+		err = fmt.Errorf("%s: choose another backup with --volumes ('tidemark volumes list' shows what there is), or --volumes none for an empty claim", lost)
+	case a.o.Fill == nil:
+		err = fmt.Errorf("%s, and the files of its backup cannot take its place: %w", lost, ErrNoFill)
+	}
+	if err != nil {
+		a.lose(it, err)
+		return err
+	}
+	claim := it.create.object()
+	claim.drop("spec", "dataSource")
+	it.create = pack(claim.json())
+	if _, err = a.writeItem(ctx, it); err != nil && !errors.As(err, new(*otherwise)) {
+		return err
+	}
+	if err := a.fill(ctx, it); err != nil {
+		return err
+	}
+	return &otherwise{errors.Join(fmt.Errorf("%s, so it got the files of the same backup", lost), err)}
+}
+
+// lostSnapshot says that, and why, the snapshot that a claim is to be made of is lost; empty: it is there, or nothing is known of it within the limit for waits.
+func (a *applier) lostSnapshot(ctx context.Context, it *Item) (lost string, err error) {
+	name := it.create.object().str("spec", "dataSource", "name")
+	_, err = a.until(ctx, it.String()+": its snapshot to be found", func(ctx context.Context) (bool, error) {
+		for _, gr := range []schema.GroupResource{groupContents, snapshotContents, snapshots} {
+			served, ok := a.target.version(gr, "v1")
+			if !ok || gr == groupContents && it.Volume.Snapshot.Group == "" {
+				continue
+			}
+			namespace := ""
+			if gr == snapshots {
+				namespace = it.Namespace
+			}
+			u, err := a.target.get(ctx, served, namespace, name)
+			switch {
+			case err != nil:
+				return false, err
+			case u == nil:
+				lost = fmt.Sprintf("%s %s, by which it would find its snapshot %s, was deleted", gr, name, it.Volume.Snapshot.Handle)
+				return true, nil
+			}
+			// What the driver's side says when it does not know a handle.
+			if msg := object(u.Object).str("status", "error", "message"); strings.Contains(msg, "can not find") || strings.Contains(msg, "NotFound") {
+				lost = fmt.Sprintf("its snapshot %s is gone from the storage of driver %s", it.Volume.Snapshot.Handle, it.Volume.Snapshot.Driver)
+				return true, nil
+			}
+			if ready, _ := object(u.Object).at("status", "readyToUse").(bool); gr == snapshots && ready {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return lost, err
+}
+
+// lose keeps workloads from beginning on a claim that does not get its content.
+func (a *applier) lose(it *Item, why error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.empty[it.key()] = why
+}
+
+// isLost reports whether a claim was not made, because there is no content for it.
+func (a *applier) isLost(it *Item) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.empty[it.key()] != nil
+}
