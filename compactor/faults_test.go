@@ -387,7 +387,9 @@ func TestFirstListsAreSealedAtOnce(t *testing.T) {
 			}
 		}
 	}
-	until("the first seal", func() bool { return s.Archive() != nil && s.Archive().State().Known.Position.Time.Equal(m.j.Position().Time) })
+	until("the first seal", func() bool {
+		return s.Archive() != nil && s.Archive().State().Known.Position.Time.Equal(m.j.Position().Time)
+	})
 	m.clock.add(time.Second)
 	m.list(t, nodes)
 	m.record(t, 3)
