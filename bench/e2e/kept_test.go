@@ -98,7 +98,7 @@ func TestKeptVolumes(t *testing.T) {
 	w.snapshotsAre(b.Status.Snapshot.ID)
 	w.withoutKey("kept", func() {
 		began := time.Now()
-		_, trouble, err := w.try("volumes", "delete", b.Metadata.Name)
+		_, trouble, err := w.try("volumes", "delete", "--yes", b.Metadata.Name)
 		if took := time.Since(began); err == nil || !strings.Contains(trouble, "Secret kept/"+localnode.SnapshotKey+" is not there") || took > time.Minute {
 			t.Errorf("deleted without the secret that the driver wants, after %s: %v: %s", took, err, trouble)
 		}
