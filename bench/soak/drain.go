@@ -86,6 +86,15 @@ func (j *judge) last(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
+		// What nobody records, such as leases, moves the cluster on as well. Only a change after the moment tells that it is past.
+		if err := j.patiently(ctx, "change something after the last moment", func(ctx context.Context) error {
+			if err := j.breaker.writer.put(ctx, "configmaps", "default", "rest", map[string]any{"data": map[string]any{"after": fmt.Sprint(t.RV, " ", time.Now().UnixNano())}}); err != nil {
+				return fmt.Errorf("%w: %w", checker.ErrNotYet, err)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
 		if err := j.patiently(ctx, "compare the moments that are left", j.settled); err != nil {
 			return err
 		}

@@ -251,6 +251,9 @@ func (s *Source) Compare(ctx context.Context, mo *Moment) (Counted, error) {
 	if known.From.Revision == 0 || mo.RV < known.From.Revision {
 		return n, fmt.Errorf("%w: restorable from rv:%d", ErrTooOld, known.From.Revision)
 	}
+	if mo.RV > known.To.Revision { // it may be complete that far, but answers only up to the newest change that it recorded
+		return n, fmt.Errorf("%w: %s is at %d", ErrNotYet, s.Name, known.To.Revision)
+	}
 	var ask, unsure []Resource
 	for _, r := range mo.Resources {
 		l := known.all[r.Name]

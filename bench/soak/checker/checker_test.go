@@ -197,15 +197,16 @@ func TestNumbersAreComparedAsTheyWereWritten(t *testing.T) {
 
 func TestACommandThatFailsIsToldFromOneThatIsNotThatFar(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "tidemark")
-	status := `{"catalog":{"from":{"revision":1},"to":{"revision":9},"resources":[{"resource":"configmaps","first":{"revision":1},"watermark":{"revision":%d}}]}}`
+	status := `{"catalog":{"from":{"revision":1},"to":{"revision":%d},"resources":[{"resource":"configmaps","first":{"revision":1},"watermark":{"revision":%d}}]}}`
 	mo := &Moment{RV: 7, Resources: []Resource{{Name: "configmaps"}}}
 	for _, c := range []struct {
 		status, get string
 		failed      bool
 	}{
 		{"exit 1", "", true},
-		{"echo '" + fmt.Sprintf(status, 9) + "'", "exit 2", true},
-		{"echo '" + fmt.Sprintf(status, 6) + "'", "exit 2", false},
+		{"echo '" + fmt.Sprintf(status, 9, 9) + "'", "exit 2", true},
+		{"echo '" + fmt.Sprintf(status, 9, 6) + "'", "exit 2", false},
+		{"echo '" + fmt.Sprintf(status, 6, 9) + "'", "exit 2", false},
 	} {
 		script := "#!/bin/sh\ncase $1 in\nstatus) " + c.status + " ;;\n*) " + c.get + " ;;\nesac\n"
 		if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
