@@ -181,6 +181,24 @@ func (j *Journal) Resume(gr schema.GroupResource) (rv uint64, ok bool) {
 	return l.Watermark.RV, true
 }
 
+// Covers reports whether every resource of the main counter is known to be complete up to the revision, which the journal
+// may have no event of: leases, say, move the counter on while nothing that is recorded changes.
+func (j *Journal) Covers(r Revision) bool {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	covers := false
+	for _, l := range j.ledgers {
+		if l.OwnCounter || l.First.Time.IsZero() || l.Removed != nil {
+			continue
+		}
+		if l.Comparing != "" || l.Watermark.Epoch != r.Epoch || l.Watermark.RV < r.RV {
+			return false
+		}
+		covers = true
+	}
+	return covers
+}
+
 // NewEpoch begins a new epoch of the main counter: the server's history is known to have gone
 // backwards. From then on no watermark of the old epoch is resumed.
 func (j *Journal) NewEpoch(ctx context.Context) error {

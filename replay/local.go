@@ -373,8 +373,16 @@ func (r journalRecord) cutAt(_ context.Context, t time.Time) (journal.Cut, error
 	return r.j.CutAt(t)
 }
 
+// cutOf knows of revisions after the newest change, too, as far as nothing that is recorded has changed since.
 func (r journalRecord) cutOf(_ context.Context, v journal.Revision) (journal.Cut, error) {
-	return r.j.CutOf(v)
+	cut, err := r.j.CutOf(v)
+	if v.Epoch == 0 {
+		v.Epoch = r.j.Newest().Epoch
+	}
+	if err == nil && cut.Time.IsZero() && r.j.Covers(v) {
+		cut = journal.Cut{Revision: v, Time: r.j.Newest().Time}
+	}
+	return cut, err
 }
 
 // view fails with journal.ErrTrimmed when the versions of the cut are gone. The view is opened first: what is trimmed after that stays in it.
