@@ -401,6 +401,22 @@ func TestAnUpgradeIsNoDifference(t *testing.T) {
 	}
 }
 
+// What was recorded before the clock was set back is older than an upgrade after it, although its time is later.
+func TestAnUpgradeAfterTheClockWasSetBackIsNoDifference(t *testing.T) {
+	w := newWorld(t)
+	w.now = w.now.Add(9 * time.Hour)
+	e := object("shop", "a", 2, "x")
+	w.record(e)
+	w.cluster.objects[[2]string{"shop", "a"}] = e
+	w.now = w.now.Add(-8 * time.Hour)
+	w.cycle()
+	e.Object = []byte(strings.Replace(string(e.Object), `"data":`, `"immutable":false,"data":`, 1))
+	w.cluster.objects[[2]string{"shop", "a"}], w.cluster.version = e, "v2"
+	if rec := w.cycle(); rec.Proof == nil || rec.Proof.Reshaped != 1 || rec.Different != 0 {
+		t.Errorf("after an upgrade: %+v", rec)
+	}
+}
+
 // An upgrade that the audit did not know of when it began is no difference either: the next one knows.
 func TestAnUpgradeUnderAnAuditProvesNothing(t *testing.T) {
 	e := object("shop", "a", 2, "x")

@@ -231,6 +231,9 @@ func (a *Auditor) Audit(ctx context.Context, gr schema.GroupResource) error {
 	a.mu.Lock()
 	if rec.Form != "" && rec.Form != f.name {
 		rec.FormSince = a.o.Clock().UTC()
+		if newest := a.o.Journal.Newest().Time; newest.After(rec.FormSince) { // times of history go on when the clock goes back
+			rec.FormSince = newest
+		}
 	}
 	rec.Form, f.since = f.name, rec.FormSince
 	a.mu.Unlock()
