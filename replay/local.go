@@ -136,7 +136,7 @@ func (l *recorded) cut(ctx context.Context, c *Catalog, at At) (cut journal.Cut,
 	case !at.Revision.IsZero():
 		cut, err = l.cutOf(ctx, at.Revision)
 		if err == nil && cut.Time.IsZero() {
-			why = "is a revision the cluster has not reached, or that was not observed yet"
+			why = "is a revision the cluster has not reached, or that was not observed yet (while nothing changes, servers tell once a minute how far they are)"
 		}
 	case at.Mark != "" || at.Before != "":
 		cut, why = l.marked(c, at)

@@ -419,7 +419,7 @@ func (k *Keeper) read(ctx context.Context, t *task, at mover.Place, report *repo
 		blocks = k.blocks(ctx, t, at.Namespace, r.Location(), report)
 	}
 	o, err := k.o.Cluster.Mover.Run(ctx, b.Metadata.Name, mover.Job{
-		Kind: mover.Backup, Cluster: r.Cluster(), Password: r.Password(), Source: sourceOf(b), Description: "tidemark " + b.Metadata.Name, Blocks: blocks,
+		Kind: mover.Backup, Cluster: r.Cluster(), Password: r.Password(), Source: sourceOf(b), Description: "tidemark " + b.Metadata.Name, Blocks: blocks, ReadAll: t.readAll,
 	}, at, r.Store(), func() (map[string]string, error) {
 		done := *b // another goroutine owns it
 		if live {

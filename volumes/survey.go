@@ -72,7 +72,7 @@ type ClaimsRequest struct {
 	KeepSnapshots bool `json:"keepSnapshots,omitempty"`
 	// Group says what is taken at one instant, before all policies.
 	Group policy.Group `json:"group,omitempty"`
-	// ReadAll reads all of block devices, and finds out whether the driver's list of changed blocks is right.
+	// ReadAll reads all of block devices, and finds out whether the driver's list of changed blocks is right; of file systems it is that of repository.BackupOptions.
 	ReadAll bool   `json:"readAll,omitempty"`
 	Run     string `json:"run,omitempty"`    // default: one is made
 	Origin  string `json:"origin,omitempty"` // default: "manual"
@@ -100,7 +100,7 @@ type task struct {
 	err      error
 	unhooked Consistency // what it would be without hooks
 
-	readAll bool // of a device
+	readAll bool
 	listed  int  // backups before it that rely on lists of changed blocks
 	tracked bool // its driver tells of changed blocks, so its snapshot is kept for the next backup to compare with
 }

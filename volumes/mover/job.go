@@ -46,6 +46,8 @@ type Job struct {
 	Checkpoint  time.Duration     `json:"checkpoint,omitempty"` // see repository.BackupOptions
 	// Blocks of a device are read, and no others. Nil: all.
 	Blocks *repository.Blocks `json:"blocks,omitempty"`
+	// ReadAll is that of repository.BackupOptions.
+	ReadAll bool `json:"readAll,omitempty"`
 	// Of a restore.
 	ID          string `json:"id,omitempty"`
 	Path        string `json:"path,omitempty"`

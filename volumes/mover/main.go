@@ -82,7 +82,7 @@ func do(ctx context.Context, s *remote, job *Job, path, cache string) (o Outcome
 		return o, err
 	}
 	o.Result, err = r.Back(ctx, job.Source, path, repository.BackupOptions{
-		Description: job.Description, Parallel: job.Parallel, Checkpoint: job.Checkpoint, Progress: progress, Blocks: job.Blocks,
+		Description: job.Description, Parallel: job.Parallel, Checkpoint: job.Checkpoint, Progress: progress, Blocks: job.Blocks, ReadAll: job.ReadAll,
 		Tags: func() (map[string]string, error) { return ask[map[string]string](ctx, s, "/tags") },
 	})
 	return o, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -61,6 +62,8 @@ type BackupOptions struct {
 	Checkpoint time.Duration
 	// Blocks of a device are read, and no others. Nil: all.
 	Blocks *Blocks
+	// ReadAll reads files that look as they did in the backup before, too: one whose content changed with neither its size nor its time did.
+	ReadAll bool
 	// Progress is called now and then, by one goroutine at a time.
 	Progress func(Progress)
 
@@ -136,19 +139,41 @@ func (r *Repository) apart(path string) error {
 		return nil
 	}
 	own := filepath.Join(at.Path, r.o.dir())
-	held, err := filepath.EvalSymlinks(own)
+	one, err := oneInTheOther(path, own)
 	if err != nil {
 		return fmt.Errorf("back up: %w", err)
 	}
-	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return fmt.Errorf("back up: %w", err)
-	}
-	for _, pair := range [][2]string{{path, held}, {held, path}} {
-		if rel, err := filepath.Rel(pair[0], pair[1]); err == nil && filepath.IsLocal(rel) {
-			return fmt.Errorf("back up %s: the repository is in %s, and would hold its own files, more with each backup: name a path without it, or keep the archive elsewhere", path, own)
-		}
+	if one {
+		return fmt.Errorf("back up %s: the repository is in %s, and would hold its own files, more with each backup: name a path without it, or keep the archive elsewhere", path, own)
 	}
 	return nil
+}
+
+// oneInTheOther reports whether one of two paths lies in the other, or is it, whatever links lead there.
+func oneInTheOther(a, b string) (bool, error) {
+	var err error
+	if a, err = resolved(a); err != nil {
+		return false, err
+	}
+	if b, err = resolved(b); err != nil {
+		return false, err
+	}
+	for _, pair := range [][2]string{{a, b}, {b, a}} {
+		if rel, err := filepath.Rel(pair[0], pair[1]); err == nil && filepath.IsLocal(rel) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// resolved follows the links of a path, of which the end may not be there yet.
+func resolved(path string) (string, error) {
+	there, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, iofs.ErrNotExist) || filepath.Dir(path) == path {
+		return there, err
+	}
+	above, err := resolved(filepath.Dir(path))
+	return filepath.Join(above, filepath.Base(path)), err
 }
 
 // session is the writing of one backup.
@@ -240,7 +265,7 @@ func (r *Repository) upload(s *session, root fs.Directory, kept *attributes, o B
 	stop := context.AfterFunc(s.ctx, u.Cancel)
 	defer stop()
 	before := s.before
-	if s.again {
+	if s.again || o.ReadAll {
 		before = nil
 	}
 	m, err := u.Upload(s.whole, root, policy.BuildTree(nil, uploadPolicy(u.ParallelUploads)), s.source, before...)

@@ -1,10 +1,12 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"time"
 
@@ -44,6 +46,11 @@ func (r *Repository) Restore(ctx context.Context, id, target string, o RestoreOp
 	root, ok := entry.(fs.Directory)
 	if !ok {
 		return Progress{}, errors.New("this backup holds no directory: 'kopia' restores it")
+	}
+	if at, err := url.Parse(r.o.Store.String()); err == nil && at.Scheme == "dir" {
+		if one, err := oneInTheOther(target, at.Path); err != nil || one {
+			return Progress{}, cmp.Or(err, fmt.Errorf("%s and the archive in %s lie one in the other, and a restore would write into the archive, or remove it: restore to a directory that is apart from it", target, at.Path))
+		}
 	}
 	if info, err := os.Stat(target); err == nil && info.Mode()&os.ModeDevice != 0 {
 		return r.restoreDevice(ctx, root, target, o)

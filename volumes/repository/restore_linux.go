@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/kopia/kopia/fs"
@@ -47,6 +48,11 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 		return Progress{}, fmt.Errorf("restore: %w", err)
 	}
 	defer out.root.Close()
+	info, err := out.root.Stat(".")
+	if err != nil {
+		return Progress{}, fmt.Errorf("restore: %w", err)
+	}
+	out.device = fileSystemOf(info)
 	relink(kept, out.prefix)
 	cancel := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { close(cancel) })
@@ -79,6 +85,7 @@ type output struct {
 	o       *RestoreOptions
 	prefix  string // of the chosen part, in the backup: "" or "a/b/"
 	single  bool   // one file was chosen
+	device  uint64 // the file system that is written to
 
 	files, bytes, removed atomic.Int64
 	reported              atomic.Int64 // unix nanoseconds
@@ -218,12 +225,51 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 		if had[name] || w.attribute(w.prefix+p).Special != "" || rel == "" && name == "lost+found" {
 			continue
 		}
-		if err := w.root.RemoveAll(p); err != nil {
+		if _, err := w.remove(p); err != nil {
 			return err
 		}
-		w.removed.Add(1)
 	}
 	return nil
+}
+
+// remove removes a file, or a directory with all that is in it. What another file system is mounted at stays, with what is in it, and is told.
+func (w *output) remove(p string) (stays bool, err error) {
+	info, err := w.root.Lstat(p)
+	if err != nil {
+		return false, err
+	}
+	if info.IsDir() {
+		if fileSystemOf(info) != w.device {
+			return true, w.miss(p, "is another file system, which is not emptied", unix.EPERM)
+		}
+		f, err := w.root.Open(p)
+		if err != nil {
+			return false, err
+		}
+		names, err := f.Readdirnames(-1)
+		f.Close()
+		if err != nil {
+			return false, err
+		}
+		for _, name := range names {
+			within, err := w.remove(path.Join(p, name))
+			if err != nil {
+				return false, err
+			}
+			stays = stays || within
+		}
+	}
+	if stays {
+		return true, nil
+	}
+	w.removed.Add(1)
+	return false, w.root.Remove(p)
+}
+
+// fileSystemOf is the file system that a file is on.
+func fileSystemOf(info iofs.FileInfo) uint64 {
+	st, _ := info.Sys().(*syscall.Stat_t)
+	return st.Dev
 }
 
 func cmpDot(rel string) string {
@@ -243,7 +289,10 @@ func (w *output) clear(rel string) error {
 		return err
 	}
 	if info.IsDir() && w.o.DeleteExtra {
-		return w.root.RemoveAll(rel)
+		if stays, err := w.remove(rel); err != nil || !stays {
+			return err
+		}
+		return fmt.Errorf("%s is a file in the backup, and another file system is mounted there or below: unmount it", EscapePath(rel))
 	}
 	if err := w.root.Remove(rel); !info.IsDir() || !errors.Is(err, unix.ENOTEMPTY) {
 		return err

@@ -39,7 +39,7 @@ Before and after, hooks are run in the containers of the Pods that use the claim
 configuration, or the ready ones for PostgreSQL, MySQL, MongoDB and Redis. Post hooks are run whatever happens.
 
 With --path, files are read one after another: what is written to meanwhile is as consistent as a copy would be. Files
-that are as in the backup before are not read again. Ctrl-C cancels; what was sent is not sent again by the next one.`,
+that have the size, time, mode and owner that they had in the backup before are not read again (--read-all reads them). Ctrl-C cancels; what was sent is not sent again by the next one.`,
 		Example: `  tidemark volumes backup -n shop
   tidemark volumes backup data-db-0 -n shop --action snapshot-then-kopia
   tidemark volumes backup -n shop --name before-upgrade --ttl 30d
@@ -52,7 +52,7 @@ that are as in the backup before are not read again. Ctrl-C cancels; what was se
 		if claims.TTL, err = timeToLive(ttl); err != nil {
 			return err
 		}
-		path.TTL, path.Pinned = claims.TTL, claims.Pinned
+		path.TTL, path.Pinned, path.ReadAll = claims.TTL, claims.Pinned, claims.ReadAll
 		if path.Path != "" {
 			if len(args) > 0 || action != "" || claims.Selector != "" || namespace.all {
 				return usage("--path names one directory: leave out what chooses claims")
@@ -91,7 +91,7 @@ that are as in the backup before are not read again. Ctrl-C cancels; what was se
 	fs.StringVar(&action, "action", "", "snapshot, kopia, snapshot-then-kopia or auto (default: what the policies say)")
 	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
 	fs.StringVar(&group, "group", "", "label or pod: which claims are taken at one instant (default: what the policies say, and else label)")
-	fs.BoolVar(&claims.ReadAll, "read-all", false, "read all of block devices, and find out whether the driver's list of changed blocks is right")
+	fs.BoolVar(&claims.ReadAll, "read-all", false, "read all, also files of the size, time, mode and owner that they had in the backup before, and unchanged blocks of devices (and find out whether the driver's list of those is right)")
 	fs.StringVar(&claims.Run, "name", "", "name of what is made together, for people (default: one is made)")
 	fs.StringVar(&ttl, "ttl", "", "delete it after this time, such as 720h or 30d, but not the newest whole one of a volume (default: keep it until it is deleted by hand)")
 	fs.BoolVar(&claims.Pinned, "pin", false, "keep it whatever retention says")
