@@ -37,7 +37,7 @@ type Progress struct {
 	Read   int64 `json:"read,omitempty"`   // bytes read
 	Sent   int64 `json:"sent,omitempty"`   // bytes sent to the store
 	Total  int64 `json:"total,omitempty"`  // bytes, where it is known
-	// Removed is what a restore has removed because the backup does not have it; a directory counts as one.
+	// Removed counts what a restore has removed because the backup does not have it, with all that was in directories.
 	Removed int64 `json:"removed,omitempty"`
 	// Missed counts what a restore could not give to files besides their content, such as owners and extended attributes. MissedFirst
 	// names the first of them.

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -92,6 +93,45 @@ func TestReadAllSeesWhatLooksTheSame(t *testing.T) {
 		ok(t, err)
 		if have, err := os.ReadFile(to + "/a"); err != nil || string(have) != c.want {
 			t.Errorf("read all: %v: %q, %v", c.all, have, err)
+		}
+	}
+}
+
+// A file whose content is damaged costs no other, and nothing that is there in its place.
+func TestDamagedFilesCostNoOthers(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	noise := make([]byte, 200<<10)
+	_, _ = rand.Read(noise)
+	write(t, dir+"/a/rotten", string(noise))
+	ok(t, os.Link(dir+"/a/rotten", dir+"/z-linked"))
+	for _, good := range []string{"a/a", "a/z", "b"} {
+		write(t, dir+"/"+good, good)
+	}
+	r := w.open()
+	b := w.back(r, dir)
+	at := strings.TrimPrefix(w.store.String(), "dir://")
+	rotted := false
+	for _, name := range w.files("p") {
+		pack, err := os.ReadFile(filepath.Join(at, name))
+		ok(t, err)
+		if len(pack) > len(noise) {
+			pack[len(pack)/2] ^= 1
+			ok(t, os.Chmod(filepath.Join(at, name), 0o600))
+			ok(t, os.WriteFile(filepath.Join(at, name), pack, 0o600))
+			rotted = true
+		}
+	}
+	if !rotted {
+		t.Fatal("no pack to spoil")
+	}
+	write(t, to+"/a/rotten", "newer")
+	p, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{})
+	if err == nil || !strings.Contains(err.Error(), "a/rotten, z-linked is damaged") {
+		t.Errorf("%v, %+v", err, p)
+	}
+	for name, want := range map[string]string{"a/a": "a/a", "a/z": "a/z", "b": "b", "a/rotten": "newer"} {
+		if have, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(have) != want {
+			t.Errorf("%s: %.20q, %v", name, have, err)
 		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/kopia/kopia/fs"
@@ -30,7 +29,7 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	if err != nil {
 		return Progress{}, err
 	}
-	out := &output{kept: kept, special: map[string][]attribute{}, o: &o}
+	out := &output{kept: kept, special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]bool{}}
 	for p, at := range kept {
 		if at.Special != "" {
 			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], *at)
@@ -74,7 +73,7 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	if err := out.finish(); err != nil {
 		return out.now(), fmt.Errorf("restore: %w", err)
 	}
-	return out.now(), nil
+	return out.now(), out.damage()
 }
 
 // output writes into a directory, and nowhere else.
@@ -83,16 +82,19 @@ type output struct {
 	kept    map[string]*attribute
 	special map[string][]attribute // pipes and devices, by their directory
 	o       *RestoreOptions
-	prefix  string // of the chosen part, in the backup: "" or "a/b/"
-	single  bool   // one file was chosen
-	device  uint64 // the file system that is written to
+	prefix  string       // of the chosen part, in the backup: "" or "a/b/"
+	single  bool         // one file was chosen
+	device  uint64       // the file system that is written to
+	trouble func() error // of the store
 
 	files, bytes, removed atomic.Int64
 	reported              atomic.Int64 // unix nanoseconds
 
-	mu     sync.Mutex // guards what follows
-	missed int64
-	first  []string // of what was missed
+	mu      sync.Mutex // guards what follows
+	missed  int64
+	first   []string        // of what was missed
+	lost    map[string]bool // files whose content cannot be read
+	lostWhy error           // of the first
 }
 
 // miss is for something that a file could not be given besides its content. It is counted, and the restore goes on, when that is because the target's
@@ -202,76 +204,6 @@ func (w *output) BeginDirectory(ctx context.Context, rel string, e fs.Directory)
 	return nil
 }
 
-// deleteExtra removes what the directory of the backup does not have.
-func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) error {
-	f, err := w.root.Open(cmpDot(rel))
-	if err != nil {
-		return err
-	}
-	names, err := f.Readdirnames(-1)
-	f.Close()
-	if err != nil {
-		return err
-	}
-	had := map[string]bool{}
-	if err := fs.IterateEntries(ctx, e, func(_ context.Context, c fs.Entry) error {
-		had[c.Name()] = true
-		return nil
-	}); err != nil {
-		return err
-	}
-	for _, name := range names {
-		p := path.Join(rel, name)
-		if had[name] || w.attribute(w.prefix+p).Special != "" || rel == "" && name == "lost+found" {
-			continue
-		}
-		if _, err := w.remove(p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// remove removes a file, or a directory with all that is in it. What another file system is mounted at stays, with what is in it, and is told.
-func (w *output) remove(p string) (stays bool, err error) {
-	info, err := w.root.Lstat(p)
-	if err != nil {
-		return false, err
-	}
-	if info.IsDir() {
-		if fileSystemOf(info) != w.device {
-			return true, w.miss(p, "is another file system, which is not emptied", unix.EPERM)
-		}
-		f, err := w.root.Open(p)
-		if err != nil {
-			return false, err
-		}
-		names, err := f.Readdirnames(-1)
-		f.Close()
-		if err != nil {
-			return false, err
-		}
-		for _, name := range names {
-			within, err := w.remove(path.Join(p, name))
-			if err != nil {
-				return false, err
-			}
-			stays = stays || within
-		}
-	}
-	if stays {
-		return true, nil
-	}
-	w.removed.Add(1)
-	return false, w.root.Remove(p)
-}
-
-// fileSystemOf is the file system that a file is on.
-func fileSystemOf(info iofs.FileInfo) uint64 {
-	st, _ := info.Sys().(*syscall.Stat_t)
-	return st.Dev
-}
-
 func cmpDot(rel string) string {
 	if rel == "" {
 		return "."
@@ -279,36 +211,20 @@ func cmpDot(rel string) string {
 	return rel
 }
 
-// clear makes room for a file. What is there is not written to: other names may belong to it.
-func (w *output) clear(rel string) error {
-	info, err := w.root.Lstat(rel)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.IsDir() && w.o.DeleteExtra {
-		if stays, err := w.remove(rel); err != nil || !stays {
-			return err
-		}
-		return fmt.Errorf("%s is a file in the backup, and another file system is mounted there or below: unmount it", EscapePath(rel))
-	}
-	if err := w.root.Remove(rel); !info.IsDir() || !errors.Is(err, unix.ENOTEMPTY) {
-		return err
-	}
-	return fmt.Errorf("%s is a directory with files in the target, and none in the backup: --delete-extra replaces it", EscapePath(rel))
-}
-
 // WriteFile implements restore.Output.
 func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report restore.FileWriteProgress) error {
 	if rel == attributesName && w.prefix == "" {
 		return nil
 	}
-	if err := w.writeFile(ctx, rel, e, report); err != nil {
-		return fmt.Errorf("%s: %w", EscapePath(rel), err)
+	err := w.writeFile(ctx, rel, e, report)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", EscapePath(rel), err)
 	}
-	return nil
+	if errors.As(err, new(*noRead)) && ctx.Err() == nil && w.trouble() == nil { // the store gave what it has: the others can still be had
+		w.lose(rel, err)
+		return nil
+	}
+	return err
 }
 
 func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report restore.FileWriteProgress) error {
@@ -318,9 +234,17 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 	}
 	in, err := e.Open(ctx)
 	if err != nil {
-		return err
+		return &noRead{err}
 	}
 	defer in.Close()
+	content := &reportingReader{&contextReader{ctx, in}, report}
+	buf := buffers.Get().(*[copySize]byte)
+	defer buffers.Put(buf)
+	n, err := io.ReadFull(content, buf[:]) // before what is there goes
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	start := buf[:n]
 	f, err := w.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, iofs.ErrExist) {
 		if err := w.clear(rel); err != nil {
@@ -332,13 +256,26 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 		return err
 	}
 	defer f.Close()
+	if err = w.fill(f, start, content, &at); err != nil {
+		_ = w.root.Remove(rel) // a part of a file is taken for the file
+		return err
+	}
+	return w.setFile(int(f.Fd()), rel, e, &at)
+}
+
+// fill writes the content of a file: its start, which was read already, and the rest. The start's memory is used for that.
+func (w *output) fill(f *os.File, start []byte, rest io.Reader, at *attribute) error {
 	to := io.Writer(struct{ io.Writer }{f}) // without *os.File's own way of copying, which would not use the buffer
 	if at.Sparse {
 		to = &sparseWriter{f: f}
 	}
-	buf := buffers.Get().(*[copySize]byte)
-	n, err := io.CopyBuffer(to, &reportingReader{&contextReader{ctx, in}, report}, buf[:])
-	buffers.Put(buf)
+	_, err := to.Write(start)
+	n := int64(len(start))
+	if err == nil && len(start) == copySize {
+		var more int64
+		more, err = io.CopyBuffer(to, rest, start)
+		n += more
+	}
 	if err == nil && at.Sparse {
 		err = f.Truncate(n)
 	}
@@ -347,7 +284,7 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 	}
 	w.files.Add(1)
 	w.bytes.Add(n)
-	return w.setFile(int(f.Fd()), rel, e, &at)
+	return nil
 }
 
 // reportingReader tells what is read as it is read: who moves a file that takes hours, with holes that take no request, must be heard of.
@@ -360,6 +297,9 @@ type reportingReader struct {
 func (r *reportingReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	r.report(int64(n))
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = &noRead{err}
+	}
 	return n, err
 }
 
@@ -539,6 +479,10 @@ func (w *output) finish() error {
 			continue
 		}
 		rel, first := strings.TrimPrefix(p, w.prefix), strings.TrimPrefix(at.Link, w.prefix)
+		if w.lost[first] {
+			w.lose(rel, nil)
+			continue
+		}
 		dir := path.Dir(rel)
 		if times[dir] == nil {
 			info, err := w.root.Lstat(dir)

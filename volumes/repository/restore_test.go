@@ -58,7 +58,7 @@ func TestDirectoriesAreNotReplacedByFiles(t *testing.T) {
 		}
 	}
 	write(t, to+"/more", "x")
-	if p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true}); err != nil || p.Removed != 1 {
+	if p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true}); err != nil || p.Removed != 3 {
 		t.Errorf("%+v, %v", p, err)
 	}
 	same(t, described(t, to), described(t, dir))

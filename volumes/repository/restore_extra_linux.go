@@ -1,0 +1,104 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"path"
+	"syscall"
+
+	"github.com/kopia/kopia/fs"
+	"golang.org/x/sys/unix"
+)
+
+// deleteExtra removes what the directory of the backup does not have.
+func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) error {
+	f, err := w.root.Open(cmpDot(rel))
+	if err != nil {
+		return err
+	}
+	names, err := f.Readdirnames(-1)
+	f.Close()
+	if err != nil {
+		return err
+	}
+	had := map[string]bool{}
+	if err := fs.IterateEntries(ctx, e, func(_ context.Context, c fs.Entry) error {
+		had[c.Name()] = true
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		p := path.Join(rel, name)
+		if had[name] || w.attribute(w.prefix+p).Special != "" || rel == "" && name == "lost+found" {
+			continue
+		}
+		if _, err := w.remove(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes a file, or a directory with all that is in it. What another file system is mounted at stays, with what is in it, and is told.
+func (w *output) remove(p string) (stays bool, err error) {
+	info, err := w.root.Lstat(p)
+	if err != nil {
+		return false, err
+	}
+	if info.IsDir() {
+		if fileSystemOf(info) != w.device {
+			return true, w.miss(p, "is another file system, which is not emptied", unix.EPERM)
+		}
+		f, err := w.root.Open(p)
+		if err != nil {
+			return false, err
+		}
+		names, err := f.Readdirnames(-1)
+		f.Close()
+		if err != nil {
+			return false, err
+		}
+		for _, name := range names {
+			within, err := w.remove(path.Join(p, name))
+			if err != nil {
+				return false, err
+			}
+			stays = stays || within
+		}
+	}
+	if stays {
+		return true, nil
+	}
+	w.removed.Add(1)
+	return false, w.root.Remove(p)
+}
+
+// fileSystemOf is the file system that a file is on.
+func fileSystemOf(info iofs.FileInfo) uint64 {
+	st, _ := info.Sys().(*syscall.Stat_t)
+	return st.Dev
+}
+
+// clear makes room for a file. What is there is not written to: other names may belong to it.
+func (w *output) clear(rel string) error {
+	info, err := w.root.Lstat(rel)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.IsDir() && w.o.DeleteExtra {
+		if stays, err := w.remove(rel); err != nil || !stays {
+			return err
+		}
+		return fmt.Errorf("%s is a file in the backup, and another file system is mounted there or below: unmount it", EscapePath(rel))
+	}
+	if err := w.root.Remove(rel); !info.IsDir() || !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return fmt.Errorf("%s is a directory with files in the target, and none in the backup: --delete-extra replaces it", EscapePath(rel))
+}
