@@ -83,15 +83,25 @@ func checkTTL(ttl time.Duration) error {
 }
 
 // Retain deletes what is not to be kept any longer, and tells what and why: backups whose TTL is over, and those of schedules that the rules, by
-// the name of their policy, do not keep. What is pinned stays, and the newest backup of a volume that is whole.
-func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) (gone []retention.Verdict, err error) {
+// the name of their policy, do not keep. What is pinned stays, and the newest backup of a volume that is whole. Told with Keep is what would go, and
+// cannot from here.
+func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) (told []retention.Verdict, err error) {
 	all, err := k.List(ctx)
 	if err != nil {
 		return nil, err
 	}
+	elsewhere := map[string]bool{}
+	for _, b := range all {
+		elsewhere[b.Metadata.Name] = k.elsewhere(b)
+	}
 	for _, v := range expired(all, rules, k.o.Clock()) {
 		if ctx.Err() != nil {
 			break
+		}
+		if elsewhere[v.Name] {
+			v.Keep, v.Reason = true, "it "+hasSnapshot
+			told = append(told, v)
+			continue
 		}
 		_, deleteErr := k.Delete(ctx, v.Name)
 		switch {
@@ -100,10 +110,10 @@ func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) 
 			err = errors.Join(err, deleteErr)
 		default:
 			k.o.Logger.Info("an old volume backup was deleted", zap.String("backup", v.Name), zap.String("why", v.Reason))
-			gone = append(gone, v)
+			told = append(told, v)
 		}
 	}
-	return gone, err
+	return told, err
 }
 
 // expired are the backups that are not to be kept any longer.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
 // TestExpired has backups of two claims, one every six hours for three days, of which a day each and the last two days are kept.
@@ -60,8 +62,56 @@ func TestExpired(t *testing.T) {
 // alone is a Keeper that has nothing but the repository.
 func (w *world) alone() *Keeper {
 	o := w.o
-	o.Record, o.Recorded = nil, nil
+	o.Record, o.Recorded, o.Cluster = nil, nil, nil
 	return New(o)
+}
+
+// stored has the repository hold content with the tags of one that was moved, and gives its ID.
+func (c *cluster) stored(b *Backup) string {
+	c.Helper()
+	r, err := c.o.Open(c.Context(), true)
+	ok(c.T, err)
+	defer r.Close(c.Context())
+	res, err := r.Back(c.Context(), sourceOf(b), c.TempDir(), repository.BackupOptions{Tags: func() (map[string]string, error) { return c.tagged[b.Metadata.Name], nil }})
+	ok(c.T, err)
+	return res.ID
+}
+
+// TestRetainWithoutADaemon has the repository alone tell of backups that were moved: their snapshots are gone, unless they are kept, and then they are left to the
+// cluster's daemon. A mover that died before it could tell has left one of the same name.
+func TestRetainWithoutADaemon(t *testing.T) {
+	c := newCluster(t, Cluster{}, claim("shop", "data", nil)...)
+	var names, ids []string
+	for _, keep := range []bool{false, true, false} {
+		by, err := c.back(ClaimsRequest{Action: policy.Move, KeepSnapshots: keep, TTL: time.Hour})
+		ok(t, err)
+		names = append(names, by["data"].Metadata.Name)
+		ids = append(ids, c.stored(by["data"]))
+		if !keep {
+			ids = append(ids, c.stored(by["data"]))
+		}
+	}
+	c.now = c.now.Add(2 * time.Hour)
+	k := c.alone()
+	all, err := k.List(t.Context())
+	ok(t, err)
+	if len(all) != 3 || all[0].Status.Content.ID != ids[1] {
+		t.Errorf("%d backups, of the first %+v, want %s", len(all), all[0].Status.Content, ids[1])
+	}
+	told, err := k.Retain(t.Context(), nil)
+	if err != nil || len(told) != 2 || told[0].Name != names[0] || told[0].Keep || told[1].Name != names[1] || !told[1].Keep || !strings.Contains(told[1].Reason, "the daemon of that cluster deletes") {
+		t.Errorf("%+v, %v", told, err)
+	}
+	_, err = k.Pin(t.Context(), names[2], true)
+	ok(t, err)
+	r, err := c.o.Open(t.Context(), false)
+	ok(t, err)
+	defer r.Close(t.Context())
+	left, err := r.List(t.Context())
+	ok(t, err)
+	if len(left) != 3 || left[0].ID != ids[2] {
+		t.Errorf("the repository still has %+v", left)
+	}
 }
 
 // TestPin pins backups with history and with the repository alone, each of which the other heeds.
