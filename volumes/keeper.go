@@ -43,6 +43,8 @@ type Options struct {
 	Cluster *Cluster
 	Clock   func() time.Time // default: time.Now
 	Logger  *zap.Logger      // default: none
+	// Age is how old the archive beside is, counted so that a clock that jumps makes nothing old. Nil: the clock says how old backups are.
+	Age func() (time.Duration, error)
 }
 
 // Keeper makes backups, finds them, and writes their content back. Its methods may be called from several goroutines.
@@ -115,7 +117,7 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := q.check(); err != nil {
 		return nil, err
 	}
-	b := newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned}, k.o.Clock())
+	b := k.newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned})
 	if b.Spec.Run == "" {
 		b.Spec.Run = b.Metadata.Name
 	}

@@ -90,11 +90,15 @@ func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) 
 	if err != nil {
 		return nil, err
 	}
+	age, err := k.ages()
+	if err != nil {
+		return nil, err
+	}
 	elsewhere := map[string]bool{}
 	for _, b := range all {
 		elsewhere[b.Metadata.Name] = k.elsewhere(b)
 	}
-	for _, v := range expired(all, rules, k.o.Clock()) {
+	for _, v := range expired(all, rules, age) {
 		if ctx.Err() != nil {
 			break
 		}
@@ -116,12 +120,34 @@ func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) 
 	return told, err
 }
 
+// clockSlack is how far clocks may be apart.
+const clockSlack = 5 * time.Minute
+
+// ages tells how old backups are: by the count that a clock which jumps cannot change, if they were made with it, and by the clock else.
+func (k *Keeper) ages() (age func(*Backup) time.Duration, err error) {
+	now, counted := k.o.Clock(), time.Duration(0)
+	if k.o.Age != nil {
+		if counted, err = k.o.Age(); err != nil {
+			return nil, fmt.Errorf("how old volume backups are cannot be told, so none is deleted: %w", err)
+		}
+	}
+	return func(b *Backup) time.Duration {
+		if made := b.Status.Age; made > 0 && made <= counted { // otherwise the archive was begun anew
+			return counted - made
+		}
+		return now.Sub(b.Metadata.Created)
+	}, nil
+}
+
 // expired are the backups that are not to be kept any longer.
-func expired(all []*Backup, rules map[string]retention.Policy, now time.Time) (gone []retention.Verdict) {
-	newest := map[string]string{}
+func expired(all []*Backup, rules map[string]retention.Policy, age func(*Backup) time.Duration) (gone []retention.Verdict) {
+	newest := map[string]*Backup{}
 	for _, b := range all { // oldest first
-		if b.Status.Phase == Done {
-			newest[b.Volume()] = b.Metadata.Name
+		if b.Status.Phase != Done || age(b) < -clockSlack { // a clock that was ahead would make it the newest for ever
+			continue
+		}
+		if n := newest[b.Volume()]; n == nil || age(b) <= age(n) {
+			newest[b.Volume()] = b
 		}
 	}
 	items := map[string][]retention.Item{} // by policy; "": those of none
@@ -134,9 +160,9 @@ func expired(all []*Backup, rules map[string]retention.Policy, now time.Time) (g
 			policy = ""
 		}
 		items[policy] = append(items[policy], retention.Item{
-			ID: b.Metadata.Name, Name: b.Metadata.Name, Time: b.Metadata.Created, Age: now.Sub(b.Metadata.Created), TTL: b.Spec.TTL,
+			ID: b.Metadata.Name, Name: b.Metadata.Name, Time: b.Metadata.Created, Age: age(b), TTL: b.Spec.TTL,
 			Group: b.Volume() + "/" + string(b.Status.Phase), Manual: !ofSchedule,
-			Pinned: b.Spec.Pinned || newest[b.Volume()] == b.Metadata.Name,
+			Pinned: b.Spec.Pinned || newest[b.Volume()] == b,
 		})
 	}
 	for _, policy := range slices.Sorted(maps.Keys(items)) {

@@ -49,13 +49,69 @@ func TestExpired(t *testing.T) {
 		{retention.Policy{Window: 12 * time.Hour}, []string{"a-64h-by-hand-for-a-day", "a-64h-failed-for-a-day", "a-65h-failed", "a-66h", "a-72h"}},
 	} {
 		var got []string
-		for _, v := range expired(all, map[string]retention.Policy{"p": c.rules}, now) {
+		for _, v := range expired(all, map[string]retention.Policy{"p": c.rules}, func(b *Backup) time.Duration { return now.Sub(b.Metadata.Created) }) {
 			got = append(got, v.Name)
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%+v: %v, want %v", c.rules, got, c.want)
 		}
+	}
+}
+
+// TestAgeIsCounted has clocks that jump make nothing old, and one that was ahead for a while no backup the newest for ever.
+func TestAgeIsCounted(t *testing.T) {
+	w := newWorld(t)
+	counted, away := 100*time.Hour, error(nil)
+	w.o.Age = func() (time.Duration, error) { return counted, away }
+	k, dir := New(w.o), t.TempDir()
+	passes := func(d time.Duration) { w.now, counted = w.now.Add(d), counted+d }
+	back := func() string {
+		t.Helper()
+		passes(time.Hour)
+		b, err := k.Back(t.Context(), BackRequest{Path: dir, TTL: 48 * time.Hour}, nil)
+		ok(t, err)
+		return b.Metadata.Name
+	}
+	gone := func(want ...string) {
+		t.Helper()
+		told, err := k.Retain(t.Context(), nil)
+		ok(t, err)
+		var got []string
+		for _, v := range told {
+			got = append(got, v.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("gone %q, want %q", got, want)
+		}
+	}
+	first := back()
+	w.now = w.now.AddDate(1, 0, 0)
+	ahead := back()
+	gone()
+	w.now = w.now.AddDate(-1, 0, 0)
+	back()
+	gone()
+	passes(50 * time.Hour)
+	away = errors.New("away")
+	if told, err := k.Retain(t.Context(), nil); !errors.Is(err, away) || len(told) > 0 {
+		t.Errorf("without a count: %+v, %v", told, err)
+	}
+	away = nil
+	gone(first, ahead)
+
+	// Where nobody counts, one of the future is not the newest either.
+	w.now = w.now.AddDate(1, 0, 0)
+	ahead = back()
+	w.now = w.now.AddDate(-1, 0, 0)
+	second, last := back(), back()
+	w.o.Age = nil
+	k = New(w.o)
+	passes(50 * time.Hour)
+	told, err := k.Retain(t.Context(), nil)
+	ok(t, err)
+	if i := slices.IndexFunc(told, func(v retention.Verdict) bool { return v.Name == last || v.Name == ahead }); i >= 0 || !slices.ContainsFunc(told, func(v retention.Verdict) bool { return v.Name == second }) {
+		t.Errorf("gone: %+v", told)
 	}
 }
 
