@@ -394,7 +394,8 @@ func (k *Keeper) Restore(ctx context.Context, q RestoreRequest, progress func(re
 	return r.Restore(ctx, id, q.To, repository.RestoreOptions{Path: q.Path, DeleteExtra: q.DeleteExtra, KeepOwners: q.KeepOwners, Progress: progress})
 }
 
-// Verify checks that the repository has all that backups need, and reads percent of their files. No names: all backups.
+// Verify checks that the repository has all that backups need, and reads percent of their files. No names: all backups. What keeps it from looking at
+// all of it is returned with the damage that was found, if there was any.
 func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (*repository.Verified, error) {
 	if percent < 0 || percent > 100 {
 		return nil, fmt.Errorf("%w: %g%% of the files cannot be read: want 0 to 100", ErrRequest, percent)
