@@ -120,6 +120,8 @@ const (
 // Status says what became of it.
 type Status struct {
 	Phase Phase `json:"phase"`
+	// Age is Options.Age when it was begun; zero: not known.
+	Age time.Duration `json:"age,omitempty"`
 	// Before and After enclose the instant of the content: the state of the cluster at either is what belongs to it.
 	Before journal.Cut `json:"before"`
 	After  journal.Cut `json:"after"`
@@ -185,6 +187,15 @@ func newBackup(namespace string, spec Spec, now time.Time) *Backup {
 		Metadata: Meta{Name: backupName(base, now), Namespace: namespace, Created: now.UTC()},
 		Spec:     spec, Status: Status{Phase: Running},
 	}
+}
+
+// newBackup makes it with the age that the count has now.
+func (k *Keeper) newBackup(namespace string, spec Spec) *Backup {
+	b := newBackup(namespace, spec, k.o.Clock())
+	if k.o.Age != nil {
+		b.Status.Age, _ = k.o.Age() // where it cannot be told, the clock says how old it is
+	}
+	return b
 }
 
 func backupName(base string, now time.Time) string {

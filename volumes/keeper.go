@@ -17,8 +17,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tidemark-backup/tidemark/journal"
-	"github.com/tidemark-backup/tidemark/volumes/csi"
-	"github.com/tidemark-backup/tidemark/volumes/policy"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
@@ -45,6 +43,8 @@ type Options struct {
 	Cluster *Cluster
 	Clock   func() time.Time // default: time.Now
 	Logger  *zap.Logger      // default: none
+	// Age is how old the archive beside is, counted so that a clock that jumps makes nothing old. Nil: the clock says how old backups are.
+	Age func() (time.Duration, error)
 }
 
 // Keeper makes backups, finds them, and writes their content back. Its methods may be called from several goroutines.
@@ -119,7 +119,7 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := q.check(); err != nil {
 		return nil, err
 	}
-	b := newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned}, k.o.Clock())
+	b := k.newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned})
 	if b.Spec.Run == "" {
 		b.Spec.Run = b.Metadata.Name
 	}
@@ -252,7 +252,7 @@ func (k *Keeper) List(ctx context.Context) ([]*Backup, error) {
 	return all, nil
 }
 
-// held are the backups in the repository.
+// held are the backups in the repository. Of several with one name, the newest: a mover that died before it could tell has left the others.
 func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 	r, err := k.o.Open(ctx, false)
 	if errors.Is(err, repository.ErrNoRepository) {
@@ -271,7 +271,8 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 		return nil, err
 	}
 	var all []*Backup
-	for _, s := range stored {
+	named := map[string]int{}
+	for _, s := range stored { // oldest first
 		b, err := Parse([]byte(s.Tags[tagRecord]))
 		if err != nil { // made by somebody else with the kopia command line
 			b = newBackup(s.Source.Namespace, Spec{Origin: "kopia"}, s.Began)
@@ -286,6 +287,11 @@ func (k *Keeper) held(ctx context.Context) ([]*Backup, error) {
 		}
 		b.Status.Phase, b.Status.Finished = Done, s.Ended.UTC()
 		b.keep(r.Location(), &s)
+		if i, again := named[b.Metadata.Name]; again {
+			all[i] = b
+			continue
+		}
+		named[b.Metadata.Name] = len(all)
 		all = append(all, b)
 	}
 	return all, nil
@@ -390,7 +396,8 @@ func (k *Keeper) Restore(ctx context.Context, q RestoreRequest, progress func(re
 	return r.Restore(ctx, id, q.To, repository.RestoreOptions{Path: q.Path, DeleteExtra: q.DeleteExtra, KeepOwners: q.KeepOwners, Progress: progress})
 }
 
-// Verify checks that the repository has all that backups need, and reads percent of their files. No names: all backups.
+// Verify checks that the repository has all that backups need, and reads percent of their files. No names: all backups. What keeps it from looking at
+// all of it is returned with the damage that was found, if there was any.
 func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (*repository.Verified, error) {
 	if percent < 0 || percent > 100 {
 		return nil, fmt.Errorf("%w: %g%% of the files cannot be read: want 0 to 100", ErrRequest, percent)
@@ -434,119 +441,6 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 	}
 	defer k.close(ctx, r)
 	return r.Verify(ctx, percent, wanted...)
-}
-
-// Delete forgets a backup, unless it is pinned. Its content is freed by Maintain, a day later. What is cut off on the way is done by FinishDeletes.
-func (k *Keeper) Delete(ctx context.Context, name string) (*Backup, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	b, err := k.Find(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if b.Status.Phase == Running {
-		return nil, fmt.Errorf("%w: %s is being made", ErrRequest, b.Metadata.Name)
-	}
-	if b.Status.Phase != Deleting {
-		if err := k.mayGo(ctx, b); err != nil {
-			return nil, err
-		}
-	}
-	return b, k.remove(ctx, b)
-}
-
-// FinishDeletes removes what is left of backups that were being deleted when a process died, or something failed.
-func (k *Keeper) FinishDeletes(ctx context.Context) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	all, err := k.List(ctx)
-	if err != nil {
-		return err
-	}
-	for _, b := range all {
-		if b.Status.Phase == Deleting && ctx.Err() == nil {
-			if removeErr := k.remove(ctx, b); removeErr != nil {
-				err = errors.Join(err, fmt.Errorf("delete %s: %w", b.Metadata.Name, removeErr))
-			}
-		}
-	}
-	return err
-}
-
-// remove removes a backup: that it is to go is recorded first, as one that has lost something must not be restored, and its record goes last.
-func (k *Keeper) remove(ctx context.Context, b *Backup) error {
-	if (b.Status.Snapshot != nil || b.Status.Base != nil || b.Status.Left != nil) && k.o.Cluster == nil {
-		return fmt.Errorf("%w: %s is a snapshot of the cluster's storage, which the daemon of that cluster deletes", ErrRequest, b.Metadata.Name)
-	}
-	if b.Status.Phase != Deleting {
-		b.Status.Phase = Deleting
-		if err := k.record(ctx, b, journal.Modified); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(k.dropLeft(ctx, b), k.dropBase(ctx, b)); err != nil {
-		return err
-	}
-	if b.Status.Snapshot != nil {
-		if err := k.deleteSnapshot(ctx, b); err != nil {
-			return err
-		}
-	}
-	if err := k.forget(ctx, b); err != nil {
-		return err
-	}
-	return k.record(ctx, b, journal.Deleted)
-}
-
-// existing opens the repository; it is nil when there is none.
-func (k *Keeper) existing(ctx context.Context) (*repository.Repository, error) {
-	r, err := k.o.Open(ctx, false)
-	if errors.Is(err, repository.ErrNoRepository) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-// forget has the repository forget all that it has of a backup: a mover that died before it could tell that it was done has left content which no
-// record names.
-func (k *Keeper) forget(ctx context.Context, b *Backup) error {
-	if b.Spec.Action == policy.Snapshot && b.Status.Content == nil {
-		return nil
-	}
-	r, err := k.existing(ctx)
-	if r == nil {
-		return err
-	}
-	defer k.close(ctx, r)
-	ids, err := r.Tagged(ctx, tagName, b.Metadata.Name)
-	if err != nil {
-		return err
-	}
-	if b.Status.Content != nil {
-		ids = append(ids, b.Status.Content.ID)
-	}
-	return r.Forget(ctx, ids...)
-}
-
-// deleteSnapshot has the storage delete the snapshot of a backup; one of a group goes with the last of them.
-func (k *Keeper) deleteSnapshot(ctx context.Context, b *Backup) error {
-	if h := b.Status.Snapshot; h.Group != "" {
-		all, err := k.List(ctx)
-		if err != nil {
-			return err
-		}
-		for _, o := range all {
-			if o.Metadata.Name != b.Metadata.Name && o.Status.Snapshot != nil && o.Status.Snapshot.Group == h.Group {
-				return nil
-			}
-		}
-	}
-	limited, cancel := context.WithTimeoutCause(ctx, dropTime, fmt.Errorf("the driver did not delete it within %s", dropTime))
-	defer cancel()
-	return csi.Delete(limited, k.o.Cluster.Client, *b.Status.Snapshot, b.Metadata.Name)
 }
 
 // leftFor is how long what a backup that did not get whole has left is kept for the next try. Each try that gets whole forgets what those before

@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -70,7 +71,8 @@ type world struct {
 	now   time.Time
 	dir   string // of the store
 	cache string // of the repository; empty: each time a new one
-	away  error  // what reading content of the store fails with
+	away  error  // what reading content of the store fails with, if in the files whose names begin with from
+	from  string
 }
 
 // reads is a store that can be away.
@@ -80,7 +82,7 @@ type reads struct {
 }
 
 func (r reads) ReadAt(ctx context.Context, name string, p []byte, off int64) error {
-	if r.w.away != nil && strings.HasPrefix(filepath.Base(name), "p") {
+	if r.w.away != nil && strings.HasPrefix(filepath.Base(name), cmp.Or(r.w.from, "p")) {
 		return r.w.away
 	}
 	return r.Store.ReadAt(ctx, name, p, off)
@@ -314,7 +316,10 @@ func TestVerifyGoesOn(t *testing.T) {
 		ok(t, os.WriteFile(dir+"/a", randomBytes(4<<10), 0o644))
 		made = append(made, w.back(k, dir))
 		for _, name := range w.blobs() {
-			if len(made) == 2 && filepath.Base(name)[0] == 'p' && !slices.Contains(had, name) {
+			if filepath.Base(name)[0] != 'p' || slices.Contains(had, name) {
+				continue
+			}
+			if w.from = filepath.Base(name); len(made) == 2 {
 				ok(t, os.Truncate(name, 2<<10))
 			}
 		}
@@ -337,6 +342,13 @@ func TestVerifyGoesOn(t *testing.T) {
 	w.away = errors.New("the store is away")
 	if v, err := k.Verify(t.Context(), 100, made[2].Metadata.Name); !errors.Is(err, w.away) {
 		t.Errorf("a store that fails counts as damage: %+v, %v", v, err)
+	}
+	v, err := k.Verify(t.Context(), 100)
+	if !errors.Is(err, w.away) || v == nil {
+		t.Fatalf("a file that cannot be read hides the damage of others: %+v, %v", v, err)
+	}
+	if told := strings.Join(v.Errors, "\n"); !strings.Contains(told, made[0].Metadata.Name+": ") || !strings.Contains(told, made[1].Metadata.Name+"/a: ") || strings.Contains(told, made[2].Metadata.Name) {
+		t.Errorf("found: %q", v.Errors)
 	}
 }
 

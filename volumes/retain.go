@@ -83,15 +83,29 @@ func checkTTL(ttl time.Duration) error {
 }
 
 // Retain deletes what is not to be kept any longer, and tells what and why: backups whose TTL is over, and those of schedules that the rules, by
-// the name of their policy, do not keep. What is pinned stays, and the newest backup of a volume that is whole.
-func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) (gone []retention.Verdict, err error) {
+// the name of their policy, do not keep. What is pinned stays, and the newest backup of a volume that is whole. Told with Keep is what would go, and
+// cannot from here.
+func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) (told []retention.Verdict, err error) {
 	all, err := k.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range expired(all, rules, k.o.Clock()) {
+	age, err := k.ages()
+	if err != nil {
+		return nil, err
+	}
+	elsewhere := map[string]bool{}
+	for _, b := range all {
+		elsewhere[b.Metadata.Name] = k.elsewhere(b)
+	}
+	for _, v := range expired(all, rules, age) {
 		if ctx.Err() != nil {
 			break
+		}
+		if elsewhere[v.Name] {
+			v.Keep, v.Reason = true, "it "+hasSnapshot
+			told = append(told, v)
+			continue
 		}
 		_, deleteErr := k.Delete(ctx, v.Name)
 		switch {
@@ -100,18 +114,40 @@ func (k *Keeper) Retain(ctx context.Context, rules map[string]retention.Policy) 
 			err = errors.Join(err, deleteErr)
 		default:
 			k.o.Logger.Info("an old volume backup was deleted", zap.String("backup", v.Name), zap.String("why", v.Reason))
-			gone = append(gone, v)
+			told = append(told, v)
 		}
 	}
-	return gone, err
+	return told, err
+}
+
+// clockSlack is how far clocks may be apart.
+const clockSlack = 5 * time.Minute
+
+// ages tells how old backups are: by the count that a clock which jumps cannot change, if they were made with it, and by the clock else.
+func (k *Keeper) ages() (age func(*Backup) time.Duration, err error) {
+	now, counted := k.o.Clock(), time.Duration(0)
+	if k.o.Age != nil {
+		if counted, err = k.o.Age(); err != nil {
+			return nil, fmt.Errorf("how old volume backups are cannot be told, so none is deleted: %w", err)
+		}
+	}
+	return func(b *Backup) time.Duration {
+		if made := b.Status.Age; made > 0 && made <= counted { // otherwise the archive was begun anew
+			return counted - made
+		}
+		return now.Sub(b.Metadata.Created)
+	}, nil
 }
 
 // expired are the backups that are not to be kept any longer.
-func expired(all []*Backup, rules map[string]retention.Policy, now time.Time) (gone []retention.Verdict) {
-	newest := map[string]string{}
+func expired(all []*Backup, rules map[string]retention.Policy, age func(*Backup) time.Duration) (gone []retention.Verdict) {
+	newest := map[string]*Backup{}
 	for _, b := range all { // oldest first
-		if b.Status.Phase == Done {
-			newest[b.Volume()] = b.Metadata.Name
+		if b.Status.Phase != Done || age(b) < -clockSlack { // a clock that was ahead would make it the newest for ever
+			continue
+		}
+		if n := newest[b.Volume()]; n == nil || age(b) <= age(n) {
+			newest[b.Volume()] = b
 		}
 	}
 	items := map[string][]retention.Item{} // by policy; "": those of none
@@ -124,9 +160,9 @@ func expired(all []*Backup, rules map[string]retention.Policy, now time.Time) (g
 			policy = ""
 		}
 		items[policy] = append(items[policy], retention.Item{
-			ID: b.Metadata.Name, Name: b.Metadata.Name, Time: b.Metadata.Created, Age: now.Sub(b.Metadata.Created), TTL: b.Spec.TTL,
+			ID: b.Metadata.Name, Name: b.Metadata.Name, Time: b.Metadata.Created, Age: age(b), TTL: b.Spec.TTL,
 			Group: b.Volume() + "/" + string(b.Status.Phase), Manual: !ofSchedule,
-			Pinned: b.Spec.Pinned || newest[b.Volume()] == b.Metadata.Name,
+			Pinned: b.Spec.Pinned || newest[b.Volume()] == b,
 		})
 	}
 	for _, policy := range slices.Sorted(maps.Keys(items)) {

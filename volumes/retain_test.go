@@ -10,6 +10,8 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/volumes/policy"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
 // TestExpired has backups of two claims, one every six hours for three days, of which a day each and the last two days are kept.
@@ -47,7 +49,7 @@ func TestExpired(t *testing.T) {
 		{retention.Policy{Window: 12 * time.Hour}, []string{"a-64h-by-hand-for-a-day", "a-64h-failed-for-a-day", "a-65h-failed", "a-66h", "a-72h"}},
 	} {
 		var got []string
-		for _, v := range expired(all, map[string]retention.Policy{"p": c.rules}, now) {
+		for _, v := range expired(all, map[string]retention.Policy{"p": c.rules}, func(b *Backup) time.Duration { return now.Sub(b.Metadata.Created) }) {
 			got = append(got, v.Name)
 		}
 		slices.Sort(got)
@@ -57,11 +59,115 @@ func TestExpired(t *testing.T) {
 	}
 }
 
+// TestAgeIsCounted has clocks that jump make nothing old, and one that was ahead for a while no backup the newest for ever.
+func TestAgeIsCounted(t *testing.T) {
+	w := newWorld(t)
+	counted, away := 100*time.Hour, error(nil)
+	w.o.Age = func() (time.Duration, error) { return counted, away }
+	k, dir := New(w.o), t.TempDir()
+	passes := func(d time.Duration) { w.now, counted = w.now.Add(d), counted+d }
+	back := func() string {
+		t.Helper()
+		passes(time.Hour)
+		b, err := k.Back(t.Context(), BackRequest{Path: dir, TTL: 48 * time.Hour}, nil)
+		ok(t, err)
+		return b.Metadata.Name
+	}
+	gone := func(want ...string) {
+		t.Helper()
+		told, err := k.Retain(t.Context(), nil)
+		ok(t, err)
+		var got []string
+		for _, v := range told {
+			got = append(got, v.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("gone %q, want %q", got, want)
+		}
+	}
+	first := back()
+	w.now = w.now.AddDate(1, 0, 0)
+	ahead := back()
+	gone()
+	w.now = w.now.AddDate(-1, 0, 0)
+	back()
+	gone()
+	passes(50 * time.Hour)
+	away = errors.New("away")
+	if told, err := k.Retain(t.Context(), nil); !errors.Is(err, away) || len(told) > 0 {
+		t.Errorf("without a count: %+v, %v", told, err)
+	}
+	away = nil
+	gone(first, ahead)
+
+	// Where nobody counts, one of the future is not the newest either.
+	w.now = w.now.AddDate(1, 0, 0)
+	ahead = back()
+	w.now = w.now.AddDate(-1, 0, 0)
+	second, last := back(), back()
+	w.o.Age = nil
+	k = New(w.o)
+	passes(50 * time.Hour)
+	told, err := k.Retain(t.Context(), nil)
+	ok(t, err)
+	if i := slices.IndexFunc(told, func(v retention.Verdict) bool { return v.Name == last || v.Name == ahead }); i >= 0 || !slices.ContainsFunc(told, func(v retention.Verdict) bool { return v.Name == second }) {
+		t.Errorf("gone: %+v", told)
+	}
+}
+
 // alone is a Keeper that has nothing but the repository.
 func (w *world) alone() *Keeper {
 	o := w.o
-	o.Record, o.Recorded = nil, nil
+	o.Record, o.Recorded, o.Cluster = nil, nil, nil
 	return New(o)
+}
+
+// stored has the repository hold content with the tags of one that was moved, and gives its ID.
+func (c *cluster) stored(b *Backup) string {
+	c.Helper()
+	r, err := c.o.Open(c.Context(), true)
+	ok(c.T, err)
+	defer r.Close(c.Context())
+	res, err := r.Back(c.Context(), sourceOf(b), c.TempDir(), repository.BackupOptions{Tags: func() (map[string]string, error) { return c.tagged[b.Metadata.Name], nil }})
+	ok(c.T, err)
+	return res.ID
+}
+
+// TestRetainWithoutADaemon has the repository alone tell of backups that were moved: their snapshots are gone, unless they are kept, and then they are left to the
+// cluster's daemon. A mover that died before it could tell has left one of the same name.
+func TestRetainWithoutADaemon(t *testing.T) {
+	c := newCluster(t, Cluster{}, claim("shop", "data", nil)...)
+	var names, ids []string
+	for _, keep := range []bool{false, true, false} {
+		by, err := c.back(ClaimsRequest{Action: policy.Move, KeepSnapshots: keep, TTL: time.Hour})
+		ok(t, err)
+		names = append(names, by["data"].Metadata.Name)
+		ids = append(ids, c.stored(by["data"]))
+		if !keep {
+			ids = append(ids, c.stored(by["data"]))
+		}
+	}
+	c.now = c.now.Add(2 * time.Hour)
+	k := c.alone()
+	all, err := k.List(t.Context())
+	ok(t, err)
+	if len(all) != 3 || all[0].Status.Content.ID != ids[1] {
+		t.Errorf("%d backups, of the first %+v, want %s", len(all), all[0].Status.Content, ids[1])
+	}
+	told, err := k.Retain(t.Context(), nil)
+	if err != nil || len(told) != 2 || told[0].Name != names[0] || told[0].Keep || told[1].Name != names[1] || !told[1].Keep || !strings.Contains(told[1].Reason, "the daemon of that cluster deletes") {
+		t.Errorf("%+v, %v", told, err)
+	}
+	_, err = k.Pin(t.Context(), names[2], true)
+	ok(t, err)
+	r, err := c.o.Open(t.Context(), false)
+	ok(t, err)
+	defer r.Close(t.Context())
+	left, err := r.List(t.Context())
+	ok(t, err)
+	if len(left) != 3 || left[0].ID != ids[2] {
+		t.Errorf("the repository still has %+v", left)
+	}
 }
 
 // TestPin pins backups with history and with the repository alone, each of which the other heeds.

@@ -422,6 +422,9 @@ func (k *Keeper) read(ctx context.Context, t *task, at mover.Place, report *repo
 		Kind: mover.Backup, Cluster: r.Cluster(), Password: r.Password(), Source: sourceOf(b), Description: "tidemark " + b.Metadata.Name, Blocks: blocks, ReadAll: t.readAll,
 	}, at, r.Store(), func() (map[string]string, error) {
 		done := *b // another goroutine owns it
+		if !t.choice.KeepSnapshots {
+			done.Status.Snapshot = nil // it goes as soon as the content is whole
+		}
 		if live {
 			done.Status.After = k.fence(ctx, b)
 		}

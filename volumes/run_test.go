@@ -42,14 +42,15 @@ type cluster struct {
 	// ready says whether group snapshots can be used yet.
 	ready func() bool
 
-	mu    sync.Mutex
-	calls []string // what was done, in order
+	mu     sync.Mutex
+	calls  []string                     // what was done, in order
+	tagged map[string]map[string]string // by backup: the tags of its content
 }
 
 var groupGVR = schema.GroupVersionResource{Group: "groupsnapshot.storage.k8s.io", Version: "v1", Resource: "volumegroupsnapshots"}
 
 func newCluster(t *testing.T, limits Cluster, objects ...runtime.Object) *cluster {
-	c := &cluster{world: newWorld(t)}
+	c := &cluster{world: newWorld(t), tagged: map[string]map[string]string{}}
 	classes := []runtime.Object{
 		&unstructured.Unstructured{Object: map[string]any{"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": map[string]any{"name": "snaps"}, "driver": driver}},
 		&unstructured.Unstructured{Object: map[string]any{"apiVersion": groupGVR.GroupVersion().String(), "kind": "VolumeGroupSnapshotClass", "metadata": map[string]any{"name": "groups"}, "driver": driver}},
@@ -182,9 +183,13 @@ func (c *cluster) Run(ctx context.Context, name string, _ mover.Job, at mover.Pl
 		}
 	}
 	if tags != nil {
-		if _, err := tags(); err != nil {
+		all, err := tags()
+		if err != nil {
 			return nil, err
 		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.tagged[name] = all
 	}
 	return &mover.Outcome{Result: &repository.Result{Backup: repository.Backup{ID: "content-of-" + name, Files: 1}}}, nil
 }

@@ -330,10 +330,10 @@ func (k *Keeper) unite(tasks []*task) []*unit {
 // newClaimBackup is the record of a backup of a claim that begins.
 func (k *Keeper) newClaimBackup(q *ClaimsRequest, t *task) *Backup {
 	size := t.Capacity()
-	b := newBackup(t.Claim.Namespace, Spec{
+	b := k.newBackup(t.Claim.Namespace, Spec{
 		Claim: t.Claim.Name, Run: q.Run, Origin: q.Origin, TTL: q.TTL, Pinned: q.Pinned, Action: t.choice.Action, Reason: t.choice.Reason,
 		Source: &Source{StorageClass: t.Class(), Driver: t.Driver(), Volume: t.PV.Name, Capacity: size.Value(), Mode: string(corev1.PersistentVolumeFilesystem)},
-	}, k.o.Clock())
+	})
 	if t.PV.Spec.CSI != nil {
 		b.Spec.Source.Handle = t.PV.Spec.CSI.VolumeHandle
 	}

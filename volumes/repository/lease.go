@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -22,10 +23,15 @@ var ErrMaintained = errors.New("another process maintains the repository of volu
 const (
 	// leaseTime is how long after its newest file a lease counts, should its holder be dead. Kopia itself refuses to maintain with a clock that is
 	// five minutes off.
-	leaseTime = 15 * time.Minute
-	// leaseRenewal is how often its holder writes the next file, and leaseGivenUp how long after one that was written it stops, if it cannot.
+	leaseTime  = 15 * time.Minute
+	clockSlack = 5 * time.Minute
+	// leaseRenewal is how often its holder writes the next file, leaseTry how long that may take, and leaseGivenUp how long after one that was written
+	// a try that fails is the last. So it has stopped after another renewal and another try, which leaves the clock of one who looks its five minutes.
 	leaseRenewal = 3 * time.Minute
-	leaseGivenUp = 9 * time.Minute
+	leaseTry     = time.Minute
+	leaseGivenUp = 5 * time.Minute
+	// leaseGivenBack is how long giving it back may take: a process that is told to end is killed soon after.
+	leaseGivenBack = 20 * time.Second
 	// leaseKept is how long files of before are kept: a list that lags must not have one begin with a number that was there.
 	leaseKept = 24 * time.Hour
 )
@@ -37,6 +43,8 @@ type lease struct {
 	dir    string
 	file   leaseFile
 	number uint64 // of our newest file
+	// tried is when the next file was first tried to be written, and written that of the newest one: no later than the time that it has.
+	tried, written time.Time
 }
 
 // leaseFile is what a file of a lease holds.
@@ -55,18 +63,17 @@ func takeLease(ctx context.Context, store archive.Store, dir string) (*lease, er
 		if err != nil {
 			return nil, fmt.Errorf("look who maintains: %w", err)
 		}
-		newest = f
+		if n, is := l.numbered(f.Name); is && n >= l.number {
+			l.number, newest = n, f
+		}
 	}
 	if newest.Name != "" {
-		var err error
-		if l.number, err = strconv.ParseUint(strings.TrimSuffix(newest.Name[len(dir):], ".json"), 10, 64); err != nil {
-			return nil, fmt.Errorf("look who maintains: %s has no number: remove it", newest.Name)
-		}
 		had, err := l.read(ctx, newest)
 		if err != nil {
 			return nil, err
 		}
-		if left := leaseTime - time.Since(newest.Time); !had.Released && left > 0 {
+		left := leaseTime - time.Since(newest.Time)
+		if !had.Released && left > 0 && left <= leaseTime+clockSlack { // beyond, a clock was ahead when it was written
 			return nil, fmt.Errorf("%w (%s): try again when it is done; should it be dead, in %s", ErrMaintained, had.Owner, left.Round(time.Second))
 		}
 	}
@@ -74,6 +81,12 @@ func takeLease(ctx context.Context, store archive.Store, dir string) (*lease, er
 }
 
 func (l *lease) name(number uint64) string { return fmt.Sprintf("%s%020d.json", l.dir, number) }
+
+// numbered is the number of a file; false: it is none of a lease, and somebody else's business.
+func (l *lease) numbered(name string) (uint64, bool) {
+	n, err := strconv.ParseUint(strings.TrimSuffix(name[len(l.dir):], ".json"), 10, 64)
+	return n, err == nil && n < math.MaxUint64 && l.name(n) == name
+}
 
 // read reads a file. One that says nothing is somebody's all the same.
 func (l *lease) read(ctx context.Context, f archive.FileInfo) (had leaseFile, err error) {
@@ -94,29 +107,36 @@ func (l *lease) next(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	name := l.name(l.number + 1)
-	err = l.store.Create(ctx, name, bytes.NewReader(b), int64(len(b)), archive.CreateOptions{})
-	if errors.Is(err, iofs.ErrExist) {
-		err = l.ours(ctx, name)
+	for {
+		if l.tried.IsZero() {
+			l.tried = time.Now()
+		}
+		name, had := l.name(l.number+1), l.file
+		err = l.store.Create(ctx, name, bytes.NewReader(b), int64(len(b)), archive.CreateOptions{})
+		if errors.Is(err, iofs.ErrExist) {
+			had, err = l.ours(ctx, name)
+		}
+		if err != nil {
+			return fmt.Errorf("take the right to maintain: %w", err)
+		}
+		l.number++
+		l.written, l.tried = l.tried, time.Time{}
+		if had == l.file {
+			return nil
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("take the right to maintain: %w", err)
-	}
-	l.number++
-	return nil
 }
 
-// ours returns ErrMaintained unless a file is an earlier try of ours, whose answer was lost.
-func (l *lease) ours(ctx context.Context, name string) error {
+// ours reads a file that an earlier try of ours has written, whose answer was lost; of another's it returns ErrMaintained.
+func (l *lease) ours(ctx context.Context, name string) (had leaseFile, err error) {
 	f, err := l.store.Stat(ctx, name)
 	if err != nil {
-		return err
+		return had, err
 	}
-	had, err := l.read(ctx, f)
-	if err == nil && had != l.file {
+	if had, err = l.read(ctx, f); err == nil && had.ID != l.file.ID {
 		err = fmt.Errorf("%w (%s)", ErrMaintained, had.Owner)
 	}
-	return err
+	return had, err
 }
 
 // hold renews the lease until release, which gives it back. The context ends before the lease does, and when somebody else has taken it.
@@ -125,7 +145,6 @@ func (l *lease) hold(ctx context.Context) (held context.Context, release func() 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		last := time.Now()
 		tick := time.NewTicker(leaseRenewal)
 		defer tick.Stop()
 		for {
@@ -134,14 +153,10 @@ func (l *lease) hold(ctx context.Context) (held context.Context, release func() 
 			case <-held.Done():
 				return
 			}
-			begun := time.Now()
-			try, cancel := context.WithTimeout(held, leaseRenewal)
+			try, cancel := context.WithTimeout(held, leaseTry)
 			err := l.next(try)
 			cancel()
-			switch {
-			case err == nil:
-				last = begun
-			case errors.Is(err, ErrMaintained), time.Since(last) >= leaseGivenUp:
+			if errors.Is(err, ErrMaintained) || err != nil && time.Since(l.written) >= leaseGivenUp {
 				stop(fmt.Errorf("the maintenance of the repository was given up, so that no other runs beside it: %w", err))
 				return
 			}
@@ -154,13 +169,16 @@ func (l *lease) hold(ctx context.Context) (held context.Context, release func() 
 		if lost {
 			return nil // it is another's, or may be
 		}
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseRenewal)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseGivenBack)
 		defer cancel()
 		l.file.Released = true
 		if err := l.next(last); err != nil {
 			return fmt.Errorf("give back the right to maintain: %w", err)
 		}
-		return l.tidy(last)
+		if ctx.Err() != nil {
+			return nil // the next one does
+		}
+		return l.tidy(ctx)
 	}
 }
 
@@ -174,7 +192,7 @@ func (l *lease) tidy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if newest.Time.Sub(f.Time) < leaseKept {
+		if _, is := l.numbered(f.Name); !is || newest.Time.Sub(f.Time) < leaseKept {
 			continue
 		}
 		if err := l.store.Remove(ctx, f.Name); err != nil && !errors.Is(err, archive.ErrHeld) {

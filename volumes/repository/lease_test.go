@@ -88,7 +88,7 @@ func TestALeaseIsRenewedOrGivenUp(t *testing.T) {
 		away   error
 		after  time.Duration
 	}{
-		"held": {}, "taken by another": {others: true, after: leaseRenewal}, "the store is away": {away: errors.New("away"), after: leaseGivenUp},
+		"held": {}, "taken by another": {others: true, after: leaseRenewal}, "the store is away": {away: errors.New("away"), after: 2 * leaseRenewal},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -122,10 +122,112 @@ func TestALeaseIsRenewedOrGivenUp(t *testing.T) {
 	}
 }
 
-// failing is a store that does not take files when told so.
+// TestReleaseWhileARenewalIsInFlight has the renewal that is cancelled land all the same: it is ours, and the lease is given back.
+func TestReleaseWhileARenewalIsInFlight(t *testing.T) {
+	w := newWorld(t)
+	store := &failing{Store: w.store}
+	synctest.Test(t, func(t *testing.T) {
+		l, err := takeLease(t.Context(), store, "volumes/c1/maintenance/")
+		ok(t, err)
+		store.lost = true
+		_, release := l.hold(t.Context())
+		time.Sleep(leaseRenewal + time.Second)
+		store.lost = false
+		ok(t, release())
+		if len(w.leases()) != 3 || !l.file.Released {
+			t.Errorf("files %v, %+v", w.leases(), l)
+		}
+		_, err = takeLease(t.Context(), store, "volumes/c1/maintenance/")
+		ok(t, err)
+	})
+}
+
+// TestALeaseIsAsOldAsItsFile has the answer to a renewal lost, and the store away soon after: the next try finds the file, which is no newer for that.
+func TestALeaseIsAsOldAsItsFile(t *testing.T) {
+	w := newWorld(t)
+	store := &failing{Store: w.store}
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		l, err := takeLease(t.Context(), store, "volumes/c1/maintenance/")
+		ok(t, err)
+		held, release := l.hold(t.Context())
+		store.lost = true
+		time.Sleep(leaseRenewal + time.Second) // it waits until it is over
+		store.lost = false
+		time.Sleep(leaseRenewal)
+		store.err = errors.New("away")
+		<-held.Done()
+		if took := time.Since(begun); took != 3*leaseRenewal {
+			t.Errorf("given up after %v", took)
+		}
+		store.err = nil
+		ok(t, release())
+	})
+}
+
+// TestReleaseDoesNotWait has the process end while the store is away.
+func TestReleaseDoesNotWait(t *testing.T) {
+	w := newWorld(t)
+	store := &failing{Store: w.store}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		l, err := takeLease(ctx, store, "volumes/c1/maintenance/")
+		ok(t, err)
+		_, release := l.hold(ctx)
+		store.lost = true
+		cancel()
+		begun := time.Now()
+		if err := release(); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 20*time.Second {
+			t.Errorf("after %v: %v", time.Since(begun), err)
+		}
+	})
+}
+
+// TestForeignFilesBesideALease are in nobody's way, and stay.
+func TestForeignFilesBesideALease(t *testing.T) {
+	w := newWorld(t)
+	dir := "volumes/c1/maintenance/"
+	foreign := []string{"README.txt", "00000000000000000007.json.bak", "99999999999999999999.json", "18446744073709551615.json", "20260127.json", "7.json"}
+	long := time.Now().Add(-3 * leaseKept)
+	for _, name := range foreign {
+		ok(t, w.store.Create(t.Context(), dir+name, strings.NewReader("x"), 1, archive.CreateOptions{}))
+		ok(t, os.Chtimes(strings.TrimPrefix(w.store.String(), "dir://")+"/"+dir+name, long, long))
+	}
+	for range 2 {
+		l, err := takeLease(t.Context(), w.store, dir)
+		ok(t, err)
+		if _, err := takeLease(t.Context(), w.store, dir); !errors.Is(err, ErrMaintained) {
+			t.Errorf("two at once: %v", err)
+		}
+		_, release := l.hold(t.Context())
+		ok(t, release())
+	}
+	if all := w.leases(); len(all) != len(foreign)+4 {
+		t.Errorf("there are %q", all)
+	}
+}
+
+// TestALeaseOfTheFuture is of a clock that was ahead, and counts if it may be of now.
+func TestALeaseOfTheFuture(t *testing.T) {
+	w := newWorld(t)
+	_, err := takeLease(t.Context(), w.store, "volumes/c1/maintenance/")
+	ok(t, err)
+	at := func(ahead time.Duration) error {
+		ok(t, os.Chtimes(w.leases()[0], time.Time{}, time.Now().Add(ahead)))
+		_, err := takeLease(t.Context(), w.store, "volumes/c1/maintenance/")
+		return err
+	}
+	if err := at(4 * time.Minute); !errors.Is(err, ErrMaintained) {
+		t.Errorf("a clock that is a little ahead: %v", err)
+	}
+	ok(t, at(leaseTime+10*time.Minute))
+}
+
+// failing is a store that does not take files when told so, or takes them and does not answer.
 type failing struct {
 	archive.Store
-	err error
+	err  error
+	lost bool
 }
 
 // Create implements archive.Store.
@@ -133,5 +235,11 @@ func (f *failing) Create(ctx context.Context, name string, body io.ReaderAt, siz
 	if f.err != nil {
 		return f.err
 	}
-	return f.Store.Create(ctx, name, body, size, o)
+	lost := f.lost
+	err := f.Store.Create(ctx, name, body, size, o)
+	if lost {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
 }

@@ -202,7 +202,7 @@ const VerifyDir = "verify-"
 
 // Verify checks that all that backups need is there, and reads percent of their files. Nothing named: all whole backups. It reads what the store
 // has, and nothing from a cache: what was read once proves nothing. Damage is in Errors, also where it leaves nothing else to be
-// looked at; the error is for what keeps it from looking.
+// looked at; the error is for what keeps it from looking, and comes with the damage that was found all the same.
 func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Wanted) (*Verified, error) {
 	if err := r.storage.behind.settle(); err != nil {
 		return nil, r.failed(err)
@@ -224,8 +224,10 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 	switch trouble := store.trouble(); {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case fresh != nil && trouble != nil && len(v.Errors) > 0:
+		return v, fmt.Errorf("%w, so that nothing can be said of the rest: %w", errUnread, trouble)
 	case fresh != nil && trouble != nil:
-		return nil, fmt.Errorf("the store fails, so that nothing can be said of the backups in it: %w", trouble)
+		return nil, fmt.Errorf("%w, so that nothing can be said of the backups in it: %w", errUnread, trouble)
 	case fresh == nil && !errors.Is(err, ErrBroken):
 		return nil, err
 	case err != nil: // the store gave what it has, and that is of no use: indexes, or the list of backups
@@ -261,7 +263,7 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 	w, err := snapshotfs.NewTreeWalker(ctx, snapshotfs.TreeWalkerOptions{
 		Parallelism: 4, MaxErrors: errorsToKeep,
 		EntryCallback: func(ctx context.Context, e fs.Entry, id object.ID, at string) error {
-			if err := c.check(ctx, e, id); err != nil {
+			if err := r.storage.judged(func() error { return c.check(ctx, e, id) }); err != nil {
 				return fmt.Errorf("%s: %w", at, err)
 			}
 			return nil
@@ -277,7 +279,11 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 		}
 		v.Backups++
 		name := cmp.Or(b.Name, b.ID)
-		e, err := r.top(ctx, b.ID)
+		var e fs.Entry
+		err := r.storage.judged(func() (err error) {
+			e, err = r.top(ctx, b.ID)
+			return err
+		})
 		if err != nil {
 			w.ReportError(ctx, name, fmt.Errorf("%s: %w", name, err))
 			continue
@@ -286,7 +292,9 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 	}
 	found, _ := w.GetErrors()
 	for _, err := range found {
-		v.Errors = append(v.Errors, err.Error())
+		if !errors.Is(err, errUnread) {
+			v.Errors = append(v.Errors, err.Error())
+		}
 	}
 	v.Files, v.Read = c.looked.Load(), c.read.Load()
 	return ctx.Err()

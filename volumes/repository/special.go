@@ -56,7 +56,7 @@ func (r *Repository) specials(ctx context.Context, top fs.Entry) (specials, erro
 			return nil, err
 		}
 		if a.Special != "" {
-			dir := strings.TrimPrefix(path.Dir(a.Path), ".")
+			dir := parent(a.Path)
 			all[dir] = append(all[dir], a.file())
 		}
 	}
@@ -64,6 +64,14 @@ func (r *Repository) specials(ctx context.Context, top fs.Entry) (specials, erro
 		slices.SortFunc(files, func(f, g File) int { return strings.Compare(f.Path, g.Path) })
 	}
 	return all, nil
+}
+
+// parent is the directory that a path is in; "" is the root.
+func parent(p string) string {
+	if dir := path.Dir(p); dir != "." {
+		return dir
+	}
+	return ""
 }
 
 // file is a pipe or a device as a file.
@@ -74,7 +82,7 @@ func (a *attribute) file() File {
 
 // at is the one at a path.
 func (s specials) at(part string) (File, bool) {
-	for _, f := range s[strings.TrimPrefix(path.Dir(part), ".")] {
+	for _, f := range s[parent(part)] {
 		if f.Path == part {
 			return f, true
 		}

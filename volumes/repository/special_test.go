@@ -70,3 +70,29 @@ func TestFilesThatHaveNoContent(t *testing.T) {
 		t.Errorf("restored by itself: %v", err)
 	}
 }
+
+// TestPipesInHiddenDirectories has directories whose names begin with a dot beside others of the same name without.
+func TestPipesInHiddenDirectories(t *testing.T) {
+	w := newWorld(t)
+	r, dir := w.open(), t.TempDir()
+	for _, name := range []string{".h", "h", ".h\xe9"} {
+		write(t, dir+"/"+name+"/file", name)
+		ok(t, unix.Mkfifo(dir+"/"+name+"/pipe", 0o640))
+	}
+	ok(t, unix.Mkfifo(dir+"/.pipe", 0o640))
+	b := w.back(r, dir)
+	var names []string
+	for f, err := range r.Files(t.Context(), b.ID, "", true) {
+		ok(t, err)
+		names = append(names, f.Path)
+	}
+	escaped := ".tidemark-name..h%E9"
+	if want := []string{".h", ".h/file", ".h/pipe", ".pipe", escaped, escaped + "/file", escaped + "/pipe", "h", "h/file", "h/pipe"}; !slices.Equal(names, want) {
+		t.Errorf("%q, want %q", names, want)
+	}
+	for _, name := range []string{".h/pipe", ".pipe", escaped + "/pipe"} {
+		if err := r.Read(t.Context(), b.ID, name, io.Discard); err == nil || !strings.Contains(err.Error(), "a pipe or a device") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -54,9 +54,10 @@ type storage struct {
 	ahead        blocks
 	behind       behind
 
-	mu    sync.Mutex
-	onTop map[*func(error)]bool // told when the store does not take a file
-	first error                 // that reading failed with, other than that the store has not what is asked for
+	mu       sync.Mutex
+	onTop    map[*func(error)]bool // told when the store does not take a file
+	first    error                 // that reading failed with, other than that the store has not what is asked for
+	failures int                   // how often it did
 }
 
 // note takes an error of reading down, in the storage's own words.
@@ -65,6 +66,7 @@ func (s *storage) note(ctx context.Context, err error) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.first = cmp.Or(s.first, err)
+		s.failures++
 	}
 	return blobError(err)
 }
@@ -74,6 +76,24 @@ func (s *storage) trouble() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.first
+}
+
+// errUnread marks what failed while the store did not give something that it may have, and so may be whole.
+var errUnread = errors.New("the store fails")
+
+// judged marks an error of f with errUnread if it may be for that.
+func (s *storage) judged(f func() error) error {
+	failures := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.failures
+	}
+	before := failures()
+	err := f()
+	if err != nil && failures() > before {
+		return fmt.Errorf("%w: %w", errUnread, err)
+	}
+	return err
 }
 
 // whenItFails has f told of the first file that the store does not take, until stop. The store has tried it for as long as it does; Kopia would take it for

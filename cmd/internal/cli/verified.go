@@ -62,7 +62,11 @@ func (v *verified) lookAtVolumes(ctx context.Context, f *readArchiveFlags, a *ar
 		v.Volumes = &repository.Verified{Errors: []string{err.Error() + ", and there are records of backups"}}
 	} else if err != nil {
 		v.trouble = fmt.Errorf("look at volumes: %w", err)
-		v.NotLookedAt = fmt.Sprintf("volumes were not looked at: %v; %s tries again", err, look)
+		what := "volumes were not looked at"
+		if v.Volumes != nil {
+			what = "volumes were looked at in part"
+		}
+		v.NotLookedAt = fmt.Sprintf("%s: %v; %s tries again", what, err, look)
 	}
 	if v.trouble != nil || len(elsewhere) == 0 {
 		return nil

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,5 +153,34 @@ func TestVerifyWithAWrongKey(t *testing.T) {
 	out, err := command(t, "verify", "--archive", "dir://"+dir, "--level", "full", "--identity", wrong)
 	if !errors.Is(err, archive.ErrNoIdentity) || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), recipient) || strings.Contains(out, "DAMAGED") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestMaintainWithoutADaemon leaves a backup that has a snapshot in a cluster to the daemon there, says so, and maintains the repository all the same.
+func TestMaintainWithoutADaemon(t *testing.T) {
+	ctx := t.Context()
+	dir, key := withVolumes(t)
+	ids, err := archive.LoadIdentities(key)
+	ok(t, err)
+	store, err := archive.NewDirStore(dir)
+	ok(t, err)
+	r, err := repository.Open(ctx, repository.Options{Store: store, Cluster: "c1", Identities: ids})
+	ok(t, err)
+	for i, status := range []string{`{"snapshot":{"driver":"csi.example","id":"h"}}`, `{}`, `{}`} {
+		name := fmt.Sprintf("data-%d", i)
+		record := fmt.Sprintf(`{"metadata":{"name":%q,"namespace":"shop","creationTimestamp":"2020-01-1%dT10:00:00Z"},"spec":{"claim":"data","run":%q,"origin":"manual","ttl":1},"status":%s}`, name, i, name, status)
+		_, err := r.Back(ctx, repository.Source{Namespace: "shop", Name: "data"}, t.TempDir(), repository.BackupOptions{
+			Tags: func() (map[string]string, error) { return map[string]string{"backup": name, "record": record}, nil },
+		})
+		ok(t, err)
+	}
+	ok(t, r.Close(ctx))
+	out, err := command(t, "volumes", "maintain", "--archive=dir://"+dir, "--identity", key)
+	if err != nil || !strings.Contains(out, "data-0 is not deleted, though its TTL is over: it has a snapshot in the cluster's storage") || !strings.Contains(out, "data-1 is deleted: ") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	leases, err := filepath.Glob(filepath.Join(dir, "volumes/c1/maintenance/*"))
+	if err != nil || len(leases) == 0 {
+		t.Errorf("nobody maintained: %v", err)
 	}
 }

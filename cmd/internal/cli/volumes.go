@@ -387,9 +387,9 @@ says, chosen anew each time. Exit code 5: damage.`,
 		if err != nil || !(percent >= 0 && percent <= 100) {
 			return usage("--read %s: want how many percent of the files, from 0 to 100", read)
 		}
-		found, err := v.Verify(cmd.Context(), percent, args...)
-		if err != nil {
-			return err
+		found, unread := v.Verify(cmd.Context(), percent, args...)
+		if unread != nil && (found == nil || len(found.Errors) == 0) {
+			return unread
 		}
 		if output == "json" {
 			err = writeJSON(cmd.OutOrStdout(), found)
@@ -403,7 +403,11 @@ says, chosen anew each time. Exit code 5: damage.`,
 			}
 		}
 		if err == nil && len(found.Errors) > 0 {
-			return failure(ErrDamaged, "%s with volume backups: restore from others, and look after the store; the next backup of a volume writes anew what it needs", count(len(found.Errors), "problem"))
+			rest := ""
+			if unread != nil {
+				rest = fmt.Sprintf("; and not all was looked at: %v", unread)
+			}
+			return failure(ErrDamaged, "%s with volume backups: restore from others, and look after the store; the next backup of a volume writes anew what it needs%s", count(len(found.Errors), "problem"), rest)
 		}
 		return err
 	})

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/volumes"
 )
 
@@ -106,16 +108,19 @@ without one. One process at a time maintains a repository, wherever it runs: a s
 		Args: noArgs,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, _ []string) error {
+		var retainErr error
 		if k, here := v.(*volumes.Keeper); here {
-			gone, err := k.Retain(cmd.Context(), nil)
-			for _, g := range gone {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted: %s\n", text(g.Name), g.Reason)
-			}
-			if err != nil {
-				return err
+			var told []retention.Verdict
+			told, retainErr = k.Retain(cmd.Context(), nil)
+			for _, o := range told {
+				if o.Keep {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s is not deleted, though its TTL is over: %s\n", text(o.Name), o.Reason)
+					continue
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted: %s\n", text(o.Name), o.Reason)
 			}
 		}
-		return v.Maintain(cmd.Context(), now)
+		return errors.Join(retainErr, v.Maintain(cmd.Context(), now)) // what could not be deleted is no reason not to free the rest
 	})
 	cmd.Flags().BoolVar(&now, "now", false, "free at once what was just deleted; right only while no backup is being made anywhere")
 	return cmd

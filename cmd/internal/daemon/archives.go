@@ -91,7 +91,7 @@ func (d *daemon) openArchives(ctx context.Context) error {
 		}
 		d.shippers = append(d.shippers, s)
 		if d.volumes == nil && len(identities) > 0 {
-			if d.volumes, err = d.newKeeper(l, recipients, identities); err != nil {
+			if d.volumes, err = d.newKeeper(l, s, recipients, identities); err != nil {
 				return err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"net"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
@@ -38,8 +40,8 @@ const maintainEvery = time.Hour
 // settleAgain is the longest time until what a daemon before this one left is looked at again.
 const settleAgain = time.Minute
 
-// newKeeper keeps the content of volumes beside an archive, with the archive's keys.
-func (d *daemon) newKeeper(l Archive, recipients []age.Recipient, identities []age.Identity) (*volumes.Keeper, error) {
+// newKeeper keeps the content of volumes beside the archive of a shipper, with the archive's keys.
+func (d *daemon) newKeeper(l Archive, s *compactor.Shipper, recipients []age.Recipient, identities []age.Identity) (*volumes.Keeper, error) {
 	lock, compliance := l.Lock, l.Compliance
 	open := sync.OnceValues(func() (archive.Store, error) {
 		store, err := archive.OpenStore(context.Background(), l.URL, l.Store)
@@ -83,6 +85,12 @@ func (d *daemon) newKeeper(l Archive, recipients []age.Recipient, identities []a
 		Recorded: func(ctx context.Context) iter.Seq2[journal.Event, error] {
 			now := journal.Cut{Revision: d.journal.Newest().Revision, Time: d.o.Clock().Add(time.Hour)} // the journal's clock may be a little ahead
 			return d.local.Fold(ctx, now, replay.Scope{Resources: []schema.GroupResource{volumes.Info.GroupResource()}})
+		},
+		Age: func() (time.Duration, error) {
+			if a := s.Archive(); a != nil {
+				return a.Age(), nil
+			}
+			return 0, fmt.Errorf("archive %s, which counts it, is not open: see 'tidemark status'", l.Name)
 		},
 		Fence: d.capture.Fence, Clock: d.o.Clock, Logger: d.o.Logger,
 	})

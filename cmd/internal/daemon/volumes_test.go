@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
 	"github.com/tidemark-backup/tidemark/volumes"
 	"github.com/tidemark-backup/tidemark/volumes/policy"
@@ -45,5 +46,15 @@ func TestVolumeStatusWithoutKeeper(t *testing.T) {
 	}
 	if w := d.volumeWarnings(); len(w) != 1 || !strings.Contains(w[0], "policy p backs no volumes up") {
 		t.Error(w)
+	}
+}
+
+// TestVolumeBackupsNoteTheArchivesAge has retention count how old they are, and not the clock say it.
+func TestVolumeBackupsNoteTheArchivesAge(t *testing.T) {
+	c, _ := start(t, Options{Kubeconfig: kubeconfig(t, fakeCluster(t, "cluster")), DataDir: t.TempDir(), Archives: []Archive{{URL: "dir://" + t.TempDir()}}})
+	status(t, c, func(s *api.Status) bool { return len(s.Archives) == 1 && s.Archives[0].URL != "" })
+	b, err := c.Back(t.Context(), volumes.BackRequest{Path: t.TempDir()}, nil)
+	if err != nil || b.Status.Phase != volumes.Done || b.Status.Age <= 0 {
+		t.Errorf("%+v, %v", b, err)
 	}
 }
