@@ -407,7 +407,7 @@ says, chosen anew each time. Exit code 5: damage.`,
 			if unread != nil {
 				rest = fmt.Sprintf("; and not all was looked at: %v", unread)
 			}
-			return failure(ErrDamaged, "%s with volume backups: restore from others, and look after the store; the next backup of a volume writes anew what it needs%s", count(len(found.Errors), "problem"), rest)
+			return failure(ErrDamaged, "%s with volume backups: backups that share the content are hit as well (name one to check it). Restore from one that is whole, and look after the store. A next backup writes anew what is missing or cut short; where a file (p..., q...) is damaged within, move it out of kopia/ first%s", count(len(found.Errors), "problem"), rest)
 		}
 		return err
 	})

@@ -122,6 +122,6 @@ without one. One process at a time maintains a repository, wherever it runs: a s
 		}
 		return errors.Join(retainErr, v.Maintain(cmd.Context(), now)) // what could not be deleted is no reason not to free the rest
 	})
-	cmd.Flags().BoolVar(&now, "now", false, "free at once what was just deleted; right only while no backup is being made anywhere")
+	cmd.Flags().BoolVar(&now, "now", false, "free what was just deleted without the day of grace (all of it may take two runs); right only while no backup is being made anywhere")
 	return cmd
 }
