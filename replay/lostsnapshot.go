@@ -25,8 +25,7 @@ func (a *applier) writeOfSnapshot(ctx context.Context, it *Item) error {
 		err = fmt.Errorf("%s, and the files of its backup cannot take its place: %w", lost, ErrNoFill)
 	}
 	if err != nil {
-		a.lose(it, err)
-		return err
+		return &noContent{err}
 	}
 	claim := it.create.object()
 	claim.drop("spec", "dataSource")
@@ -44,7 +43,7 @@ func (a *applier) writeOfSnapshot(ctx context.Context, it *Item) error {
 func (a *applier) lostSnapshot(ctx context.Context, it *Item) (lost string, err error) {
 	name := it.create.object().str("spec", "dataSource", "name")
 	_, err = a.until(ctx, it.String()+": its snapshot to be found", func(ctx context.Context) (bool, error) {
-		for _, gr := range []schema.GroupResource{groupContents, snapshotContents, snapshots} {
+		for _, gr := range []schema.GroupResource{groupContents, snapshotContents, snapshots} { // the driver tells in the content first
 			served, ok := a.target.version(gr, "v1")
 			if !ok || gr == groupContents && it.Volume.Snapshot.Group == "" {
 				continue
@@ -82,9 +81,14 @@ func (a *applier) lose(it *Item, why error) {
 	a.empty[it.key()] = why
 }
 
+// noContent is why a claim was not made: there is nothing to make it of.
+type noContent struct{ error }
+
+func (n *noContent) Unwrap() error { return n.error }
+
 // isLost reports whether a claim was not made, because there is no content for it.
 func (a *applier) isLost(it *Item) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.empty[it.key()] != nil
+	return errors.As(a.empty[it.key()], new(*noContent))
 }

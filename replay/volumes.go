@@ -320,10 +320,26 @@ type Filling struct {
 	Volume           Volume
 }
 
+// writeClaim makes a claim that gets content. When that fails, however it does, the claim is missing, or is there without its content.
+func (a *applier) writeClaim(ctx context.Context, it *Item) (waited time.Duration, err error) {
+	if it.Volume.Snapshot == nil {
+		waited, err = a.writeItem(ctx, it)
+	} else {
+		start := time.Now()
+		err = a.writeOfSnapshot(ctx, it)
+		waited = time.Since(start)
+	}
+	// What is left alone is somebody else's, with content that is theirs.
+	if err != nil && !errors.As(err, new(*otherwise)) && !errors.As(err, new(*leftAlone)) {
+		a.lose(it, err)
+	}
+	return waited, err
+}
+
 // fill writes the content of a claim.
 func (a *applier) fill(ctx context.Context, it *Item) error {
 	if !it.Volume.Existing && a.uid(it.key()) == "" {
-		return &leftAlone{"was not made, so that there is nothing to fill"}
+		return errors.New("was not made, so that it is not filled") // a failure, so that it is tried again with the claim
 	}
 	err := ErrNoFill
 	if a.o.Fill != nil {
@@ -382,20 +398,32 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 
 // removeImport takes away the objects that a claim was to be made of.
 func (a *applier) removeImport(ctx context.Context, it *Item) error {
-	for _, gr := range []schema.GroupResource{groupContents, snapshots, snapshotContents} {
+	for _, gr := range it.imports() {
 		served, ok := a.target.version(gr, "v1")
-		if !ok || gr == groupContents && it.Volume.Snapshot.Group == "" {
+		if !ok {
 			continue
 		}
-		ns := it.Namespace
-		if gr != snapshots {
-			ns = ""
-		}
-		if err := a.remove(ctx, served, ns, it.Snapshot); err != nil {
+		if err := a.remove(ctx, served, it.importedTo(gr), it.Snapshot); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// imports are the resources of the objects that a claim of a snapshot is made of, in the order in which they go.
+func (it *Item) imports() []schema.GroupResource {
+	if it.Volume.Snapshot.Group == "" {
+		return []schema.GroupResource{snapshots, snapshotContents}
+	}
+	return []schema.GroupResource{groupContents, snapshots, snapshotContents}
+}
+
+// importedTo is the namespace of such an object.
+func (it *Item) importedTo(gr schema.GroupResource) string {
+	if gr == snapshots {
+		return it.Namespace
+	}
+	return ""
 }
 
 // snapshotObjects names what a claim is made of, for people.

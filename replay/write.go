@@ -21,12 +21,11 @@ const maxRebases = 5
 // write does what the plan says about one item. It returns how much of the time went into
 // waiting, and an error that tells a person what to do.
 func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, err error) {
-	if it.Resource == claims && it.makes() && it.Volume != nil && it.Volume.Snapshot != nil {
-		start := time.Now()
-		err := a.writeOfSnapshot(ctx, it)
-		return time.Since(start), hint(it, err)
+	if it.makes() && it.Volume != nil {
+		waited, err = a.writeClaim(ctx, it)
+	} else {
+		waited, err = a.writeItem(ctx, it)
 	}
-	waited, err = a.writeItem(ctx, it)
 	return waited, hint(it, err)
 }
 
