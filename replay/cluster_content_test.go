@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 )
@@ -74,6 +76,8 @@ func testContent(t *testing.T, w *world) {
 	}{
 		{"a claim that is refused at first", claimRefused},
 		{"a snapshot that may not be looked for", snapshotHidden},
+		{"a claim that is half filled", halfFilled},
+		{"a claim of somebody else", claimOfAnother},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			c := &contents{world: newWorld(t, w.config), history: h}
@@ -85,10 +89,12 @@ func testContent(t *testing.T, w *world) {
 
 // drop deletes what is to be restored.
 func (c *contents) drop() {
+	background := metav1.DeletePropagationBackground
 	for _, o := range []string{"statefulsets.apps/db", "pods/app", "pods/db-0", "persistentvolumeclaims/data", "persistentvolumeclaims/data-db-0"} {
 		gr, name, _ := strings.Cut(o, "/")
-		if c.find(gr, "content", name) != nil {
-			c.delete(gr, "content", name)
+		err := c.target.client(c.resource(gr), "content").Delete(c.Context(), name, metav1.DeleteOptions{PropagationPolicy: &background})
+		if err != nil && !apierrors.IsNotFound(err) {
+			c.Fatal(err)
 		}
 		c.gone(gr, "content", name)
 	}
@@ -213,6 +219,56 @@ func snapshotHidden(c *contents) {
 	}
 	c.complete()
 	c.undo(records, p)
+}
+
+// halfFilled: a claim whose fill failed is filled again, also when somebody changed it meanwhile and when its snapshot is found by then; and an undo takes it away.
+func halfFilled(c *contents) {
+	records, p := OpenRecords(c.TempDir()), c.planned(true, true)
+	c.trouble = errors.New("the mover did not come to an end")
+	stop := c.driverWithout()
+	_, text, err := c.run(records, p, nil)
+	stop()
+	if !errors.Is(err, ErrPartly) || len(c.fills) != 2 {
+		c.Errorf("half filled: %v, filled %v\n%s", err, c.fills, text)
+	}
+	c.held()
+	rec, err := records.Open(p.ID, false)
+	ok(c.T, err)
+	c.want(c.world.undo(rec.Undo()), "persistentvolumeclaims", "data", ActionDelete, "was not there before")
+
+	c.patch("ci", "persistentvolumeclaims", "content", "data", `{metadata: {labels: {tier: two}}}`)
+	if _, text, err = c.run(records, p, refusing(http.MethodGet, "persistentvolumeclaims/")); !errors.Is(err, ErrPartly) {
+		c.Errorf("hidden: %v\n%s", err, text)
+	}
+	c.held()
+	c.trouble, c.fills = nil, nil
+	if _, text, err = c.run(records, p, nil); err != nil || len(c.fills) != 2 || !strings.Contains(text, "so it got the files of the same backup") {
+		c.Errorf("gone on with: %v, filled %v\n%s", err, c.fills, text)
+	}
+	c.complete()
+	c.undo(records, p)
+}
+
+// claimOfAnother: a claim that somebody made since the plan is left as it is, with what it holds, and used.
+func claimOfAnother(c *contents) {
+	claim := strings.Split(withContent, "\n---\n")[1]
+	for name, body := range map[string]string{"identical": claim, "another size": strings.Replace(claim, "1Gi", "2Gi", 1)} {
+		for _, snapshot := range []bool{false, true} {
+			records, p := OpenRecords(c.TempDir()), c.planned(snapshot, true)
+			c.make("somebody", body)
+			c.fills = nil
+			stop := c.driverWithout()
+			_, text, err := c.run(records, p, nil)
+			stop()
+			if err != nil || !slices.Equal(c.fills, []string{"data-db-0"}) || !strings.Contains(text, "persistentvolumeclaims content/data: was made by somebody else meanwhile") {
+				c.Errorf("%s, snapshot %v: %v, filled %v\n%s", name, snapshot, err, c.fills, text)
+			}
+			c.complete()
+			c.undo(records, p)
+			c.get("persistentvolumeclaims", "content", "data")
+			c.drop()
+		}
+	}
 }
 
 // undo takes a restore back, and with it what was made for its snapshots.

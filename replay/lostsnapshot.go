@@ -13,6 +13,9 @@ import (
 // files nothing is made, nor what would begin on it, and nothing that is there is deleted for it.
 func (a *applier) writeOfSnapshot(ctx context.Context, it *Item) error {
 	lost, err := a.lostSnapshot(ctx, it)
+	if err == nil && lost == "" {
+		lost, err = a.madeForFiles(ctx, it)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -33,10 +36,25 @@ func (a *applier) writeOfSnapshot(ctx context.Context, it *Item) error {
 	if _, err = a.writeItem(ctx, it); err != nil && !errors.As(err, new(*otherwise)) {
 		return err
 	}
+	if !a.begin(it) { // with its uid, so that it is known as ours when the fill is cut off
+		return ErrStopped
+	}
 	if err := a.fill(ctx, it); err != nil {
 		return err
 	}
 	return &otherwise{errors.Join(fmt.Errorf("%s, so it got the files of the same backup", lost), err)}
+}
+
+// madeForFiles says that an earlier run lost the snapshot and made the claim without it; empty: it did not.
+func (a *applier) madeForFiles(ctx context.Context, it *Item) (lost string, err error) {
+	if it.prior.Made == "" {
+		return "", nil
+	}
+	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+	if err == nil && u != nil && string(u.GetUID()) == it.prior.UID && object(u.Object).at("spec", "dataSource") == nil {
+		lost = fmt.Sprintf("its snapshot %s was not found when it was made", it.Volume.Snapshot.Handle)
+	}
+	return lost, err
 }
 
 // lostSnapshot says that, and why, the snapshot that a claim is to be made of is lost; empty: it is there, or nothing is known of it within the limit for waits.

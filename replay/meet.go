@@ -34,6 +34,9 @@ func (a *applier) meet(ctx context.Context, it *Item, body object, unsure bool) 
 		if unsure && !same {             // ours, whose answer was lost, and perhaps more since
 			same = equalObjects(have, normal(req, past, it.Resource, merge(live, have, want, req.Exact)))
 		}
+		if it.Volume != nil && it.prior.Made != "" && it.prior.UID == string(u.GetUID()) {
+			same = true // what somebody changed in the claim does not fill it
+		}
 		switch {
 		case same:
 			a.restored(it.key(), string(u.GetUID()))

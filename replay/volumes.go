@@ -338,8 +338,10 @@ func (a *applier) writeClaim(ctx context.Context, it *Item) (waited time.Duratio
 
 // fill writes the content of a claim.
 func (a *applier) fill(ctx context.Context, it *Item) error {
-	if !it.Volume.Existing && a.uid(it.key()) == "" {
-		return errors.New("was not made, so that it is not filled") // a failure, so that it is tried again with the claim
+	if !it.Volume.Existing {
+		if err := a.fillable(ctx, it); err != nil {
+			return err
+		}
 	}
 	err := ErrNoFill
 	if a.o.Fill != nil {
@@ -349,6 +351,23 @@ func (a *applier) fill(ctx context.Context, it *Item) error {
 		a.lose(it, err)
 	}
 	return err
+}
+
+// fillable says why a claim must not be filled: everything that is in it would go, so it has to be one that this restore made.
+func (a *applier) fillable(ctx context.Context, it *Item) error {
+	uid := a.uid(it.key())
+	if uid == "" {
+		return errors.New("was not made, so that it is not filled") // a failure, so that it is tried again with the claim
+	}
+	ours, err := a.isOurs(ctx, it)
+	if err != nil {
+		a.lose(it, err)
+		return err
+	}
+	if !ours {
+		return &leftAlone{"was made by somebody else meanwhile: it is used with what it holds, and not filled; 'tidemark volumes restore' writes a backup into a claim that is there"}
+	}
+	return nil
 }
 
 // hollow says why a workload must not be made: it would begin on a claim that has not got its content, and take that for a new one.

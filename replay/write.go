@@ -116,12 +116,13 @@ func (a *applier) created(ctx context.Context, it *Item, body object, in *intent
 		return err
 	}
 	a.restored(it.key(), string(u.GetUID()))
+	a.madeAs(it, u.Object)
 	if in != nil && in.shape != "" && !holds(u.Object, map[string]any(body)) {
 		if u, err = a.complete(ctx, it, body, u); err != nil {
 			return fmt.Errorf("was made, but with other defaults than it had, which cannot be put right: %w", err)
 		}
+		a.madeAs(it, u.Object)
 	}
-	a.madeAs(it, u.Object)
 	if _, entries := creator(it.managed.list()); entries != nil && (in == nil || !in.owns(u.Object)) {
 		a.putManagers(ctx, it, u, entries)
 	}
