@@ -75,7 +75,10 @@ func testContent(t *testing.T, w *world) {
 		test func(*contents)
 	}{
 		{"a claim that is refused at first", claimRefused},
+		{"a claim of a snapshot that is refused at first", snapshotClaimRefused},
 		{"a snapshot that may not be looked for", snapshotHidden},
+		{"a snapshot that is not found at first", snapshotLate},
+		{"a snapshot that is refused at first", snapshotRefused},
 		{"a claim that is half filled", halfFilled},
 		{"a claim of somebody else", claimOfAnother},
 	} {
@@ -197,6 +200,22 @@ func claimRefused(c *contents) {
 	c.complete()
 }
 
+func snapshotClaimRefused(c *contents) {
+	records, p := OpenRecords(c.TempDir()), c.planned(true, false)
+	if _, text, err := c.run(records, p, refusing(http.MethodPost, "persistentvolumeclaims")); !errors.Is(err, ErrPartly) {
+		c.Errorf("refused: %v\n%s", err, text)
+	}
+	c.held()
+	if _, text, err := c.run(records, p, nil); err != nil {
+		c.Errorf("gone on with: %v\n%s", err, text)
+	}
+	c.complete()
+	if n := c.imported(); n != 2 { // those of the claim that has no volume
+		c.Errorf("%d objects of snapshots are left", n)
+	}
+	c.undo(records, p)
+}
+
 func snapshotHidden(c *contents) {
 	records, p := OpenRecords(c.TempDir()), c.planned(true, true)
 	cfg := rest.CopyConfig(c.config)
@@ -212,6 +231,40 @@ func snapshotHidden(c *contents) {
 	}
 	if _, text, err := c.run(records, p, refusing(http.MethodGet, "volumesnapshotcontents")); !errors.Is(err, ErrPartly) {
 		c.Errorf("hidden: %v\n%s", err, text)
+	}
+	c.held()
+	if _, text, err := c.run(records, p, nil); err != nil {
+		c.Errorf("gone on with: %v\n%s", err, text)
+	}
+	c.complete()
+	c.undo(records, p)
+}
+
+func snapshotLate(c *contents) {
+	records, p := OpenRecords(c.TempDir()), c.planned(true, false)
+	stop := c.driverWithout()
+	if _, text, err := c.run(records, p, nil); !errors.Is(err, ErrPartly) || !strings.Contains(text, "is gone from the storage") {
+		c.Errorf("not found: %v\n%s", err, text)
+	}
+	stop()
+	c.held()
+	if n := c.imported(); n != 0 {
+		c.Errorf("%d objects of snapshots are left", n)
+	}
+	if _, text, err := c.run(records, p, nil); err != nil {
+		c.Errorf("gone on with: %v\n%s", err, text)
+	}
+	if c.get("persistentvolumeclaims", "content", "data").str("spec", "dataSource", "kind") != "VolumeSnapshot" {
+		c.Error("the claim is not of its snapshot")
+	}
+	c.complete()
+	c.undo(records, p)
+}
+
+func snapshotRefused(c *contents) {
+	records, p := OpenRecords(c.TempDir()), c.planned(true, false)
+	if _, text, err := c.run(records, p, refusing(http.MethodPost, "volumesnapshotcontents")); !errors.Is(err, ErrPartly) || strings.Contains(text, "was deleted") || !strings.Contains(text, "could not be made") {
+		c.Errorf("refused: %v\n%s", err, text)
 	}
 	c.held()
 	if _, text, err := c.run(records, p, nil); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -23,7 +24,7 @@ func (a *applier) writeOfSnapshot(ctx context.Context, it *Item) error {
 		_, err = a.writeItem(ctx, it)
 		return err
 	case !it.Volume.Files:
-		err = fmt.Errorf("%s: choose another backup with --volumes ('tidemark volumes list' shows what there is), or --volumes none for an empty claim", lost)
+		err = fmt.Errorf("%s: resume the restore if that has passed, or choose another backup with --volumes ('tidemark volumes list' shows what there is), or --volumes none for an empty claim", lost)
 	case a.o.Fill == nil:
 		err = fmt.Errorf("%s, and the files of its backup cannot take its place: %w", lost, ErrNoFill)
 	}
@@ -75,7 +76,11 @@ func (a *applier) lostSnapshot(ctx context.Context, it *Item) (lost string, err 
 			case err != nil:
 				return false, err
 			case u == nil:
-				lost = fmt.Sprintf("%s %s, by which it would find its snapshot %s, was deleted", gr, name, it.Volume.Snapshot.Handle)
+				became := "was deleted"
+				if a.uid(objectKey{gr, namespace, name}) == "" {
+					became = "could not be made"
+				}
+				lost = fmt.Sprintf("%s %s, by which it would find its snapshot %s, %s", gr, name, it.Volume.Snapshot.Handle, became)
 				return true, nil
 			}
 			// What the driver's side says when it does not know a handle.
@@ -103,6 +108,29 @@ func (a *applier) lose(it *Item, why error) {
 type noContent struct{ error }
 
 func (n *noContent) Unwrap() error { return n.error }
+
+// isEmpty reports whether a claim did not get its content.
+func (a *applier) isEmpty(it *Item) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.empty[it.key()] != nil
+}
+
+// unmake notes that what a claim was to be made of has to be made again; false when that cannot be noted.
+func (a *applier) unmake(release *Item) bool {
+	if a.o.Record == nil {
+		return true
+	}
+	for i, it := range a.plan.Items {
+		if it.Name != release.Snapshot || !slices.Contains(release.imports(), it.Resource) || a.uid(it.key()) == "" {
+			continue
+		}
+		if !a.cannotRecord(a.o.Record.note(i, outcome{State: "failed", Why: "was taken away again, because its claim did not get its content"})) {
+			return false
+		}
+	}
+	return true
+}
 
 // isLost reports whether a claim was not made, because there is no content for it.
 func (a *applier) isLost(it *Item) bool {

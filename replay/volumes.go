@@ -396,8 +396,10 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 			if err := a.removeImport(ctx, it); err != nil {
 				return err
 			}
+			return errors.New("was not made: what it was to be made of was taken away again")
 		}
-		return &leftAlone{"was not made"}
+		// A failure, so that it is tried again with the claim.
+		return fmt.Errorf("was not made: %s stay until the restore is gone on with, or undone", it.snapshotObjects())
 	}
 	bound, err := a.until(ctx, it.String()+" to get its volume", func(ctx context.Context) (bool, error) {
 		u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
@@ -415,8 +417,12 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 	return a.removeImport(ctx, it)
 }
 
-// removeImport takes away the objects that a claim was to be made of.
+// removeImport takes away the objects that a claim was to be made of. When it was not, they are noted as not made, so that going on with the restore makes them anew
+// and asks the driver again.
 func (a *applier) removeImport(ctx context.Context, it *Item) error {
+	if a.isEmpty(it) && !a.unmake(it) {
+		return ErrStopped
+	}
 	for _, gr := range it.imports() {
 		served, ok := a.target.version(gr, "v1")
 		if !ok {
