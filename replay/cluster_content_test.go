@@ -70,6 +70,14 @@ func testContent(t *testing.T, w *world) {
 	w.eventually("the claim of the StatefulSet", func() bool { return w.find("persistentvolumeclaims", "content", "data-db-0") != nil })
 	h := w.record()
 	h.clusterID = w.get("namespaces", "", "kube-system").uid()
+	there := w.plan(h, RestoreRequest{Scope: InNamespace("content"), Existing: ExistingUpdate, VolumesInPlace: true, Volumes: map[string]Volume{
+		"content/data": {Backup: "b", Snapshot: &VolumeSnapshot{Driver: "holding.example.com", Handle: "snap-1"}},
+	}})
+	if !slices.ContainsFunc(there.Warnings, func(s string) bool {
+		return strings.Contains(s, "restore it beside this one with --namespace-mappings content:NEW") && !strings.Contains(s, "--existing recreate")
+	}) {
+		t.Errorf("it is not told what to do about a claim that is there: %q", there.Warnings)
+	}
 	for _, part := range []struct {
 		name string
 		test func(*contents)

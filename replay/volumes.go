@@ -243,7 +243,8 @@ func (p *planner) fromSnapshot(it *Item, claim object, v Volume) {
 // fillLive has the files of a claim that is there replaced.
 func (p *planner) fillLive(it *Item, v Volume) {
 	if !v.Files {
-		p.warn("%s: is there, and its backup %s is a snapshot, which only a new claim can be made of: use --existing recreate after its workload is gone", it, v.Backup)
+		p.warn("%s: is there, and its backup %s is a snapshot, which only a new claim can be made of: restore it beside this one with --namespace-mappings %s:NEW, or delete its workload and then the claim, with all that it holds, and run the restore again",
+			it, v.Backup, cmp.Or(it.From, it.Namespace))
 		return
 	}
 	v.Existing, v.Snapshot = true, nil
