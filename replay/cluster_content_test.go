@@ -89,6 +89,7 @@ func testContent(t *testing.T, w *world) {
 		{"a snapshot that is refused at first", snapshotRefused},
 		{"a claim that is half filled", halfFilled},
 		{"a claim of somebody else", claimOfAnother},
+		{"a claim that somebody deleted, and made anew", claimAnew},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			c := &contents{world: newWorld(t, w.config), history: h}
@@ -330,6 +331,31 @@ func claimOfAnother(c *contents) {
 			c.drop()
 		}
 	}
+}
+
+// claimAnew: a claim that is deleted after its fill failed is not missed silently when the restore is gone on with; one that somebody makes in its place is theirs.
+func claimAnew(c *contents) {
+	records, p := OpenRecords(c.TempDir()), c.planned(false, true)
+	c.trouble = errors.New("the mover did not come to an end")
+	_, _, _ = c.run(records, p, nil)
+	c.trouble, c.fills = nil, nil
+	for _, name := range []string{"data", "data-db-0"} {
+		c.delete("persistentvolumeclaims", "content", name)
+		c.gone("persistentvolumeclaims", "content", name)
+	}
+	if _, text, err := c.run(records, p, nil); !errors.Is(err, ErrPartly) || len(c.fills) > 0 || !strings.Contains(text, "was deleted since the restore made it") {
+		c.Errorf("deleted: %v, filled %v\n%s", err, c.fills, text)
+	}
+	c.held()
+	for _, name := range []string{"data", "data-db-0"} {
+		c.make("somebody", strings.Replace(strings.Split(withContent, "\n---\n")[1], "name: data", "name: "+name, 1))
+	}
+	if _, text, err := c.run(records, p, nil); err != nil || len(c.fills) > 0 || !strings.Contains(text, "persistentvolumeclaims content/data: was made by somebody else meanwhile") {
+		c.Errorf("made anew: %v, filled %v\n%s", err, c.fills, text)
+	}
+	c.complete()
+	c.undo(records, p)
+	c.get("persistentvolumeclaims", "content", "data")
 }
 
 // undo takes a restore back, and with it what was made for its snapshots.

@@ -68,16 +68,6 @@ func (a *applier) madeOf(it *Item) (uid, made string) {
 	return it.prior.UID, it.prior.Made // it was not come to again
 }
 
-// isOurs reports whether it is this restore that made the object which has the item's name now.
-func (a *applier) isOurs(ctx context.Context, it *Item) (bool, error) {
-	uid, made := a.madeOf(it)
-	if made == "" {
-		return false, nil
-	}
-	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
-	return err == nil && u != nil && string(u.GetUID()) == uid, err
-}
-
 // outcome notes what became of the item.
 func (a *applier) outcome(it *Item, err error, left bool) {
 	if a.o.Record == nil {

@@ -356,16 +356,19 @@ func (a *applier) fill(ctx context.Context, it *Item) error {
 
 // fillable says why a claim must not be filled: everything that is in it would go, so it has to be one that this restore made.
 func (a *applier) fillable(ctx context.Context, it *Item) error {
-	uid := a.uid(it.key())
+	uid, made := a.madeOf(it)
 	if uid == "" {
 		return errors.New("was not made, so that it is not filled") // a failure, so that it is tried again with the claim
 	}
-	ours, err := a.isOurs(ctx, it)
+	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+	if err == nil && u == nil {
+		err = errors.New("was deleted since the restore made it: run the restore again, with a new plan")
+	}
 	if err != nil {
 		a.lose(it, err)
 		return err
 	}
-	if !ours {
+	if made == "" || string(u.GetUID()) != uid {
 		return &leftAlone{"was made by somebody else meanwhile: it is used with what it holds, and not filled; 'tidemark volumes restore' writes a backup into a claim that is there"}
 	}
 	return nil
