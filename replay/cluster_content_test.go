@@ -11,7 +11,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 )
 
@@ -54,17 +53,7 @@ type contents struct {
 // testContent: whatever goes wrong, and however often a restore is gone on with, nothing begins on a claim that did not get its content, and nobody else's claim is
 // written over.
 func testContent(t *testing.T, w *world) {
-	kinds := []string{"volumesnapshots.snapshot.storage.k8s.io", "volumesnapshotcontents.snapshot.storage.k8s.io"}
-	for _, gr := range kinds {
-		w.gone("customresourcedefinitions.apiextensions.k8s.io", "", gr)
-	}
-	w.make("ci", snapshotKinds)
-	for _, gr := range kinds {
-		w.eventually("the definitions", func() bool {
-			return w.target.refresh(t.Context()) == nil && len(w.target.versions(schema.ParseGroupResource(gr))) > 0
-		})
-		defer w.delete("customresourcedefinitions.apiextensions.k8s.io", "", gr)
-	}
+	defer w.serveSnapshots()()
 	w.make("ci", ns("content"))
 	w.make("ci", withContent)
 	w.eventually("the claim of the StatefulSet", func() bool { return w.find("persistentvolumeclaims", "content", "data-db-0") != nil })
