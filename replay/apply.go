@@ -98,7 +98,7 @@ type applier struct {
 
 	mu      sync.Mutex           // guards what follows
 	failed  error                // why the record cannot be written
-	made    map[objectKey]string // fingerprints of what was created
+	made    map[objectKey]string // fingerprints of what this restore created
 	result  Result
 	done    int
 	total   int

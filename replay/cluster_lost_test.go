@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,13 +51,7 @@ spec: {containers: [{name: c, image: none}], volumes: [{name: data, persistentVo
 // testLostSnapshot restores a claim whose snapshot somebody deleted in the storage: it gets the files of its backup, also when that takes two tries, and is not made
 // where there are none, nor is the Pod that would begin on it.
 func testLostSnapshot(t *testing.T, w *world) {
-	w.make("ci", snapshotKinds)
-	for _, gr := range []string{"volumesnapshots.snapshot.storage.k8s.io", "volumesnapshotcontents.snapshot.storage.k8s.io"} {
-		w.eventually("the definitions", func() bool {
-			return w.target.refresh(t.Context()) == nil && len(w.target.versions(schema.ParseGroupResource(gr))) > 0
-		})
-		defer w.delete("customresourcedefinitions.apiextensions.k8s.io", "", gr)
-	}
+	defer w.serveSnapshots()()
 	w.make("ci", ns("lost"))
 	w.make("ci", onSnapshots)
 	h := w.record()
@@ -133,6 +128,27 @@ func testLostSnapshot(t *testing.T, w *world) {
 	}
 	ok(t, rec.Close())
 	drop()
+}
+
+// serveSnapshots has the cluster serve snapshots, until the function that it returns is called.
+func (w *world) serveSnapshots() (stop func()) {
+	kinds := []string{"volumesnapshots.snapshot.storage.k8s.io", "volumesnapshotcontents.snapshot.storage.k8s.io"}
+	served := func(want bool) {
+		w.eventually("the kinds of snapshots to come or go", func() bool {
+			return w.target.refresh(w.Context()) == nil && !slices.ContainsFunc(kinds, func(gr string) bool {
+				return len(w.target.versions(schema.ParseGroupResource(gr))) > 0 != want
+			})
+		})
+	}
+	w.make("ci", snapshotKinds)
+	served(true)
+	return func() {
+		for _, gr := range kinds {
+			w.delete("customresourcedefinitions.apiextensions.k8s.io", "", gr)
+			w.gone("customresourcedefinitions.apiextensions.k8s.io", "", gr)
+		}
+		served(false) // or the next test would look for some
+	}
 }
 
 // driverWithout tells of each VolumeSnapshotContent what a driver's side says of a snapshot that there is not, until the function that it returns is called.

@@ -58,6 +58,7 @@ func TestOnCluster(t *testing.T) {
 		{"rules", testRules},
 		{"claims whose volume is retained", testRetained},
 		{"claims whose snapshot is lost", testLostSnapshot},
+		{"claims and their content", testContent},
 		{"transforms", testTransforms},
 		{"workloads at rest until all is there", testQuiesce},
 		{"status when it is asked for", testStatus},

@@ -34,6 +34,9 @@ func (a *applier) meet(ctx context.Context, it *Item, body object, unsure bool) 
 		if unsure && !same {             // ours, whose answer was lost, and perhaps more since
 			same = equalObjects(have, normal(req, past, it.Resource, merge(live, have, want, req.Exact)))
 		}
+		if it.Volume != nil && it.prior.Made != "" && it.prior.UID == string(u.GetUID()) {
+			same = true // what somebody changed in the claim does not fill it
+		}
 		switch {
 		case same:
 			a.restored(it.key(), string(u.GetUID()))
@@ -43,7 +46,7 @@ func (a *applier) meet(ctx context.Context, it *Item, body object, unsure bool) 
 			}
 			return nil
 		case it.Resource == accounts: // a controller makes them, and the plan promised what they had
-		case req.Existing == ExistingNone:
+		case req.Existing == ExistingNone && (!unsure || it.Volume == nil): // a claim that may be ours may lack its content
 			a.restored(it.key(), string(u.GetUID()))
 			return &leftAlone{"was made by somebody else meanwhile, and differs: left alone; --existing update makes it as it was"}
 		default:

@@ -81,6 +81,8 @@ type Item struct {
 	awaitGone bool
 	// unsure says that writing it was begun by a run that was cut off: it may be done.
 	unsure bool
+	// prior is what an earlier run noted of it.
+	prior outcome
 }
 
 // MarshalJSON writes the resource as people type it.

@@ -96,7 +96,7 @@ func (it *Item) starts() (field string, was any) {
 func (a *applier) start(ctx context.Context, it *Item) error {
 	uid := a.uid(it.key())
 	if uid == "" {
-		return &leftAlone{"was not restored, so that it is not started"}
+		return errors.New("was not restored, so that it is not started") // a failure, so that it is tried again with the workload
 	}
 	field, want := it.starts()
 	manager := updaterOf(it.managed.list(), field)

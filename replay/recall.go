@@ -11,10 +11,15 @@ func (a *applier) recall() {
 		return
 	}
 	for i, it := range a.plan.Items {
-		switch o := a.o.Record.done[i]; o.State {
+		o := a.o.Record.done[i]
+		it.prior = o
+		switch o.State {
 		case "done", "left":
 			if o.UID != "" {
 				a.uids[it.key()] = o.UID
+			}
+			if o.Made != "" {
+				a.made[it.key()] = o.Made
 			}
 			a.done++
 			if o.State == "done" {
@@ -41,12 +46,26 @@ func (a *applier) before(it *Item) bool {
 	return s == "done" || s == "left"
 }
 
-// begin notes that the item is about to be written; false when that cannot be noted.
+// begin notes that the item is about to be written, and what has been made of it by then; false when that cannot be noted.
 func (a *applier) begin(it *Item) bool {
 	if a.o.Record == nil {
 		return true
 	}
-	return a.cannotRecord(a.o.Record.note(a.index[it], outcome{State: "begin"}))
+	o := outcome{State: "begin"}
+	if it.makes() {
+		o.UID, o.Made = a.madeOf(it)
+	}
+	return a.cannotRecord(a.o.Record.note(a.index[it], o))
+}
+
+// madeOf is the object that this restore made of the item, in this run or an earlier one.
+func (a *applier) madeOf(it *Item) (uid, made string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if uid := a.uids[it.key()]; uid != "" || !it.makes() {
+		return uid, a.made[it.key()]
+	}
+	return it.prior.UID, it.prior.Made // it was not come to again
 }
 
 // outcome notes what became of the item.
@@ -54,16 +73,13 @@ func (a *applier) outcome(it *Item, err error, left bool) {
 	if a.o.Record == nil {
 		return
 	}
-	o := outcome{State: "done", UID: a.uid(it.key())}
+	o := outcome{State: "done"}
+	o.UID, o.Made = a.madeOf(it)
 	switch {
 	case left:
 		o.State, o.Why = "left", err.Error()
 	case err != nil:
 		o.State, o.Why = "failed", err.Error()
-	default:
-		a.mu.Lock()
-		o.Made = a.made[it.key()]
-		a.mu.Unlock()
 	}
 	a.cannotRecord(a.o.Record.note(a.index[it], o))
 }
@@ -94,11 +110,8 @@ func (a *applier) stopped() bool {
 	}
 }
 
-// madeAs remembers how an object was when it was created, for an undo.
+// madeAs remembers that this restore created an object, and how it was then, for an undo.
 func (a *applier) madeAs(it *Item, o object) {
-	if a.o.Record == nil {
-		return
-	}
 	print := a.plan.fingerprint(it.Resource, o)
 	a.mu.Lock()
 	defer a.mu.Unlock()

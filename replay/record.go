@@ -312,8 +312,8 @@ func (rec *Record) Undo() UndoRequest {
 			}
 			create = pack(body.json())
 		}
-		if !it.Action.writes() || o.State != "done" && o.State != "begin" {
-			continue
+		if !it.Action.writes() || o.State != "done" && o.State != "begin" && (o.State != "failed" || o.Made == "") {
+			continue // one that failed may have been made before
 		}
 		s := Step{Made: o.Made, UID: o.UID}
 		if it.live != nil && it.Action != ActionCreate {

@@ -37,6 +37,11 @@ func (p *Plan) Rights(ctx context.Context, target *Target) ([]string, error) {
 		for _, v := range verbs[it.Action] {
 			needed[right{v, it.Resource, it.Namespace}]++
 		}
+		if it.Action == ActionRelease {
+			for _, gr := range it.imports() { // they tell whether the storage still has the snapshot
+				needed[right{"get", gr, it.importedTo(gr)}]++
+			}
+		}
 		if it.status.packed != nil && it.Action.writes() {
 			needed[right{"update", schema.GroupResource{Group: it.Resource.Group, Resource: it.Resource.Resource + "/status"}, it.Namespace}]++
 		}

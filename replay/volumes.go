@@ -243,7 +243,8 @@ func (p *planner) fromSnapshot(it *Item, claim object, v Volume) {
 // fillLive has the files of a claim that is there replaced.
 func (p *planner) fillLive(it *Item, v Volume) {
 	if !v.Files {
-		p.warn("%s: is there, and its backup %s is a snapshot, which only a new claim can be made of: use --existing recreate after its workload is gone", it, v.Backup)
+		p.warn("%s: is there, and its backup %s is a snapshot, which only a new claim can be made of: restore it beside this one with --namespace-mappings %s:NEW, or delete its workload and then the claim, with all that it holds, and run the restore again",
+			it, v.Backup, cmp.Or(it.From, it.Namespace))
 		return
 	}
 	v.Existing, v.Snapshot = true, nil
@@ -320,10 +321,28 @@ type Filling struct {
 	Volume           Volume
 }
 
+// writeClaim makes a claim that gets content. When that fails, however it does, the claim is missing, or is there without its content.
+func (a *applier) writeClaim(ctx context.Context, it *Item) (waited time.Duration, err error) {
+	if it.Volume.Snapshot == nil {
+		waited, err = a.writeItem(ctx, it)
+	} else {
+		start := time.Now()
+		err = a.writeOfSnapshot(ctx, it)
+		waited = time.Since(start)
+	}
+	// What is left alone is somebody else's, with content that is theirs.
+	if err != nil && !errors.As(err, new(*otherwise)) && !errors.As(err, new(*leftAlone)) {
+		a.lose(it, err)
+	}
+	return waited, err
+}
+
 // fill writes the content of a claim.
 func (a *applier) fill(ctx context.Context, it *Item) error {
-	if !it.Volume.Existing && a.uid(it.key()) == "" {
-		return &leftAlone{"was not made, so that there is nothing to fill"}
+	if !it.Volume.Existing {
+		if err := a.fillable(ctx, it); err != nil {
+			return err
+		}
 	}
 	err := ErrNoFill
 	if a.o.Fill != nil {
@@ -333,6 +352,26 @@ func (a *applier) fill(ctx context.Context, it *Item) error {
 		a.lose(it, err)
 	}
 	return err
+}
+
+// fillable says why a claim must not be filled: everything that is in it would go, so it has to be one that this restore made.
+func (a *applier) fillable(ctx context.Context, it *Item) error {
+	uid, made := a.madeOf(it)
+	if uid == "" {
+		return errors.New("was not made, so that it is not filled") // a failure, so that it is tried again with the claim
+	}
+	u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+	if err == nil && u == nil {
+		err = errors.New("was deleted since the restore made it: run the restore again, with a new plan")
+	}
+	if err != nil {
+		a.lose(it, err)
+		return err
+	}
+	if made == "" || string(u.GetUID()) != uid {
+		return &leftAlone{"was made by somebody else meanwhile: it is used with what it holds, and not filled; 'tidemark volumes restore' writes a backup into a claim that is there"}
+	}
+	return nil
 }
 
 // hollow says why a workload must not be made: it would begin on a claim that has not got its content, and take that for a new one.
@@ -361,8 +400,10 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 			if err := a.removeImport(ctx, it); err != nil {
 				return err
 			}
+			return errors.New("was not made: what it was to be made of was taken away again")
 		}
-		return &leftAlone{"was not made"}
+		// A failure, so that it is tried again with the claim.
+		return fmt.Errorf("was not made: %s stay until the restore is gone on with, or undone", it.snapshotObjects())
 	}
 	bound, err := a.until(ctx, it.String()+" to get its volume", func(ctx context.Context) (bool, error) {
 		u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
@@ -380,22 +421,38 @@ func (a *applier) release(ctx context.Context, it *Item) error {
 	return a.removeImport(ctx, it)
 }
 
-// removeImport takes away the objects that a claim was to be made of.
+// removeImport takes away the objects that a claim was to be made of. When it was not, they are noted as not made, so that going on with the restore makes them anew
+// and asks the driver again.
 func (a *applier) removeImport(ctx context.Context, it *Item) error {
-	for _, gr := range []schema.GroupResource{groupContents, snapshots, snapshotContents} {
+	if a.isEmpty(it) && !a.unmake(it) {
+		return ErrStopped
+	}
+	for _, gr := range it.imports() {
 		served, ok := a.target.version(gr, "v1")
-		if !ok || gr == groupContents && it.Volume.Snapshot.Group == "" {
+		if !ok {
 			continue
 		}
-		ns := it.Namespace
-		if gr != snapshots {
-			ns = ""
-		}
-		if err := a.remove(ctx, served, ns, it.Snapshot); err != nil {
+		if err := a.remove(ctx, served, it.importedTo(gr), it.Snapshot); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// imports are the resources of the objects that a claim of a snapshot is made of, in the order in which they go.
+func (it *Item) imports() []schema.GroupResource {
+	if it.Volume.Snapshot.Group == "" {
+		return []schema.GroupResource{snapshots, snapshotContents}
+	}
+	return []schema.GroupResource{groupContents, snapshots, snapshotContents}
+}
+
+// importedTo is the namespace of such an object.
+func (it *Item) importedTo(gr schema.GroupResource) string {
+	if gr == snapshots {
+		return it.Namespace
+	}
+	return ""
 }
 
 // snapshotObjects names what a claim is made of, for people.

@@ -21,12 +21,11 @@ const maxRebases = 5
 // write does what the plan says about one item. It returns how much of the time went into
 // waiting, and an error that tells a person what to do.
 func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, err error) {
-	if it.Resource == claims && it.makes() && it.Volume != nil && it.Volume.Snapshot != nil {
-		start := time.Now()
-		err := a.writeOfSnapshot(ctx, it)
-		return time.Since(start), hint(it, err)
+	if it.makes() && it.Volume != nil {
+		waited, err = a.writeClaim(ctx, it)
+	} else {
+		waited, err = a.writeItem(ctx, it)
 	}
-	waited, err = a.writeItem(ctx, it)
 	return waited, hint(it, err)
 }
 
@@ -117,12 +116,13 @@ func (a *applier) created(ctx context.Context, it *Item, body object, in *intent
 		return err
 	}
 	a.restored(it.key(), string(u.GetUID()))
+	a.madeAs(it, u.Object)
 	if in != nil && in.shape != "" && !holds(u.Object, map[string]any(body)) {
 		if u, err = a.complete(ctx, it, body, u); err != nil {
 			return fmt.Errorf("was made, but with other defaults than it had, which cannot be put right: %w", err)
 		}
+		a.madeAs(it, u.Object)
 	}
-	a.madeAs(it, u.Object)
 	if _, entries := creator(it.managed.list()); entries != nil && (in == nil || !in.owns(u.Object)) {
 		a.putManagers(ctx, it, u, entries)
 	}
