@@ -87,7 +87,8 @@ type backuper struct {
 // BenchmarkVolumes backs up a directory with `tidemark volumes backup`, and beside it with the kopia command line of the same version
 // with the same hash, encryption, compression and number of readers, each into a repository of its own, in a directory on the same
 // disk or in a bucket of one S3 server: first, unchanged, with 1 % of the files changed, and restored. Both are whole processes, whose
-// repositories were made before, and are not cleaned up in between; who goes first changes with every round. tar | zstd reads the same files in the same run.
+// repositories were made before, and are not cleaned up in between; who goes first changes with every round. tar | zstd keeps the same files in the same run, and
+// brings them back: of-tar-* is ours by its.
 // of-kopia-* is our time by kopia's, the median of the rounds (BENCHTIME=6x makes six). Who comes second finds memory that the first has used, so
 // there are as many rounds of either order.
 func BenchmarkVolumes(b *testing.B) {
@@ -150,20 +151,42 @@ func (c *comparison) round(bucket bool) {
 		place = inBuckets(c.b, server)
 	}
 	us, kopia := ourBackuper(c.b, c.dir, place), kopiaBackuper(c.b, c.dir, place)
-	c.step("first", us.back, kopia.back)
-	c.add("of-kopia-bytes", float64(onDisk(c.b, us.stored))/float64(onDisk(c.b, kopia.stored)))
+	first := c.step("first", us.back, kopia.back)
+	stored := float64(onDisk(c.b, us.stored))
+	c.add("of-kopia-bytes", stored/float64(onDisk(c.b, kopia.stored)))
 	c.step("unchanged", us.back, kopia.back)
 	c.change()
 	c.step("changed", us.back, kopia.back)
-	c.step("restore", func() used { return us.restore(home + "/restored-us") }, func() used { return kopia.restore(home + "/restored-kopia") })
-	tar := timed(c.b, nil, "sh", "-c", "tar -C "+c.dir+" -cf - . | zstd -1 -q -T2 > "+home+"/all.tar.zst")
-	c.b.Logf("tar | zstd -1: %.2f s", tar.wall.Seconds())
+	restored := c.step("restore", func() used { return us.restore(home + "/restored-us") }, func() used { return kopia.restore(home + "/restored-kopia") })
+	c.tar(home, first, restored, stored)
 	must(c.b, os.RemoveAll(home))
 }
 
-// step runs both, in an order that changes with every round.
-func (c *comparison) step(name string, ours, theirs func() used) {
-	var a, k used
+// tar keeps all in one compressed file, and brings it back.
+func (c *comparison) tar(home string, first, restored used, stored float64) {
+	if _, err := exec.LookPath("zstd"); err != nil {
+		c.b.Log("without zstd there is no tar | zstd beside it: " + err.Error())
+		return
+	}
+	file, to := home+"/all.tar.zst", home+"/restored-tar"
+	t := timed(c.b, nil, "sh", "-c", "tar -C "+c.dir+" -cf - . | zstd -1 -q -T2 > "+file)
+	must(c.b, os.Mkdir(to, 0o700))
+	back := timed(c.b, nil, "sh", "-c", "zstd -d -c -q "+file+" | tar -C "+to+" -xf -")
+	info, err := os.Stat(file)
+	must(c.b, err)
+	c.add("of-tar-bytes", stored/float64(info.Size()))
+	c.add("MiB-tar", float64(t.peak>>20))
+	for name, x := range map[string][2]used{"first": {first, t}, "restore": {restored, back}} {
+		c.add("of-tar-"+name, x[0].wall.Seconds()/x[1].wall.Seconds())
+		c.add("of-tar-on-disk-"+name, x[0].durable.Seconds()/x[1].durable.Seconds())
+		c.add("of-tar-CPU-"+name, x[0].cpu.Seconds()/x[1].cpu.Seconds())
+		c.b.Logf("tar | zstd -1, %s: wall %.2f s, on disk after %.2f s, CPU %.2f s, peak %d MiB", name, x[1].wall.Seconds(), x[1].durable.Seconds(), x[1].cpu.Seconds(), x[1].peak>>20)
+	}
+}
+
+// step runs both, in an order that changes with every round, and gives what ours took.
+func (c *comparison) step(name string, ours, theirs func() used) (a used) {
+	var k used
 	if c.rounds%2 == 1 {
 		a, k = ours(), theirs()
 	} else {
@@ -176,6 +199,7 @@ func (c *comparison) step(name string, ours, theirs func() used) {
 	c.add("MiB-"+name, float64(a.peak>>20))
 	c.b.Logf("%s: wall %.2f s and %.2f s, on disk after %.2f s and %.2f s, CPU %.2f s and %.2f s, peak %d MiB and %d MiB", name,
 		a.wall.Seconds(), k.wall.Seconds(), a.durable.Seconds(), k.durable.Seconds(), a.cpu.Seconds(), k.cpu.Seconds(), a.peak>>20, k.peak>>20)
+	return a
 }
 
 func (c *comparison) add(unit string, x float64) { c.figures[unit] = append(c.figures[unit], x) }
