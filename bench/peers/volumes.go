@@ -46,8 +46,12 @@ func (v volumeRun) content() string {
 
 // volumeMeasures are the units of the benchmark: what comes before the step in them, and in words.
 var volumeMeasures = []struct{ unit, words string }{
-	{"of-kopia-", "time"}, {"of-kopia-on-disk-", "time until it is on the disk"}, {"of-kopia-CPU-", "CPU"},
-	{"of-tar-", "time, by tar \\| zstd's"}, {"of-tar-on-disk-", "time until it is on the disk, by tar \\| zstd's"}, {"of-tar-CPU-", "CPU, by tar \\| zstd's"},
+	{"of-kopia-", "time"},
+	{"of-kopia-on-disk-", "time until it is on the disk"},
+	{"of-kopia-CPU-", "CPU"},
+	{"of-tar-", "time, by tar \\| zstd's"},
+	{"of-tar-on-disk-", "time until it is on the disk, by tar \\| zstd's"},
+	{"of-tar-CPU-", "CPU, by tar \\| zstd's"},
 }
 
 var volumeSteps = []string{"first", "unchanged", "changed", "restore"}
