@@ -151,7 +151,8 @@ func (w *world) serveSnapshots() (stop func()) {
 	}
 }
 
-// driverWithout tells of each VolumeSnapshotContent what a driver's side says of a snapshot that there is not, until the function that it returns is called.
+// driverWithout tells of each VolumeSnapshotContent what a driver's side says of a snapshot that there is not, until the function that it returns is called. It protects them, and
+// lets go of those that are marked only, as where a snapshot went before the snapshot controller knew it.
 func (w *world) driverWithout() (stop func()) {
 	ctx, cancel := context.WithCancel(w.Context())
 	done := make(chan struct{})
@@ -160,12 +161,25 @@ func (w *world) driverWithout() (stop func()) {
 		defer close(done)
 		for sleep(ctx, 50*time.Millisecond) {
 			for _, o := range w.list("volumesnapshotcontents.snapshot.storage.k8s.io", "") {
-				if o.at("status") == nil {
+				switch {
+				case o.at("metadata", "deletionTimestamp") != nil:
+					if o.at("metadata", "annotations", "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted") == "yes" {
+						o.drop("metadata", "finalizers")
+						_, _ = w.target.client(contents, "").Update(ctx, o.unstructured(), metav1.UpdateOptions{})
+					}
+				case o.at("status") == nil:
+					o.put([]any{"example.com/protected"}, "metadata", "finalizers")
 					o.put("failed to list snapshot for content: can not find snapshot for snapshotID snap-1", "status", "error", "message")
 					_, _ = w.target.client(contents, "").Update(ctx, o.unstructured(), metav1.UpdateOptions{})
 				}
 			}
 		}
 	}()
-	return func() { cancel(); <-done }
+	return func() {
+		cancel()
+		<-done
+		for _, o := range w.list("volumesnapshotcontents.snapshot.storage.k8s.io", "") {
+			w.patch("csi", "volumesnapshotcontents.snapshot.storage.k8s.io", "", o.name(), `{metadata: {finalizers: []}}`)
+		}
+	}
 }

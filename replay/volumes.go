@@ -3,6 +3,7 @@ package replay
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Volume is a backup of the content of a claim's volume.
@@ -435,8 +438,35 @@ func (a *applier) removeImport(ctx context.Context, it *Item) error {
 		if err := a.remove(ctx, served, it.importedTo(gr), it.Snapshot); err != nil {
 			return err
 		}
+		if mark := beingDeleted[gr]; mark != "" {
+			a.letGo(ctx, served, it.Snapshot, mark)
+		}
 	}
 	return nil
+}
+
+// beingDeleted are the annotations by which the driver's side knows that it may let go of a content.
+var beingDeleted = map[schema.GroupResource]string{
+	snapshotContents: "snapshot.storage.kubernetes.io/volumesnapshot-being-deleted",
+	groupContents:    "groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-being-deleted",
+}
+
+// letGo sees to it that a content that is deleted goes. The snapshot controller marks it when its object goes, but not when that went before the controller
+// had protected it: the driver's side then waits for the mark for ever. What the content stands for stays (deletionPolicy Retain).
+func (a *applier) letGo(ctx context.Context, served servedResource, name, mark string) {
+	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{mark: "yes"}}})
+	for range 20 {
+		u, err := a.target.get(ctx, served, "", name)
+		if err != nil || u == nil || u.GetDeletionTimestamp() == nil {
+			return
+		}
+		if u.GetAnnotations()[mark] == "" { // other writers may take it away again
+			_, _ = a.target.client(served, "").Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		}
+		if !sleep(ctx, pollEvery) {
+			return
+		}
+	}
 }
 
 // imports are the resources of the objects that a claim of a snapshot is made of, in the order in which they go.
