@@ -104,6 +104,10 @@ func (k *kube) run(ts *testscript.TestScript, neg bool, args []string) {
 			_, err = r.Update(ctx, &u, metav1.UpdateOptions{})
 		}
 		ts.Check(err)
+		if args[0] == "create" && args[1] == "namespaces" { // what a controller makes in it is not to come in the middle of what follows
+			accounts := k.resource("serviceaccounts", u.GetName())
+			poll(ctx, ts, func() bool { _, err := accounts.Get(ctx, "default", metav1.GetOptions{}); return err == nil })
+		}
 	case "delete":
 		r := k.resource(args[1], args[2])
 		ts.Check(r.Delete(ctx, args[3], metav1.DeleteOptions{}))
