@@ -23,6 +23,8 @@ import (
 var (
 	// ErrUnknown is returned for a backup that neither history nor the repository knows.
 	ErrUnknown = errors.New("no such volume backup")
+	// ErrAmbiguous is returned for what several backups may be meant by.
+	ErrAmbiguous = errors.New("it is not clear which volume backup is meant")
 	// ErrNoContent is returned for a backup whose content the repository does not have.
 	ErrNoContent = errors.New("this backup has no content in the repository")
 	// ErrRequest is returned for what cannot be meant.
@@ -325,7 +327,7 @@ func find(all []*Backup, name string) (*Backup, error) {
 		case 1:
 			return found[0], nil
 		}
-		return nil, fmt.Errorf("%w: %d backups have %q in their names, or were made as it, such as %s: give more of the name", ErrUnknown, len(found), name, found[len(found)-1].Metadata.Name)
+		return nil, fmt.Errorf("%w: %d backups have %q in their names, or were made as it, such as %s: give more of the name", ErrAmbiguous, len(found), name, found[len(found)-1].Metadata.Name)
 	}
 	return nil, fmt.Errorf("%w: %q: 'tidemark volumes list' shows what there is", ErrUnknown, name)
 }

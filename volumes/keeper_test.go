@@ -453,10 +453,15 @@ func TestFind(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"data-20261125-1": "data-20261125-1", "weekly": "data-20261125-1", "logs": "logs-20261126-3", "26-2": "data-20261126-2",
-		"data": "", "nightly": "", "nothing": "", "": "",
+		"nothing": "", "": "",
 	} {
 		b, err := find(all, name)
 		if want == "" && !errors.Is(err, ErrUnknown) || want != "" && (err != nil || b.Metadata.Name != want) {
+			t.Errorf("%q is %v, %v", name, b, err)
+		}
+	}
+	for _, name := range []string{"data", "nightly"} {
+		if b, err := find(all, name); !errors.Is(err, ErrAmbiguous) || errors.Is(err, ErrUnknown) {
 			t.Errorf("%q is %v, %v", name, b, err)
 		}
 	}

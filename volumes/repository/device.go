@@ -160,7 +160,7 @@ func (r *Repository) pieces(ctx context.Context, id string, size int64) ([]objec
 	if err != nil {
 		return nil, err
 	}
-	e, err := inside(ctx, top, deviceName)
+	e, err := r.inside(ctx, top, deviceName)
 	if err != nil {
 		return nil, err
 	}

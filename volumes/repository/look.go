@@ -46,14 +46,26 @@ func (r *Repository) top(ctx context.Context, id string) (fs.Entry, error) {
 	return top, r.failed(err)
 }
 
+// ErrNoFile is returned for a path that a backup does not hold.
+var ErrNoFile = errors.New("the backup holds no")
+
 // inside is what is at a path of a backup.
-func inside(ctx context.Context, top fs.Entry, part string) (fs.Entry, error) {
-	if part == "" {
-		return top, nil
-	}
-	e, err := snapshotfs.GetNestedEntry(ctx, top, strings.Split(part, "/"))
-	if err != nil {
-		return nil, fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", part)
+func (r *Repository) inside(ctx context.Context, top fs.Entry, part string) (fs.Entry, error) {
+	e := top
+	for name := range strings.SplitSeq(part, "/") {
+		if name == "" {
+			continue
+		}
+		err := fs.ErrEntryNotFound
+		if dir, ok := e.(fs.Directory); ok {
+			e, err = dir.Child(ctx, name)
+		}
+		if errors.Is(err, fs.ErrEntryNotFound) {
+			return nil, fmt.Errorf("%w %s: 'tidemark volumes files' lists what it holds", ErrNoFile, EscapePath(part))
+		}
+		if err != nil { // a directory that cannot be read may well hold it
+			return nil, r.failed(err)
+		}
 	}
 	return e, nil
 }
@@ -73,7 +85,7 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 		}
 		special, unread := r.specials(ctx, top)
 		at := path.Clean("/" + part)[1:]
-		e, err := inside(ctx, top, at)
+		e, err := r.inside(ctx, top, at)
 		if err != nil {
 			if f, is := special.at(at); is {
 				yield(f, nil)
@@ -157,7 +169,7 @@ func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) er
 		return err
 	}
 	at := path.Clean("/" + part)[1:]
-	e, err := inside(ctx, top, at)
+	e, err := r.inside(ctx, top, at)
 	if err != nil {
 		if special, unread := r.specials(ctx, top); unread == nil {
 			if _, is := special.at(at); is {

@@ -19,7 +19,6 @@ import (
 	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/snapshot"
 	"github.com/kopia/kopia/snapshot/restore"
-	"github.com/kopia/kopia/snapshot/snapshotfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,7 +35,7 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 		}
 	}
 	names := &namedDirectory{root, root.Name()}
-	from, err := out.choose(ctx, names, o.Path)
+	from, err := out.choose(ctx, r, names, o.Path)
 	if err != nil {
 		return Progress{}, err
 	}
@@ -127,17 +126,17 @@ func (w *output) attribute(p string) attribute {
 }
 
 // choose finds the part that is to come back.
-func (w *output) choose(ctx context.Context, root fs.Directory, part string) (fs.Entry, error) {
+func (w *output) choose(ctx context.Context, r *Repository, root fs.Directory, part string) (fs.Entry, error) {
 	part = partOf(part)
 	if part == "" {
 		return root, nil
 	}
-	e, err := snapshotfs.GetNestedEntry(ctx, root, strings.Split(part, "/"))
+	e, err := r.inside(ctx, root, part)
 	if w.attribute(part).Special != "" {
 		return nil, noContent(EscapePath(part))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the backup holds no %s: 'tidemark volumes files' lists what it holds", EscapePath(part))
+		return nil, err
 	}
 	if e.IsDir() {
 		w.prefix = part + "/"

@@ -8,6 +8,8 @@ import (
 
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
+	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
 // wireError is an error in the API: as the body of a failed request, or a stream's last line.
@@ -25,6 +27,7 @@ type wireError struct {
 const (
 	kindRange    = "range"    // a replay.RangeError
 	kindRequest  = "request"  // the question cannot be understood
+	kindUnknown  = "unknown"  // what was asked for is not there
 	kindDenied   = "denied"   // no or wrong token
 	kindStopping = "stopping" // the daemon is about to end
 )
@@ -37,6 +40,12 @@ type Error struct {
 
 // Error gives the daemon's own words.
 func (e *Error) Error() string { return e.Message }
+
+// Unknown reports whether an error says that what was asked for, a backup of a volume or a path in it, is not there: here, or with the daemon.
+func Unknown(err error) bool {
+	answer, is := errors.AsType[*Error](err)
+	return is && answer.Kind == kindUnknown || errors.Is(err, volumes.ErrUnknown) || errors.Is(err, repository.ErrNoFile)
+}
 
 // requestError is a question that cannot be understood.
 type requestError struct{ err error }
@@ -55,6 +64,8 @@ func toWire(err error) *wireError {
 	switch {
 	case errors.As(err, &re):
 		w.Kind, w.At, w.Why, w.Try, w.From, w.To = kindRange, re.At.String(), re.Why, re.Try, &re.From, &re.To
+	case Unknown(err):
+		w.Kind = kindUnknown
 	case errors.As(err, &bad):
 		w.Kind = kindRequest
 	case errors.Is(err, errStopping), errors.Is(err, context.Canceled):
@@ -87,6 +98,8 @@ func statusOf(w *wireError) int {
 		return http.StatusUnprocessableEntity
 	case kindRequest:
 		return http.StatusBadRequest
+	case kindUnknown:
+		return http.StatusNotFound
 	case kindDenied:
 		return http.StatusUnauthorized
 	case kindStopping:

@@ -193,7 +193,7 @@ func (b *begunWriter) Write(p []byte) (int, error) {
 
 // asked marks the errors that are the asker's.
 func asked(err error) error {
-	if errors.Is(err, volumes.ErrUnknown) || errors.Is(err, volumes.ErrNoContent) || errors.Is(err, volumes.ErrRequest) || errors.Is(err, volumes.ErrPartly) ||
+	if errors.Is(err, volumes.ErrUnknown) || errors.Is(err, repository.ErrNoFile) || errors.Is(err, volumes.ErrAmbiguous) || errors.Is(err, volumes.ErrNoContent) || errors.Is(err, volumes.ErrRequest) || errors.Is(err, volumes.ErrPartly) ||
 		errors.Is(err, repository.ErrMaintained) {
 		return &requestError{err}
 	}

@@ -19,7 +19,7 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrDamaged is returned by verify when it found damage.
 	ErrDamaged = errors.New("damaged")
-	// ErrNotInHistory is returned for an object that the journal never saw.
+	// ErrNotInHistory is returned for an object that the journal never saw, and for a backup of a volume, or a path in it, that is not there.
 	ErrNotInHistory = errors.New("not in history")
 )
 
@@ -48,6 +48,7 @@ const exitCodes = `Exit codes of all commands:
   2  wrong usage, or refused (no answer to the question asked); for diff: could not compare
   3  restored, or backed up, partly: the report says what is missing; running the same command again continues
      (claims that are left out, because a policy says so or because they are not bound, are told, and no failure)
-  4  the moment, the namespace or the object is not in the recorded history; the error says what is
+  4  the moment, the namespace or the object is not in the recorded history; the error says what is. For volumes: there is
+     no such backup, or it does not hold the path
   5  verify found damage: the report says what it costs and what is still restorable
 `

@@ -130,7 +130,10 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 			return err
 		}
 		defer done()
-		return run(cmd, v, args)
+		if err = run(cmd, v, args); api.Unknown(err) {
+			err = failure(ErrNotInHistory, "%v", err)
+		}
+		return err
 	}
 	return cmd
 }
