@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kopia/kopia/repo/object"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +42,18 @@ func TestNothingIsRestoredIntoTheArchive(t *testing.T) {
 	}
 }
 
+// mountAt mounts an empty file system of a size at a directory, for the time of a test.
+func mountAt(t *testing.T, dir, size string) {
+	t.Helper()
+	ok(t, os.MkdirAll(dir, 0o700))
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); errors.Is(err, unix.EPERM) {
+		t.Skip("mounting needs root")
+	} else {
+		ok(t, err)
+	}
+	t.Cleanup(func() { ok(t, unix.Unmount(dir, 0)) })
+}
+
 // What is mounted below the target is not emptied; the rest comes back.
 func TestMountsBelowATargetStay(t *testing.T) {
 	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
@@ -47,13 +61,7 @@ func TestMountsBelowATargetStay(t *testing.T) {
 	r := w.open()
 	b := w.back(r, dir)
 	mount := to + "/deep/mount"
-	ok(t, os.MkdirAll(mount, 0o700))
-	if err := unix.Mount("none", mount, "tmpfs", 0, "size=1m"); errors.Is(err, unix.EPERM) {
-		t.Skip("mounting needs root")
-	} else {
-		ok(t, err)
-	}
-	defer func() { ok(t, unix.Unmount(mount, 0)) }()
+	mountAt(t, mount, "1m")
 	write(t, mount+"/precious", "p")
 	write(t, to+"/deep/extra", "e")
 	write(t, to+"/more/extra", "e")
@@ -124,14 +132,114 @@ func TestDamagedFilesCostNoOthers(t *testing.T) {
 	if !rotted {
 		t.Fatal("no pack to spoil")
 	}
-	write(t, to+"/a/rotten", "newer")
+	for _, name := range []string{"a/rotten", "z-linked"} { // it is read for one of the two only
+		write(t, to+"/"+name, "newer")
+	}
 	p, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{})
 	if err == nil || !strings.Contains(err.Error(), "a/rotten, z-linked is damaged") {
 		t.Errorf("%v, %+v", err, p)
 	}
-	for name, want := range map[string]string{"a/a": "a/a", "a/z": "a/z", "b": "b", "a/rotten": "newer"} {
+	for name, want := range map[string]string{"a/a": "a/a", "a/z": "a/z", "b": "b", "a/rotten": "newer", "z-linked": "newer"} {
 		if have, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(have) != want {
 			t.Errorf("%s: %.20q, %v", name, have, err)
 		}
 	}
+}
+
+// Damage that is found when much of a file is written already costs nothing that is there, neither the file nor its other names.
+func TestWhatIsThereStaysUntilTheNewIsRead(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	noise := make([]byte, 24<<20) // some pieces
+	_, _ = rand.Read(noise)
+	ok(t, os.WriteFile(dir+"/large", noise, 0o600))
+	write(t, dir+"/small", "small")
+	b := w.back(w.open(), dir)
+	mend := w.spoilLate(b.ID, "large")
+	write(t, to+"/large", "newer")
+	write(t, to+"/small", "newer")
+	ok(t, os.Link(to+"/large", to+"/mine"))
+	if _, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "content of large is damaged") {
+		t.Errorf("%v", err)
+	}
+	has := func(when string, want map[string]string) {
+		t.Helper()
+		all, err := os.ReadDir(to)
+		ok(t, err)
+		if len(all) != len(want) {
+			t.Errorf("%s: the target has %v", when, all)
+		}
+		for name, text := range want {
+			if have, err := os.ReadFile(to + "/" + name); err != nil || string(have) != text {
+				t.Errorf("%s: %s: %.20q, %v", when, name, have, err)
+			}
+		}
+	}
+	has("damaged", map[string]string{"large": "newer", "mine": "newer", "small": "small"})
+	mend()
+	write(t, to+"/"+unfinished+strings.Repeat("A", 26), "of a restore that was killed")
+	_, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+	has("mended", map[string]string{"large": string(noise), "mine": "newer", "small": "small"})
+}
+
+// A file that is there stays when there is no room for it and its new content, and the error says what to do.
+func TestNoRoomForBothIsTold(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	mountAt(t, to, "5m")
+	noise := make([]byte, 3<<20)
+	_, _ = rand.Read(noise)
+	ok(t, os.WriteFile(dir+"/large", noise, 0o600))
+	r := w.open()
+	b := w.back(r, dir)
+	old := strings.Repeat("old", 1<<20)
+	write(t, to+"/large", old)
+	if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "takes room for both: make room or remove that file") {
+		t.Errorf("%v", err)
+	}
+	if have, err := os.ReadFile(to + "/large"); err != nil || string(have) != old {
+		t.Errorf("%.20q, %v", have, err)
+	}
+	ok(t, os.Remove(to+"/large"))
+	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+}
+
+// spoilLate damages a large file in the repository at a place that is read after its beginning was. mend takes that back.
+func (w *world) spoilLate(id, name string) (mend func()) {
+	w.Helper()
+	r := w.open()
+	top, err := r.top(w.Context(), id)
+	ok(w.T, err)
+	e, err := r.inside(w.Context(), top, name)
+	ok(w.T, err)
+	contents, err := r.kopia.VerifyObject(w.Context(), e.(object.HasObjectID).ObjectID())
+	ok(w.T, err)
+	for _, c := range contents {
+		info, err := r.kopia.ContentInfo(w.Context(), c)
+		ok(w.T, err)
+		var pack string
+		for _, f := range w.files("p") {
+			if strings.Contains(f, string(info.PackBlobID)) {
+				pack = filepath.Join(strings.TrimPrefix(w.store.String(), "dir://"), f)
+			}
+		}
+		if pack == "" { // of the list of its pieces
+			continue
+		}
+		flip := func() {
+			b, err := os.ReadFile(pack)
+			ok(w.T, err)
+			b[int(info.PackOffset)+int(info.PackedLength)/2] ^= 1
+			ok(w.T, os.Chmod(pack, 0o600))
+			ok(w.T, os.WriteFile(pack, b, 0o600))
+		}
+		flip()
+		var read bytes.Buffer
+		if err := w.open().Read(w.Context(), id, name, &read); err != nil && read.Len() > 2*copySize {
+			return flip
+		}
+		flip()
+	}
+	w.Fatal("no piece of it comes late")
+	return nil
 }

@@ -12,14 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deleteExtra removes what the directory of the backup does not have.
-func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) error {
+// names are those in a directory of the target.
+func (w *output) names(rel string) ([]string, error) {
 	f, err := w.root.Open(cmpDot(rel))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	names, err := f.Readdirnames(-1)
-	f.Close()
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
+// deleteExtra removes what the directory of the backup does not have.
+func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) error {
+	names, err := w.names(rel)
 	if err != nil {
 		return err
 	}
@@ -52,12 +57,7 @@ func (w *output) remove(p string) (stays bool, err error) {
 		if fileSystemOf(info) != w.device {
 			return true, w.miss(p, "is another file system, which is not emptied", unix.EPERM)
 		}
-		f, err := w.root.Open(p)
-		if err != nil {
-			return false, err
-		}
-		names, err := f.Readdirnames(-1)
-		f.Close()
+		names, err := w.names(p)
 		if err != nil {
 			return false, err
 		}

@@ -179,6 +179,7 @@ func (w *output) SymlinkExists(context.Context, string, fs.Symlink) bool { retur
 
 // BeginDirectory implements restore.Output.
 func (w *output) BeginDirectory(ctx context.Context, rel string, e fs.Directory) error {
+	there := true
 	if rel != "" {
 		info, err := w.root.Lstat(rel)
 		switch {
@@ -192,9 +193,15 @@ func (w *output) BeginDirectory(ctx context.Context, rel string, e fs.Directory)
 			err = iofs.ErrNotExist
 		}
 		if err != nil {
+			there = false
 			if err := w.root.Mkdir(rel, 0o700); err != nil {
 				return err
 			}
+		}
+	}
+	if there {
+		if err := w.sweep(rel); err != nil {
+			return err
 		}
 	}
 	if w.o.DeleteExtra {
@@ -239,27 +246,27 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 	content := &reportingReader{&contextReader{ctx, in}, report}
 	buf := buffers.Get().(*[copySize]byte)
 	defer buffers.Put(buf)
-	n, err := io.ReadFull(content, buf[:]) // before what is there goes
+	n, err := io.ReadFull(content, buf[:]) // before anything is made
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
 	start := buf[:n]
-	f, err := w.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, iofs.ErrExist) {
-		if err := w.clear(rel); err != nil {
-			return err
-		}
-		f, err = w.root.OpenFile(rel, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	}
+	f, name, err := w.create(rel)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err = w.fill(f, start, content, &at); err != nil {
-		_ = w.root.Remove(rel) // a part of a file is taken for the file
-		return err
+	if err = w.fill(f, start, content, &at); err == nil {
+		err = w.setFile(int(f.Fd()), rel, e, &at)
 	}
-	return w.setFile(int(f.Fd()), rel, e, &at)
+	if err == nil && name != rel {
+		err = w.replace(name, rel)
+	}
+	if err != nil {
+		_ = w.root.Remove(name) // a part of a file is taken for the file
+		return noRoom(err, name != rel)
+	}
+	return nil
 }
 
 // fill writes the content of a file: its start, which was read already, and the rest. The start's memory is used for that.

@@ -1,0 +1,70 @@
+package repository
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// unfinished is what the names of files begin with that are to replace one that is there, as long as their content is not complete.
+const unfinished = ".tidemark-restoring-"
+
+// randomLength is how long rand.Text is.
+const randomLength = 26
+
+// create makes the file that content is written to. Where something has its name, it gets one of its own: what is there stays until the
+// new content was read to its end.
+func (w *output) create(rel string) (f *os.File, name string, err error) {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if f, err = w.root.OpenFile(rel, flags, 0o600); !errors.Is(err, iofs.ErrExist) {
+		return f, rel, err
+	}
+	name = path.Join(path.Dir(rel), unfinished+rand.Text())
+	f, err = w.root.OpenFile(name, flags, 0o600)
+	return f, name, err
+}
+
+// replace gives a file that is complete its name. Other names of what had it before keep that.
+func (w *output) replace(name, rel string) error {
+	if info, err := w.root.Lstat(rel); err == nil && info.IsDir() {
+		if err := w.clear(rel); err != nil {
+			return err
+		}
+	}
+	return w.root.Rename(name, rel)
+}
+
+// sweep removes from a directory the unfinished files of a restore that was killed.
+func (w *output) sweep(rel string) error {
+	names, err := w.names(rel)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, unfinished) || len(name) != len(unfinished)+randomLength {
+			continue
+		}
+		p := path.Join(rel, name)
+		if info, err := w.root.Lstat(p); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if err := w.root.Remove(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noRoom says of a full file system why it takes more than the backup has.
+func noRoom(err error, beside bool) error {
+	if !beside || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	return fmt.Errorf("%w: the file that is there was left as it is, since it stays until its new content is complete, which takes room for both: make room or remove that file, and run the same command again", err)
+}
