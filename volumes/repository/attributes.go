@@ -30,7 +30,7 @@ type attribute struct {
 	Link string `json:"link,omitempty"`
 	// Sparse files have holes.
 	Sparse bool `json:"sparse,omitempty"`
-	// Modified is the time of directories and special files.
+	// Modified is the time of directories and special files, and of those whose time Kopia cannot hold: before 1678 or after 2262.
 	Modified time.Time `json:"modified,omitzero"`
 	// Special is "fifo", "char" or "block"; the rest is about those.
 	Special string `json:"special,omitempty"`

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +204,38 @@ func TestNoRoomForBothIsTold(t *testing.T) {
 	ok(t, os.Remove(to+"/large"))
 	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
 	ok(t, err)
+}
+
+// Kopia holds times as nanoseconds since 1970 in 64 bits.
+func TestTimesFarAwayComeBack(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	mountAt(t, dir, "1m") // which keeps any
+	mountAt(t, to, "1m")
+	ok(t, os.Mkdir(dir+"/d", 0o700))
+	write(t, dir+"/d/late", "x")
+	write(t, dir+"/d/never", "x")
+	ok(t, os.Link(dir+"/d/late", dir+"/d/linked"))
+	ok(t, os.Symlink("late", dir+"/d/link"))
+	ok(t, unix.Mkfifo(dir+"/d/pipe", 0o600))
+	want := map[string]int64{"d/late": 20_000_000_000, "d/linked": 20_000_000_000, "d/link": -20_000_000_000, "d/pipe": 30_000_000_000, "d/never": 1 << 40, "d": 20_000_000_001}
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(want))) {
+		at := []unix.Timespec{{Sec: want[name], Nsec: 5}, {Sec: want[name], Nsec: 5}}
+		ok(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/"+name, at, unix.AT_SYMLINK_NOFOLLOW))
+	}
+	want["d/never"] = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC).Unix()
+	r := w.open()
+	for range 2 { // the second one has one to compare with
+		b := w.back(r, dir)
+		_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+		ok(t, err)
+		for name, at := range want {
+			var st unix.Stat_t
+			ok(t, unix.Lstat(to+"/"+name, &st))
+			if st.Mtim.Sec != at || name != "d/never" && st.Mtim.Nsec != 5 {
+				t.Errorf("%s has the time %d.%d, want %d.5", name, st.Mtim.Sec, st.Mtim.Nsec, at)
+			}
+		}
+	}
 }
 
 // spoilLate damages a large file in the repository at a place that is read after its beginning was. mend takes that back.

@@ -155,7 +155,7 @@ func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
 }
 
 func fileOf(ctx context.Context, p string, e fs.Entry) File {
-	f := File{Path: p, Mode: e.Mode().String(), Size: e.Size(), Modified: e.ModTime().UTC(), UID: e.Owner().UserID, GID: e.Owner().GroupID}
+	f := File{Path: p, Mode: lsMode(e.Mode()), Size: e.Size(), Modified: e.ModTime().UTC(), UID: e.Owner().UserID, GID: e.Owner().GroupID}
 	if l, ok := e.(fs.Symlink); ok {
 		f.Target, _ = l.Readlink(ctx) // the list is of use without
 	}

@@ -367,12 +367,19 @@ func (w *output) setFile(fd int, rel string, e fs.Entry, at *attribute) error {
 			}
 		}
 	}
-	modified := e.ModTime()
-	if !at.Modified.IsZero() {
-		modified = at.Modified
+	t, err := unix.TimeToTimespec(modified(e, at))
+	if err != nil {
+		return err
 	}
-	t := unix.NsecToTimespec(modified.UnixNano())
 	return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), []unix.Timespec{t, t}, 0)
+}
+
+// modified is the time of a file.
+func modified(e fs.Entry, at *attribute) time.Time {
+	if at.Modified.IsZero() {
+		return e.ModTime()
+	}
+	return at.Modified
 }
 
 // mayMiss reports whether an attribute is one that the target's system sets by itself.
@@ -424,11 +431,14 @@ func (w *output) CreateSymlink(ctx context.Context, rel string, e fs.Symlink) er
 		}
 	}
 	w.files.Add(1)
-	return setTime(dir, name, e.ModTime())
+	return setTime(dir, name, modified(e, &at))
 }
 
 func setTime(dir *os.File, name string, at time.Time) error {
-	spec := unix.NsecToTimespec(at.UnixNano())
+	spec, err := unix.TimeToTimespec(at)
+	if err != nil {
+		return err
+	}
 	return unix.UtimesNanoAt(int(dir.Fd()), name, []unix.Timespec{spec, spec}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
@@ -505,8 +515,14 @@ func (w *output) finish() error {
 		}
 		w.files.Add(1)
 	}
-	for dir, info := range times {
-		if err := w.root.Chtimes(dir, info.ModTime(), info.ModTime()); err != nil {
+	for p, info := range times {
+		dir, name, err := parentOf(w.root, p)
+		if err != nil {
+			return err
+		}
+		err = setTime(dir, name, info.ModTime()) // os.Chtimes knows no time after 2262
+		dir.Close()
+		if err != nil {
 			return err
 		}
 	}

@@ -248,8 +248,8 @@ func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
 	if it.Special != "" {
 		it.Mode, it.UID, it.GID, it.Rdev = st.Mode&0o7777, st.Uid, st.Gid, st.Rdev
 	}
-	if it.Special != "" || kind == unix.S_IFDIR {
-		it.Modified = time.Unix(st.Mtim.Unix()).UTC()
+	if at := time.Unix(st.Mtim.Unix()).UTC(); it.Special != "" || kind == unix.S_IFDIR || !at.Equal(time.Unix(0, at.UnixNano())) {
+		it.Modified = writable(at)
 	}
 	if kind == unix.S_IFSOCK {
 		a.leaveOut(path)
@@ -280,6 +280,18 @@ func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
 		return a.keep(it)
 	}
 	return nil
+}
+
+// writable is a time, or the nearest that JSON can hold.
+func writable(at time.Time) time.Time {
+	first, last := time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	switch {
+	case at.Before(first):
+		return first
+	case at.After(last):
+		return last
+	}
+	return at
 }
 
 // leaveOut takes down that a socket is not kept.

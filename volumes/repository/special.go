@@ -77,7 +77,12 @@ func parent(p string) string {
 // file is a pipe or a device as a file.
 func (a *attribute) file() File {
 	mode := map[string]os.FileMode{"fifo": os.ModeNamedPipe, "char": os.ModeDevice | os.ModeCharDevice, "block": os.ModeDevice}[a.Special] | os.FileMode(a.Mode&0o777)
-	return File{Path: a.Path, Mode: mode.String(), Modified: a.Modified, UID: a.UID, GID: a.GID}
+	for bit, flag := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
+		if a.Mode&bit != 0 {
+			mode |= flag
+		}
+	}
+	return File{Path: a.Path, Mode: lsMode(mode), Modified: a.Modified, UID: a.UID, GID: a.GID}
 }
 
 // at is the one at a path.
@@ -88,4 +93,38 @@ func (s specials) at(part string) (File, bool) {
 		}
 	}
 	return File{}, false
+}
+
+// lsMode is a mode as ls(1) shows it; Go's own letters are others.
+func lsMode(m os.FileMode) string {
+	b := []byte("-" + m.Perm().String()[1:])
+	switch m.Type() {
+	case os.ModeDir:
+		b[0] = 'd'
+	case os.ModeSymlink:
+		b[0] = 'l'
+	case os.ModeNamedPipe:
+		b[0] = 'p'
+	case os.ModeSocket:
+		b[0] = 's'
+	case os.ModeDevice:
+		b[0] = 'b'
+	case os.ModeDevice | os.ModeCharDevice:
+		b[0] = 'c'
+	}
+	for _, s := range [...]struct {
+		flag      os.FileMode
+		at        int
+		with, not byte // x as well, or not
+	}{{os.ModeSetuid, 3, 's', 'S'}, {os.ModeSetgid, 6, 's', 'S'}, {os.ModeSticky, 9, 't', 'T'}} {
+		if m&s.flag == 0 {
+			continue
+		}
+		if b[s.at] == 'x' {
+			b[s.at] = s.with
+		} else {
+			b[s.at] = s.not
+		}
+	}
+	return string(b)
 }

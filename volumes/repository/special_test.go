@@ -96,3 +96,31 @@ func TestPipesInHiddenDirectories(t *testing.T) {
 		}
 	}
 }
+
+func TestModesAreThoseOfLs(t *testing.T) {
+	for _, c := range []struct {
+		mode os.FileMode
+		want string
+	}{
+		{0o644, "-rw-r--r--"},
+		{0, "----------"},
+		{os.ModeDir | 0o755, "drwxr-xr-x"},
+		{os.ModeDir | os.ModeSticky | 0o777, "drwxrwxrwt"},
+		{os.ModeDir | os.ModeSticky | 0o770, "drwxrwx--T"},
+		{os.ModeDir | os.ModeSetgid | 0o750, "drwxr-s---"},
+		{os.ModeSetuid | 0o755, "-rwsr-xr-x"},
+		{os.ModeSetuid | os.ModeSetgid | os.ModeSticky | 0o644, "-rwSr-Sr-T"},
+		{os.ModeSymlink | 0o777, "lrwxrwxrwx"},
+		{os.ModeNamedPipe | 0o600, "prw-------"},
+		{os.ModeSocket | 0o600, "srw-------"},
+		{os.ModeDevice | 0o660, "brw-rw----"},
+		{os.ModeDevice | os.ModeCharDevice | 0o666, "crw-rw-rw-"},
+	} {
+		if have := lsMode(c.mode); have != c.want {
+			t.Errorf("%v is %s, want %s", c.mode, have, c.want)
+		}
+	}
+	if f := (&attribute{Path: "p", Special: "fifo", Mode: 0o3750}).file(); f.Mode != "prwxr-s--T" {
+		t.Errorf("a pipe is %s", f.Mode)
+	}
+}
