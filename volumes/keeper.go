@@ -99,6 +99,8 @@ type BackRequest struct {
 	Run       string `json:"run,omitempty"` // default: the backup's name
 	// ReadAll is that of repository.BackupOptions.
 	ReadAll bool `json:"readAll,omitempty"`
+	// OneFileSystem is that of repository.BackupOptions.
+	OneFileSystem bool `json:"oneFileSystem,omitempty"`
 	// TTL and Pinned are those of Spec.
 	TTL    time.Duration `json:"ttl,omitempty"`
 	Pinned bool          `json:"pinned,omitempty"`
@@ -135,7 +137,7 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := k.record(ctx, b, journal.Added); err != nil {
 		return nil, err
 	}
-	err = k.back(ctx, r, b, q.ReadAll, progress)
+	err = k.back(ctx, r, b, &q, progress)
 	b.Status.Finished = k.o.Clock().UTC()
 	b.Status.Phase = Done
 	if err != nil {
@@ -149,9 +151,9 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 // recordTime bounds the last record of a backup that was cancelled.
 const recordTime = 10 * time.Second
 
-func (k *Keeper) back(ctx context.Context, r *repository.Repository, b *Backup, readAll bool, progress func(repository.Progress)) error {
+func (k *Keeper) back(ctx context.Context, r *repository.Repository, b *Backup, q *BackRequest, progress func(repository.Progress)) error {
 	res, err := r.Back(ctx, sourceOf(b), b.Spec.Path, repository.BackupOptions{
-		Description: "tidemark " + b.Metadata.Name, Progress: progress, ReadAll: readAll,
+		Description: "tidemark " + b.Metadata.Name, Progress: progress, ReadAll: q.ReadAll, OneFileSystem: q.OneFileSystem,
 		Tags: func() (map[string]string, error) {
 			b.Status.After = k.fence(ctx, b)
 			return tagsOf(b)

@@ -64,6 +64,8 @@ type BackupOptions struct {
 	Blocks *Blocks
 	// ReadAll reads files that look as they did in the backup before, too: one whose content changed with neither its size nor its time did.
 	ReadAll bool
+	// OneFileSystem leaves out what is in directories that another file system is mounted at; they come back empty.
+	OneFileSystem bool
 	// Progress is called now and then, by one goroutine at a time.
 	Progress func(Progress)
 
@@ -123,7 +125,7 @@ func (r *Repository) Back(ctx context.Context, source Source, path string, o Bac
 		return nil, fmt.Errorf("%s is neither a directory nor a block device: back up a directory that it is in, such as %s", path, filepath.Dir(path))
 	}
 	return r.write(ctx, source.info(r.o.Cluster), o, func(s *session) (*snapshot.Manifest, error) {
-		root, kept, done, err := openTree(path)
+		root, kept, done, err := openTree(path, o.OneFileSystem)
 		if err != nil {
 			return nil, fmt.Errorf("back up %s: %w", path, err)
 		}

@@ -80,6 +80,32 @@ func TestMountsBelowATargetStay(t *testing.T) {
 	}
 }
 
+// What is mounted below a path is backed up with it, unless one file system is all that is wanted: then its directory comes back empty.
+func TestMountsBelowAPath(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	mountAt(t, dir+"/a/mount", "1m")
+	write(t, dir+"/a/here", "h")
+	write(t, dir+"/a/mount/there", "t")
+	write(t, dir+"/a/mount/deep/there", "t")
+	r := w.open()
+	for _, one := range []bool{false, true, false} { // the last one has to look again
+		b, err := r.Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{OneFileSystem: one})
+		ok(t, err)
+		var have []string
+		for f, err := range r.Files(t.Context(), b.ID, "", true) {
+			ok(t, err)
+			have = append(have, f.Path)
+		}
+		want := []string{"a", "a/here", "a/mount"}
+		if !one {
+			want = append(want, "a/mount/deep", "a/mount/deep/there", "a/mount/there")
+		}
+		if !slices.Equal(have, want) {
+			t.Errorf("one file system: %v: %v, want %v", one, have, want)
+		}
+	}
+}
+
 // A file whose content changed, and neither its size nor its time, is only seen when all is read.
 func TestReadAllSeesWhatLooksTheSame(t *testing.T) {
 	w, dir := newWorld(t), t.TempDir()

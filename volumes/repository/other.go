@@ -13,7 +13,7 @@ import (
 // errNotLinux is returned where files cannot be read and written with all that belongs to them.
 var errNotLinux = fmt.Errorf("directories are backed up and restored on Linux only: let the daemon do it, without --archive: %w", errors.ErrUnsupported)
 
-func openTree(string) (fs.Directory, *attributes, func() error, error) {
+func openTree(string, bool) (fs.Directory, *attributes, func() error, error) {
 	return nil, nil, nil, errNotLinux
 }
 

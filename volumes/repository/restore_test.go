@@ -20,7 +20,7 @@ func TestWhatTheTargetCannotHave(t *testing.T) {
 	}
 	source := Source{"shop", "data"}
 	b, err := r.write(t.Context(), source.info("c1"), BackupOptions{}, func(s *session) (*snapshot.Manifest, error) {
-		root, kept, done, err := openTree(dir)
+		root, kept, done, err := openTree(dir, false)
 		ok(t, err)
 		defer func() { ok(t, done()) }()
 		m, err := r.upload(s, root, kept, BackupOptions{})

@@ -23,6 +23,7 @@ import (
 type tree struct {
 	root *os.Root
 	kept attributes
+	only *uint64 // the file system that is read; nil: those below it as well
 }
 
 // entry is one file of a tree.
@@ -33,20 +34,24 @@ type entry struct {
 	st   unix.Stat_t
 }
 
-// openTree opens a directory to back it up.
-func openTree(path string) (root fs.Directory, kept *attributes, done func() error, err error) {
+// openTree opens a directory to back it up, with or without what is mounted below.
+func openTree(path string, oneFileSystem bool) (root fs.Directory, kept *attributes, done func() error, err error) {
 	dir, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	t := &tree{root: dir}
-	if root, err = t.open(); err != nil {
+	e, err := t.open()
+	if err != nil {
 		return nil, nil, nil, errors.Join(err, dir.Close())
+	}
+	if root = e; oneFileSystem {
+		t.only = &e.st.Dev
 	}
 	return root, &t.kept, dir.Close, nil
 }
 
-func (t *tree) open() (fs.Directory, error) {
+func (t *tree) open() (*directory, error) {
 	f, err := t.root.Open(".")
 	if err != nil {
 		return nil, err
@@ -144,6 +149,17 @@ func (d *directory) Iterate(context.Context) (fs.DirectoryIterator, error) {
 	return &iterator{d: d, f: f}, nil
 }
 
+// mounted is a directory that another file system is mounted at, without what is in that.
+type mounted struct{ directory }
+
+// Iterate implements fs.Directory.
+func (*mounted) Iterate(context.Context) (fs.DirectoryIterator, error) {
+	return fs.StaticIterator(nil, nil), nil
+}
+
+// Child implements fs.Directory.
+func (*mounted) Child(context.Context, string) (fs.Entry, error) { return nil, fs.ErrEntryNotFound }
+
 // iterator reads a directory some names at a time.
 type iterator struct {
 	d     *directory
@@ -182,6 +198,9 @@ func (it *iterator) Next(context.Context) (fs.Entry, error) {
 		}
 		switch e.st.Mode & unix.S_IFMT {
 		case unix.S_IFDIR:
+			if only := it.d.t.only; only != nil && e.st.Dev != *only {
+				return &mounted{directory{e}}, nil
+			}
 			return &directory{e}, nil
 		case unix.S_IFREG:
 			return &file{e}, nil

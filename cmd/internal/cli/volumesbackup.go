@@ -38,7 +38,8 @@ backup is done. Notes say when all was read, and why.
 Before and after, hooks are run in the containers of the Pods that use the claims: those of Velero's annotations, of the
 configuration, or the ready ones for PostgreSQL, MySQL, MongoDB and Redis. Post hooks are run whatever happens.
 
-With --path, files are read one after another: what is written to meanwhile is as consistent as a copy would be. Files
+With --path, what is mounted below the directory is backed up with it; --one-file-system leaves that out (but not a bind mount of
+the same file system). Files are read one after another: what is written to meanwhile is as consistent as a copy would be. Files
 that have the size, time, mode and owner that they had in the backup before are not read again (--read-all reads them). Ctrl-C cancels; what was sent is not sent again by the next one.`,
 		Example: `  tidemark volumes backup -n shop
   tidemark volumes backup data-db-0 -n shop --action snapshot-then-kopia
@@ -59,6 +60,9 @@ that have the size, time, mode and owner that they had in the backup before are 
 			}
 			path.Namespace = namespace.namespace
 			return backPath(cmd, v, path, output)
+		}
+		if path.OneFileSystem {
+			return usage("--one-file-system is for --path: a claim is one file system")
 		}
 		if path.Claim != "" {
 			return usage("--claim says whose volume a --path is; claims to back up are named without a flag")
@@ -87,6 +91,7 @@ that have the size, time, mode and owner that they had in the backup before are 
 	namespace.add(cmd)
 	fs.StringVar(&path.Path, "path", "", "directory or block device to back up, in place of claims")
 	fs.StringVar(&path.Claim, "claim", "", "with --path and -n: the claim that the path belongs to (default: the path itself names the volume)")
+	fs.BoolVar(&path.OneFileSystem, "one-file-system", false, "with --path: leave out what other file systems, mounted below it, hold; their directories come back empty")
 	fs.StringVarP(&claims.Selector, "selector", "l", "", "only claims with these labels")
 	fs.StringVar(&action, "action", "", "snapshot, kopia, snapshot-then-kopia or auto (default: what the policies say)")
 	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
