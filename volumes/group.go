@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -96,11 +97,12 @@ func (s *sets) all() (all [][]int) {
 func (k *Keeper) takeGroup(ctx context.Context, tasks []*task, report *report) {
 	first := tasks[0]
 	label, value, _ := strings.Cut(first.group, "=")
-	q := csi.GroupRequest{Driver: first.Driver(), Namespace: first.Claim.Namespace, Name: first.backup.Metadata.Name, Label: label, Value: value, Volumes: len(tasks)}
+	q := csi.GroupRequest{Driver: first.Driver(), Namespace: first.Claim.Namespace, Name: first.backup.Metadata.Name, Label: label, Value: value}
+	for _, t := range tasks {
+		q.Claims = append(q.Claims, t.Claim.Name)
+	}
 	if label == kube.Together {
-		for _, t := range tasks {
-			q.Mark = append(q.Mark, t.Claim.Name)
-		}
+		q.Mark = q.Claims
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, takenTime, fmt.Errorf("they were not taken within %s", takenTime))
 	defer cancel()
@@ -115,11 +117,29 @@ func (k *Keeper) takeGroup(ctx context.Context, tasks []*task, report *report) {
 		wg.Wait()
 		return
 	}
+	if gone, is := errors.AsType[*csi.GoneError](err); is {
+		if rest := without(tasks, gone); len(rest) > 0 && len(rest) < len(tasks) { // an instant of those that are left is still one
+			k.takeGroup(ctx, rest, report)
+			return
+		}
+	}
 	for _, t := range tasks {
 		if t.err = err; err == nil {
 			t.cut, t.backup.Status.Taken, t.backup.Status.Consistency = g, g.Time, CrashGroup
 		}
 	}
+}
+
+// without are the tasks whose claims are there; the others fail.
+func without(tasks []*task, gone *csi.GoneError) (rest []*task) {
+	for _, t := range tasks {
+		if slices.Contains(gone.Claims, t.Claim.Name) {
+			t.err = &csi.GoneError{Namespace: gone.Namespace, Claims: []string{t.Claim.Name}}
+			continue
+		}
+		rest = append(rest, t)
+	}
+	return rest
 }
 
 // settleGroup waits until the members of a group can be used, and hands them to their claims.

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tidemark-backup/tidemark/volumes/csi"
 	"github.com/tidemark-backup/tidemark/volumes/policy"
 )
 
@@ -39,5 +40,20 @@ func TestGroupByPods(t *testing.T) {
 		if a.group != "" {
 			t.Errorf("%d is in group %q", i, a.group)
 		}
+	}
+}
+
+// TestWithoutWhatIsGone goes on with those of a group that are left, and fails each of the others by its own name.
+func TestWithoutWhatIsGone(t *testing.T) {
+	of := func(name string) *task {
+		return &task{Volume: policy.Volume{Claim: &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name}}}}
+	}
+	a, b, c := of("a"), of("b"), of("c")
+	rest := without([]*task{a, b, c}, &csi.GoneError{Namespace: "n", Claims: []string{"c", "a"}})
+	if len(rest) != 1 || rest[0] != b || b.err != nil {
+		t.Errorf("%v are left", rest)
+	}
+	if a.err == nil || a.err.Error() != "claim n/a was deleted before its snapshot was taken" || c.err == nil {
+		t.Errorf("%v, %v", a.err, c.err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -195,11 +196,36 @@ type Group struct {
 // GroupRequest asks for a snapshot of several volumes of one driver.
 type GroupRequest struct {
 	Driver, Namespace, Name string
-	// Label and Value choose the claims, of which there are Volumes.
+	// Label and Value choose Claims.
 	Label, Value string
-	Volumes      int
+	Claims       []string
 	// Mark are claims that have the label only until the snapshot is taken.
 	Mark []string
+}
+
+// GoneError is returned for a group of which claims were deleted before it was taken.
+type GoneError struct {
+	Namespace string
+	Claims    []string
+}
+
+// Error names them.
+func (e *GoneError) Error() string {
+	return fmt.Sprintf("claim %s/%s was deleted before its snapshot was taken", e.Namespace, strings.Join(e.Claims, ", "))
+}
+
+// gone is the error for claims that are not there any more.
+func gone(ctx context.Context, c *kube.Client, namespace string, claims []string) error {
+	e := &GoneError{Namespace: namespace}
+	for _, name := range claims {
+		if _, err := c.In(kube.Claims, namespace).Get(ctx, name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			e.Claims = append(e.Claims, name)
+		}
+	}
+	if e.Claims == nil {
+		return nil
+	}
+	return e
 }
 
 // mark gives claims a label, or takes it away.
@@ -254,16 +280,18 @@ func TakeGroup(ctx context.Context, c *kube.Client, q GroupRequest) (_ *Group, e
 	if err != nil {
 		return nil, err
 	}
-	return g, g.await(ctx, c, q.Volumes, false)
+	return g, g.await(ctx, c, q.Claims, false)
 }
 
 // Ready waits until volumes can be made of all members.
 func (g *Group) Ready(ctx context.Context, c *kube.Client) error {
-	return g.await(ctx, c, len(g.Members), true)
+	return g.await(ctx, c, nil, true)
 }
 
-func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bool) error {
+// await waits until a snapshot of claims is taken, or, without claims, of the members it has.
+func (g *Group) await(ctx context.Context, c *kube.Client, claims []string, ready bool) error {
 	var p patience
+	volumes := max(len(claims), len(g.Members))
 	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := c.In(g.r.snapshots, g.namespace).Get(ctx, g.name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -272,8 +300,12 @@ func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bo
 		if err != nil {
 			return false, kube.Lasting(err)
 		}
-		if err := p.hear(u); err != nil {
-			return false, err
+		lasting := p.hear(u)
+		if !p.since.IsZero() { // no patience with what cannot become better
+			lasting = errors.Join(gone(ctx, c, g.namespace, claims), lasting)
+		}
+		if lasting != nil {
+			return false, lasting
 		}
 		g.content, _, _ = unstructured.NestedString(u.Object, "status", "boundVolumeGroupSnapshotContentName")
 		if is, _, _ := unstructured.NestedBool(u.Object, "status", "readyToUse"); g.content == "" || ready && !is {
@@ -283,7 +315,13 @@ func (g *Group) await(ctx context.Context, c *kube.Client, volumes int, ready bo
 		if err != nil {
 			return false, kube.Lasting(err)
 		}
-		return g.read(content, volumes), nil
+		if g.read(content, volumes) {
+			return true, nil
+		}
+		if g.cut() { // of fewer than were asked for, and no more will come of one that is gone
+			return false, gone(ctx, c, g.namespace, claims)
+		}
+		return false, nil
 	})
 	return p.explain(ctx, err)
 }
@@ -309,8 +347,11 @@ func (g *Group) read(content *unstructured.Unstructured, volumes int) bool {
 		h.Members = ids
 		g.Members[volume] = h
 	}
-	return g.ID != "" && !g.Time.IsZero() && len(g.Members) >= volumes
+	return g.cut() && len(g.Members) >= volumes
 }
+
+// cut reports whether the content of what is in it is fixed.
+func (g *Group) cut() bool { return g.ID != "" && !g.Time.IsZero() }
 
 // Keep takes all objects of the group away and leaves the snapshots: record their handles before.
 func (g *Group) Keep(ctx context.Context, c *kube.Client) error {

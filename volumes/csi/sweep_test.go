@@ -26,6 +26,7 @@ func cluster(objects ...runtime.Object) *kube.Client {
 		kube.Claims: "PersistentVolumeClaimList", kube.Volumes: "PersistentVolumeList",
 	}
 	for _, v := range groupVersions {
+		lists[resourcesOf(v).classes] = "VolumeGroupSnapshotClassList"
 		lists[resourcesOf(v).snapshots], lists[resourcesOf(v).contents] = "VolumeGroupSnapshotList", "VolumeGroupSnapshotContentList"
 	}
 	return &kube.Client{Dynamic: fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), lists, objects...)}
@@ -147,6 +148,42 @@ func TestASnapshotOfAClaimThatIsGone(t *testing.T) {
 	defer cancel()
 	if _, err := Take(ctx, c, "shop", "data", "x", "c"); !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "claim shop/data was deleted before its snapshot was taken") || ctx.Err() != nil {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestAGroupOfAClaimThatIsGone names the claim at once, whether the driver takes the others or says that it cannot; one that is only slow is waited for.
+func TestAGroupOfAClaimThatIsGone(t *testing.T) {
+	r := resourcesOf("v1")
+	class := &unstructured.Unstructured{Object: object{"apiVersion": groupAPI + "/v1", "kind": "VolumeGroupSnapshotClass", "metadata": object{"name": "c"}, "driver": "d"}}
+	content := &unstructured.Unstructured{Object: object{
+		"apiVersion": groupAPI + "/v1", "kind": "VolumeGroupSnapshotContent", "metadata": object{"name": "content"}, "spec": object{"driver": "d"},
+		"status": object{
+			"volumeGroupSnapshotHandle": "g", "creationTime": "2026-11-22T10:30:00Z",
+			"volumeSnapshotInfoList": []any{object{"volumeHandle": "v", "snapshotHandle": "s"}},
+		},
+	}}
+	for _, taken := range []bool{true, false} {
+		for _, there := range []bool{true, false} {
+			objects := []runtime.Object{class, content, typed(t, claimOf("data", "v", nil))}
+			if there {
+				objects = append(objects, typed(t, claimOf("wal", "w", nil)))
+			}
+			c := cluster(objects...)
+			c.Dynamic.(*fake.FakeDynamicClient).PrependReactor("create", r.snapshots.Resource, func(a clienttesting.Action) (bool, runtime.Object, error) {
+				u := a.(clienttesting.CreateAction).GetObject().(*unstructured.Unstructured)
+				if taken {
+					return false, nil, unstructured.SetNestedField(u.Object, "content", "status", "boundVolumeGroupSnapshotContentName")
+				}
+				return false, nil, unstructured.SetNestedField(u.Object, "no claims", "status", "error", "message")
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			_, err := TakeGroup(ctx, c, GroupRequest{Driver: "d", Namespace: "shop", Name: "x", Label: "l", Value: "v", Claims: []string{"data", "wal"}})
+			_, named := errors.AsType[*GoneError](err)
+			if err == nil || named == there || named && (!strings.Contains(err.Error(), "claim shop/wal was deleted before its snapshot was taken") || ctx.Err() != nil) {
+				t.Errorf("taken: %v, there: %v: %v", taken, there, err)
+			}
+			cancel()
+		}
 	}
 }
 
