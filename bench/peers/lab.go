@@ -29,8 +29,13 @@ import (
 const (
 	perNamespace = 1000 // objects
 	writers      = 16
-	fieldManager = "kubectl"
 	pollEvery    = 20 * time.Millisecond
+
+	// Who owns objects: some are applied by the API server (GitOps tools, kubectl apply --server-side), the others are created and updated by
+	// their client (kubectl, Helm 3, Argo CD as it is installed).
+	applier, updater = "kubectl", "helm"
+	// appliedPercent is about the share of the former in a recorded cluster (190 of 870), apart from what controllers make.
+	appliedPercent = 20
 )
 
 var namespaces = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
@@ -53,13 +58,15 @@ type lab struct {
 	audit           *auditLog
 	objects         []*unstructured.Unstructured
 	kinds           []schema.GroupVersionResource // of objects
+	applied         int                           // percent of the objects whose owner uses server-side apply
 	turns           int                           // so far: each has a directory and a bucket of its own
 	changes         int
+	command         atomic.Int64 // the process of run, while it lives
 }
 
 // openLab starts the servers and fills the cluster with n objects in namespaces of 1,000.
-func openLab(ctx context.Context, p programs, dir string, n int, out io.Writer) (l *lab, err error) {
-	l = &lab{programs: p, dir: dir, out: out}
+func openLab(ctx context.Context, p programs, dir string, n, applied int, out io.Writer) (l *lab, err error) {
+	l = &lab{programs: p, dir: dir, applied: applied, out: out}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.close())
@@ -137,9 +144,12 @@ func (l *lab) turn(ctx context.Context, what string) (dir, bucket string, err er
 	return dir, bucket, l.s3.MakeBucket(ctx, bucket, false)
 }
 
-// fill makes objects, and their namespaces, by server-side apply, or puts them back.
+// isApplied tells whether the owner of the object with that number uses server-side apply. Neighbours are of one kind, so each kind has its share.
+func (l *lab) isApplied(i int) bool { return i*37%100 < l.applied }
+
+// fill makes the first objects, and their namespaces.
 func (l *lab) fill(ctx context.Context, objects []*unstructured.Unstructured, kinds []schema.GroupVersionResource) error {
-	options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
+	options := metav1.ApplyOptions{FieldManager: applier, Force: true}
 	for i, o := range objects {
 		if ns := o.GetNamespace(); i == 0 || objects[i-1].GetNamespace() != ns {
 			space := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": ns}}}
@@ -154,8 +164,13 @@ func (l *lab) fill(ctx context.Context, objects []*unstructured.Unstructured, ki
 			}
 		}
 	}
-	return l.inParallel(ctx, len(objects), func(ctx context.Context, i int) error {
-		_, err := l.client.Resource(kinds[i]).Namespace(objects[i].GetNamespace()).Apply(ctx, objects[i].GetName(), objects[i], options)
+	return l.inParallel(ctx, len(objects), func(ctx context.Context, i int) (err error) {
+		to := l.client.Resource(kinds[i]).Namespace(objects[i].GetNamespace())
+		if l.isApplied(i) {
+			_, err = to.Apply(ctx, objects[i].GetName(), objects[i], options)
+		} else {
+			_, err = to.Create(ctx, objects[i], metav1.CreateOptions{FieldManager: updater})
+		}
 		return err
 	})
 }
@@ -184,16 +199,20 @@ func (l *lab) inParallel(ctx context.Context, n int, f func(ctx context.Context,
 	return g.Wait()
 }
 
-// change makes a small change to an object, and returns its new revision. Its owner applies it anew, as GitOps tools do; one object of ten is
+// change makes a small change to an object, and returns its new revision. Its owner does so; one object of ten is
 // changed by somebody else, so that two managers own parts of it.
 func (l *lab) change(ctx context.Context, i, number int) (revision string, err error) {
 	const key = "example.com/config-digest"
 	digest := fmt.Sprintf("%08x", uint32(number)*2654435761)
 	o, to := l.objects[i], l.client.Resource(l.kinds[i]).Namespace(l.objects[i].GetNamespace())
 	var now *unstructured.Unstructured
+	manager := updater
 	if i%10 == 7 {
+		manager = "kubectl-edit"
+	}
+	if i%10 == 7 || !l.isApplied(i) {
 		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, key, digest)
-		now, err = to.Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "helm"})
+		now, err = to.Patch(ctx, o.GetName(), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
 	} else {
 		o = o.DeepCopy()
 		annotations := o.GetAnnotations()
@@ -202,7 +221,7 @@ func (l *lab) change(ctx context.Context, i, number int) (revision string, err e
 		}
 		annotations[key] = digest
 		o.SetAnnotations(annotations)
-		now, err = to.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+		now, err = to.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: applier, Force: true})
 	}
 	if err != nil {
 		return "", err
@@ -345,8 +364,10 @@ func (l *lab) run(ctx context.Context, env []string, name string, args ...string
 	err := cmd.Start()
 	var peak int64
 	if err == nil {
+		l.command.Store(int64(cmd.Process.Pid))
 		most := highWater(cmd.Process.Pid)
 		err = cmd.Wait()
+		l.command.Store(0)
 		peak = most()
 	}
 	out := text.Bytes()

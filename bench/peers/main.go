@@ -40,6 +40,7 @@ func start(ctx context.Context, args []string) error {
 	runs := flags.Int("runs", 3, "how often each tool has its turn at each size")
 	rate := flags.Int("rate", 50, "changes per second of the churn")
 	churn := flags.Duration("churn", time.Minute, "length of the churn")
+	applied := flags.Int("applied", appliedPercent, "percent of the objects that are owned by server-side apply, which costs the API server more")
 	out := flags.String("out", "docs/benchmarks.md", "report to write; empty: none")
 	raw := flags.String("results", keptResults, "directory for the raw results")
 	render := flags.String("render", "", "measure nothing: write the report of these results")
@@ -87,7 +88,7 @@ func start(ctx context.Context, args []string) error {
 	}
 	r := &results{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: thisMachine(), Versions: p.versions, Flags: flagsOfTools(), Objects: sizes,
-		Runs: *runs, Rate: *rate, Churn: churn.Seconds(), began: time.Now(),
+		Runs: *runs, Rate: *rate, Churn: churn.Seconds(), Applied: *applied, began: time.Now(),
 	}
 	file := filepath.Join(*raw, r.Date+"-peers.json")
 	b := &bench{rate: *rate, churn: *churn, profiles: *profiles}
@@ -124,7 +125,7 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 	if err != nil {
 		return err
 	}
-	l, err := openLab(ctx, p, filepath.Join(dir, "lab"), n, os.Stderr)
+	l, err := openLab(ctx, p, filepath.Join(dir, "lab"), n, r.Applied, os.Stderr)
 	if err != nil {
 		return fmt.Errorf("%w (logs: %s)", err, dir)
 	}

@@ -18,7 +18,6 @@ type process struct {
 	pid, parent int
 	name        string        // its first 15 bytes
 	cpu         time.Duration // its own and that of its children that have ended
-	resident    int64         // bytes
 }
 
 // processes is the system's list of them.
@@ -90,7 +89,7 @@ func parseStat(text []byte) (p process, err error) {
 		return p, fmt.Errorf("no name in %q", text)
 	}
 	fields := bytes.Fields(text[end+1:]) // the first is field 3
-	if len(fields) < 22 {
+	if len(fields) < 15 {
 		return p, fmt.Errorf("only %d fields", len(fields))
 	}
 	number := func(field int) (n int64) {
@@ -105,8 +104,31 @@ func parseStat(text []byte) (p process, err error) {
 	}
 	p.pid, p.parent, p.name = pid, int(number(4)), string(text[open+1:end])
 	p.cpu = time.Duration(number(14)+number(15)+number(16)+number(17)) * clockTick
-	p.resident = number(24) * int64(os.Getpagesize())
 	return p, err
+}
+
+// memory is how many bytes of a process are in memory; a page that several processes have counts for each in part
+// (Pss, proc_pid_smaps(5)). It is 0 when the process has ended.
+func memory(pid int) int64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0
+	}
+	return kilobytes(text, "Pss:")
+}
+
+// kilobytes reads a line such as "Pss:   12 kB", as bytes.
+func kilobytes(text []byte, name string) int64 {
+	_, mark, found := bytes.Cut(text, []byte("\n"+name))
+	if !found {
+		return 0
+	}
+	kb, _, _ := bytes.Cut(bytes.TrimSpace(mark), []byte(" "))
+	n, err := strconv.ParseInt(string(kb), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n << 10
 }
 
 // taken is what a tree of processes took.
@@ -120,6 +142,8 @@ type taken struct {
 // meter watches trees of processes.
 type meter struct {
 	roots []int
+	// guest, when not nil, is a process that counts with the memory of the first tree while it lives; 0: there is none.
+	guest func() int
 	began []time.Duration
 	stop  chan struct{}
 	done  sync.WaitGroup
@@ -131,8 +155,10 @@ type meter struct {
 const sampleEvery = 100 * time.Millisecond
 
 // watch begins to watch processes and their children. One that is 0 takes nothing.
-func watch(roots ...int) (*meter, error) {
-	m := &meter{roots: roots, began: make([]time.Duration, len(roots)), now: make([]taken, len(roots)), stop: make(chan struct{})}
+func watch(roots ...int) (*meter, error) { return watchWith(nil, roots...) }
+
+func watchWith(guest func() int, roots ...int) (*meter, error) {
+	m := &meter{roots: roots, guest: guest, began: make([]time.Duration, len(roots)), now: make([]taken, len(roots)), stop: make(chan struct{})}
 	if err := m.look(); err != nil {
 		return nil, err
 	}
@@ -172,14 +198,23 @@ func (m *meter) look() error {
 			continue
 		}
 		var cpu time.Duration
-		var resident int64
+		var others int64
 		for _, p := range all {
 			cpu += p.cpu
-			resident += p.resident
+			if p.pid != root {
+				others += memory(p.pid)
+			}
 		}
+		own := memory(root)
 		t := &m.now[i]
-		t.cpu, t.peak = cpu, max(t.peak, resident)
-		t.own, t.others = max(t.own, all[0].resident), max(t.others, resident-all[0].resident)
+		t.cpu, t.own, t.others = cpu, max(t.own, own), max(t.others, others)
+		together := own + others
+		if i == 0 && m.guest != nil {
+			if pid := m.guest(); pid != 0 {
+				together += memory(pid)
+			}
+		}
+		t.peak = max(t.peak, together)
 	}
 	return err
 }
@@ -217,12 +252,7 @@ func highWater(pid int) func() int64 {
 			if err != nil {
 				return
 			}
-			if _, mark, found := bytes.Cut(text, []byte("\nVmHWM:")); found {
-				kb, _, _ := bytes.Cut(bytes.TrimSpace(mark), []byte(" "))
-				if n, err := strconv.ParseInt(string(kb), 10, 64); err == nil {
-					most = n << 10
-				}
-			}
+			most = max(most, kilobytes(text, "VmHWM:"))
 		}
 	}()
 	return func() int64 {

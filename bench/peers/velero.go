@@ -91,7 +91,7 @@ func (l *lab) installVelero(ctx context.Context) error {
 func (l *lab) put(ctx context.Context, r schema.GroupVersionResource, o *unstructured.Unstructured) error {
 	o.SetCreationTimestamp(metav1.Time{})
 	unstructured.RemoveNestedField(o.Object, "metadata", "creationTimestamp")
-	_, err := l.client.Resource(r).Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	_, err := l.client.Resource(r).Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: applier, Force: true})
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
 	}
