@@ -75,7 +75,7 @@ func TestWhatIsLostIsWrittenAnew(t *testing.T) {
 			if c := w.back(r, dir); c.Cached != 11 {
 				t.Errorf("of a backup that is whole, %d files were taken over", c.Cached)
 			}
-			ok(t, r.Maintain(t.Context(), true))
+			maintain(t, r, true)
 		})
 	}
 }
