@@ -212,3 +212,17 @@ func TestALostIndexOfVolumes(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// TestADamagedKeyOfVolumes is damage, and no wrong key.
+func TestADamagedKeyOfVolumes(t *testing.T) {
+	for _, name := range []string{"keys/00000001.age", "kopia/kopia.repository"} {
+		dir, key := withVolumes(t)
+		ok(t, os.Truncate(filepath.Join(dir, "volumes/c1", name), 50))
+		for _, verify := range [][]string{{"volumes", "verify"}, {"verify", "--level=full"}} {
+			out, err := command(t, append(verify, "--archive=dir://"+dir, "--identity", key)...)
+			if !errors.Is(err, ErrDamaged) || !strings.Contains(out, name) || !strings.Contains(out, "bring") {
+				t.Errorf("%s, %v: %v\n%s", name, verify, err, out)
+			}
+		}
+	}
+}
