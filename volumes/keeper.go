@@ -119,6 +119,11 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := q.check(); err != nil {
 		return nil, err
 	}
+	if q.Run != "" {
+		if err := k.checkName(ctx, q.Run); err != nil {
+			return nil, err
+		}
+	}
 	b := k.newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned})
 	if b.Spec.Run == "" {
 		b.Spec.Run = b.Metadata.Name

@@ -140,13 +140,14 @@ func TestDamagedFirstFilesAreNoWrongKey(t *testing.T) {
 		had, err := os.ReadFile(path)
 		ok(t, err)
 		o := w.options()
-		if c.kind == ErrBroken {
+		broken := errors.Is(c.kind, ErrBroken)
+		if broken {
 			ok(t, os.WriteFile(path, c.damage(bytes.Clone(had)), 0o600))
 		} else {
 			o.Identities = newWorld(t).options().Identities
 		}
 		for _, open := range []func(context.Context, Options) (*Repository, error){Open, Create} {
-			if _, err := open(t.Context(), o); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.name) || c.kind == ErrBroken && !strings.Contains(err.Error(), "is damaged") {
+			if _, err := open(t.Context(), o); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.name) || broken && !strings.Contains(err.Error(), "is damaged") {
 				t.Errorf("%s: %v", what, err)
 			}
 		}

@@ -120,8 +120,7 @@ func readPassword(ctx context.Context, store archive.Store, name string, identit
 		return "", err
 	}
 	r, err := age.Decrypt(bytes.NewReader(b), identities...)
-	var other *age.NoIdentityMatchError
-	if errors.As(err, &other) {
+	if _, other := errors.AsType[*age.NoIdentityMatchError](err); other {
 		return "", fmt.Errorf("%w: the identity is not the one that %s was encrypted for, or the head of that file is damaged, which is so if the same identity reads the archive (%w)", archive.ErrKey, name, err)
 	}
 	var text []byte
