@@ -59,11 +59,11 @@ func (r *Repository) released(ctx context.Context, maintained bool) (packSet, er
 		return packSet{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look which packs are free: %w", err)
+		return nil, fmt.Errorf("look which packs are free: %w", r.storage.note(ctx, err))
 	}
 	b := make([]byte, min(info.Size, releasedLimit))
 	if err := r.o.Store.ReadAt(ctx, name, b, 0); err != nil {
-		return nil, fmt.Errorf("look which packs are free: %w", err)
+		return nil, fmt.Errorf("look which packs are free: %w", r.storage.note(ctx, err))
 	}
 	var f releasedFile
 	if err := json.Unmarshal(b, &f); err != nil {

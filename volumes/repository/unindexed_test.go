@@ -1,10 +1,14 @@
 package repository
 
 import (
+	"context"
+	"errors"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
 
 // path is where a file of the store lies.
@@ -177,4 +181,32 @@ func maintain(t *testing.T, r *Repository, now bool) {
 	t.Helper()
 	_, err := r.Maintain(t.Context(), now)
 	ok(t, err)
+}
+
+// unreadableNote does not give the note of what is free.
+type unreadableNote struct{ archive.Store }
+
+func (u unreadableNote) Stat(ctx context.Context, name string) (archive.FileInfo, error) {
+	if strings.HasSuffix(name, "/released.json") {
+		return archive.FileInfo{}, errors.New("the network is down")
+	}
+	return u.Store.Stat(ctx, name)
+}
+
+// A store that does not give the note has not lost anything: that is no damage, and nothing is freed or indexed anew for it.
+func TestWhatIsFreeCannotBeRead(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	write(t, dir+"/a", "a")
+	w.back(w.open(), dir)
+	o := w.options()
+	o.Store = unreadableNote{w.store}
+	r, err := Open(t.Context(), o)
+	ok(t, err)
+	defer r.Close(context.Background())
+	if v, err := r.Verify(t.Context(), 100); err == nil || !strings.Contains(err.Error(), "the network is down") {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if _, err := r.Maintain(t.Context(), true); err == nil || !strings.Contains(err.Error(), "the network is down") {
+		t.Errorf("%v", err)
+	}
 }
