@@ -123,6 +123,11 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := q.check(); err != nil {
 		return nil, err
 	}
+	if q.Run != "" {
+		if err := k.checkName(ctx, q.Run); err != nil {
+			return nil, err
+		}
+	}
 	b := k.newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned})
 	if b.Spec.Run == "" {
 		b.Spec.Run = b.Metadata.Name
@@ -433,12 +438,12 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 			wanted = append(wanted, repository.Wanted{ID: b.Status.Content.ID, Name: b.Metadata.Name})
 		}
 	}
-	if len(wanted) == 0 {
-		return &repository.Verified{}, nil
-	}
 	r, err := k.o.Open(ctx, false)
 	if errors.Is(err, repository.ErrBroken) {
 		return repository.Broken(len(wanted), err), nil
+	}
+	if len(wanted) == 0 && errors.Is(err, repository.ErrNoRepository) { // where there is one, it may have lost what would be in the list
+		return &repository.Verified{}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -451,18 +456,18 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 // it left, so this is for claims that are not backed up any more.
 const leftFor = 14 * 24 * time.Hour
 
-// Maintain lets the repository do what is due; see repository.Maintain.
-func (k *Keeper) Maintain(ctx context.Context, now bool) error {
+// Maintain lets the repository do what is due; see repository.Maintain. It is nil where there is nothing to maintain.
+func (k *Keeper) Maintain(ctx context.Context, now bool) (*repository.Maintained, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r, err := k.existing(ctx)
 	if r == nil {
-		return err
+		return nil, err
 	}
 	defer k.close(ctx, r)
 	if k.o.Record != nil { // otherwise nobody knows what is being made
 		if err := k.forgetLeft(ctx, r); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	return r.Maintain(ctx, now)

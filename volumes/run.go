@@ -54,8 +54,13 @@ func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(
 	if q.Origin == "" {
 		q.Origin = "manual"
 	}
-	if q.Run == "" {
+	switch {
+	case q.Run == "":
 		q.Run = backupName("run", k.o.Clock())
+	case q.Origin == "manual": // a schedule's has the time in it
+		if err := k.checkName(ctx, q.Run); err != nil {
+			return nil, err
+		}
 	}
 	if err := checkTTL(q.TTL); err != nil {
 		return nil, err

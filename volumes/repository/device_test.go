@@ -105,7 +105,7 @@ func TestBlocks(t *testing.T) {
 	}
 	// The one that the others were made from is deleted, and its content freed: theirs stays.
 	ok(t, r.Forget(t.Context(), first.ID))
-	ok(t, r.Maintain(t.Context(), true))
+	maintain(t, r, true)
 	w.holds(r, third.ID, d.content)
 	out := filepath.Join(t.TempDir(), "out")
 	_, err = r.Restore(t.Context(), third.ID, out, RestoreOptions{KeepOwners: true})

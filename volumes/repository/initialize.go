@@ -26,9 +26,8 @@ func (r *Repository) initialize(ctx context.Context) error {
 	if err := r.headless(ctx); err != nil {
 		return err
 	}
-	id := sha256.Sum256([]byte("tidemark repository " + r.o.Password))
 	o := &repo.NewRepositoryOptions{
-		UniqueID:    id[:],
+		UniqueID:    r.uniqueID(),
 		BlockFormat: format.ContentFormat{Hash: "BLAKE3-256", Encryption: "AES256-GCM-HMAC-SHA256", EnablePasswordChange: true},
 	}
 	create := archive.CreateOptions{}
@@ -73,6 +72,33 @@ func (r *Repository) headless(ctx context.Context) error {
 	}
 	return nil
 }
+
+// uniqueID follows from the password, so that it tells another password from damage.
+func (r *Repository) uniqueID() []byte {
+	id := sha256.Sum256([]byte("tidemark repository " + r.o.Password))
+	return id[:]
+}
+
+// headDamage returns ErrBroken when err is for damage of the file that says how to read all others, and nil also where that cannot be told. Kopia takes what is
+// still JSON for a wrong password. There is no other copy of that file: Kopia has some in packs only where the password cannot be changed.
+func (r *Repository) headDamage(ctx context.Context, err error) error {
+	name := r.storage.dir + format.KopiaRepositoryBlobID
+	info, statErr := r.o.Store.Stat(ctx, name)
+	if statErr != nil {
+		return nil //nolint:nilerr // what opening it said is told
+	}
+	b := make([]byte, min(info.Size, headLimit))
+	if r.o.Store.ReadAt(ctx, name, b, 0) != nil {
+		return nil
+	}
+	head, parseErr := format.ParseKopiaRepositoryJSON(b)
+	if parseErr == nil && !(errors.Is(err, repo.ErrInvalidPassword) && bytes.Equal(head.UniqueID, r.uniqueID())) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s in %s is damaged, without which none of what is there can be read: bring it back from a copy or an older version", ErrBroken, name, r.o.Store)
+}
+
+const headLimit = 1 << 20
 
 // memory takes what Initialize writes.
 type memory map[blob.ID][]byte

@@ -54,29 +54,32 @@ func TestOneMaintainsAtATime(t *testing.T) {
 	ok(t, err)
 	defer first.Close(context.Background())
 	done := make(chan error)
-	go func() { done <- first.Maintain(t.Context(), true) }()
+	go func() {
+		_, err := first.Maintain(t.Context(), true)
+		done <- err
+	}()
 	<-g.reached
 	second := w.open()
 	for _, now := range []bool{false, true} {
-		if err := second.Maintain(t.Context(), now); !errors.Is(err, ErrMaintained) || !strings.Contains(err.Error(), "process ") {
+		if _, err := second.Maintain(t.Context(), now); !errors.Is(err, ErrMaintained) || !strings.Contains(err.Error(), "process ") {
 			t.Errorf("two at once (now: %v): %v", now, err)
 		}
 	}
 	close(g.open)
 	ok(t, <-done)
-	ok(t, second.Maintain(t.Context(), true))
+	maintain(t, second, true)
 
 	// One that was killed has it until it is over.
 	_, err = takeLease(t.Context(), w.store, "volumes/c1/maintenance/")
 	ok(t, err)
-	if err := second.Maintain(t.Context(), false); !errors.Is(err, ErrMaintained) {
+	if _, err := second.Maintain(t.Context(), false); !errors.Is(err, ErrMaintained) {
 		t.Errorf("beside one that may live: %v", err)
 	}
 	all := w.leases()
 	long := time.Now().Add(-leaseTime - time.Second)
 	ok(t, os.Chtimes(all[len(all)-1], long, long))
 	ok(t, os.Chtimes(all[0], time.Time{}, long.Add(-leaseKept)))
-	ok(t, second.Maintain(t.Context(), false))
+	maintain(t, second, false)
 	if after := w.leases(); len(after) != len(all)+1 { // two came, and one went
 		t.Errorf("files of %v, then %v", all, after)
 	}

@@ -15,14 +15,11 @@ import (
 	"time"
 
 	"github.com/kopia/kopia/fs"
-	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
-	"github.com/kopia/kopia/repo/maintenance"
 	"github.com/kopia/kopia/repo/manifest"
 	"github.com/kopia/kopia/repo/object"
 	"github.com/kopia/kopia/snapshot"
 	"github.com/kopia/kopia/snapshot/snapshotfs"
-	"github.com/kopia/kopia/snapshot/snapshotmaintenance"
 )
 
 // File is one file of a backup.
@@ -309,7 +306,7 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 		}
 	}
 	v.Files, v.Read = c.looked.Load(), c.read.Load()
-	return ctx.Err()
+	return errors.Join(ctx.Err(), r.missIndex(ctx, v))
 }
 
 // checker checks entries of backups, several at once.
@@ -393,26 +390,4 @@ func (r *Repository) Incomplete(ctx context.Context, before time.Time) (all []Ba
 		}
 	}
 	return all, nil
-}
-
-// Maintain does what is due: compacts indexes every hour, and every day frees what no backup needs, a day after it was
-// forgotten, so that backups that are being made lose nothing. One process may do so at a time; of a second one, it is ErrMaintained.
-// Now does everything at once, and is right only when nobody else uses the repository.
-func (r *Repository) Maintain(ctx context.Context, now bool) error {
-	mode, safety := maintenance.ModeAuto, maintenance.SafetyFull
-	if now {
-		mode, safety = maintenance.ModeFull, maintenance.SafetyNone
-	}
-	l, err := takeLease(ctx, r.o.Store, r.o.dir()+"maintenance/")
-	if err != nil {
-		return err
-	}
-	held, release := l.hold(ctx)
-	err = repo.DirectWriteSession(held, r.kopia, repo.WriteSessionOptions{Purpose: "maintain"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
-		return snapshotmaintenance.Run(ctx, w, mode, now, safety)
-	})
-	if err != nil && held.Err() != nil {
-		err = context.Cause(held)
-	}
-	return errors.Join(r.failed(err), release())
 }

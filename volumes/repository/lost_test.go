@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
@@ -75,7 +77,7 @@ func TestWhatIsLostIsWrittenAnew(t *testing.T) {
 			if c := w.back(r, dir); c.Cached != 11 {
 				t.Errorf("of a backup that is whole, %d files were taken over", c.Cached)
 			}
-			ok(t, r.Maintain(t.Context(), true))
+			maintain(t, r, true)
 		})
 	}
 }
@@ -102,6 +104,69 @@ func TestAMissingFileIsNotMadeAnew(t *testing.T) {
 	ok(t, err)
 	if all, err := Clusters(t.Context(), w.store); err != nil || !slices.Equal(all, []string{"c1"}) {
 		t.Errorf("clusters %v, %v", all, err)
+	}
+}
+
+// Damage of the files that all else needs is told from a wrong key, with the file that it is.
+func TestDamagedFirstFilesAreNoWrongKey(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	write(t, dir+"/a", "a")
+	w.back(w.open(), dir)
+	cut := func(b []byte) []byte { return b[:len(b)/2] }
+	flip := func(after string) func(b []byte) []byte {
+		return func(b []byte) []byte {
+			i := bytes.Index(b, []byte(after)) + len(after) + 20
+			if b[i]++; b[i] > 'z' || b[i] == '[' || b[i] == ':' {
+				b[i] = 'A' // of base64
+			}
+			return b
+		}
+	}
+	for what, c := range map[string]struct {
+		name   string
+		damage func([]byte) []byte
+		kind   error
+	}{
+		"password cut":       {"keys/00000001.age", cut, ErrBroken},
+		"password's end cut": {"keys/00000001.age", func(b []byte) []byte { return b[:len(b)-1] }, ErrBroken},
+		"password empty":     {"keys/00000001.age", func([]byte) []byte { return nil }, ErrBroken},
+		"password's MAC":     {"keys/00000001.age", flip("--- "), ErrBroken},
+		"format cut":         {"kopia/kopia.repository", cut, ErrBroken},
+		"format empty":       {"kopia/kopia.repository", func([]byte) []byte { return nil }, ErrBroken},
+		"format flipped":     {"kopia/kopia.repository", flip(`"encryptedBlockFormat": "`), ErrBroken},
+		"another's password": {"keys/00000001.age", func([]byte) []byte { return nil }, archive.ErrKey},
+	} {
+		path := w.path("volumes/c1/" + c.name)
+		had, err := os.ReadFile(path)
+		ok(t, err)
+		o := w.options()
+		broken := errors.Is(c.kind, ErrBroken)
+		if broken {
+			ok(t, os.WriteFile(path, c.damage(bytes.Clone(had)), 0o600))
+		} else {
+			o.Identities = newWorld(t).options().Identities
+		}
+		for _, open := range []func(context.Context, Options) (*Repository, error){Open, Create} {
+			if _, err := open(t.Context(), o); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.name) || broken && !strings.Contains(err.Error(), "is damaged") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		ok(t, os.WriteFile(path, had, 0o600))
+	}
+	// An index that is damaged can be moved away, as it says.
+	for _, name := range w.files("x") {
+		ok(t, os.Truncate(w.path(name), 20))
+	}
+	if _, err := Open(t.Context(), w.options()); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "move it away") {
+		t.Errorf("damaged indexes: %v", err)
+	}
+	for _, name := range w.files("x") {
+		ok(t, os.Remove(w.path(name)))
+	}
+	w.age(2 * time.Hour)
+	maintain(t, w.open(), false)
+	if v, err := w.open().Verify(t.Context(), 100); err != nil || v.Backups != 1 || len(v.Errors) > 0 {
+		t.Errorf("%+v, %v", v, err)
 	}
 }
 

@@ -120,12 +120,15 @@ func readPassword(ctx context.Context, store archive.Store, name string, identit
 		return "", err
 	}
 	r, err := age.Decrypt(bytes.NewReader(b), identities...)
-	if err != nil {
-		return "", fmt.Errorf("%w: the identity is not the one that %s was encrypted for (%w)", archive.ErrKey, name, err)
+	if _, other := errors.AsType[*age.NoIdentityMatchError](err); other {
+		return "", fmt.Errorf("%w: the identity is not the one that %s was encrypted for, or the head of that file is damaged, which is so if the same identity reads the archive (%w)", archive.ErrKey, name, err)
 	}
-	text, err := io.ReadAll(r)
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(r)
+	}
 	if err != nil || len(text) == 0 {
-		return "", fmt.Errorf("the repository's password in %s is damaged: restore that file from a copy of the bucket", name)
+		return "", fmt.Errorf("%w: its password, in %s in %s, is damaged, and nothing can be read without it: bring that file back from a copy or an older version", ErrBroken, name, store)
 	}
 	return string(text), nil
 }

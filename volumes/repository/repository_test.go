@@ -339,7 +339,7 @@ func TestALockOfMaintenanceDoesNotStay(t *testing.T) {
 	o.CacheDir = t.TempDir()
 	r, err := Create(t.Context(), o)
 	ok(t, err)
-	ok(t, r.Maintain(t.Context(), true))
+	maintain(t, r, true)
 	ok(t, r.Close(t.Context()))
 	if left, err := filepath.Glob(o.CacheDir + "/repository*"); err != nil || len(left) > 0 {
 		t.Errorf("%v, %v", left, err)
@@ -492,7 +492,7 @@ func TestForgottenContentIsFreed(t *testing.T) {
 	second := w.back(r, dir)
 	before := len(w.files("p"))
 	ok(t, r.Forget(t.Context(), first.ID, "0123456789abcdef0123456789abcdef"))
-	ok(t, r.Maintain(t.Context(), false))
+	maintain(t, r, false)
 	if n := len(w.files("p")); n < before {
 		t.Errorf("content was freed at once: %d packs of %d are left", n, before)
 	}
@@ -501,7 +501,7 @@ func TestForgottenContentIsFreed(t *testing.T) {
 			t.Fatalf("%d packs of %d are left", len(w.files("p")), before)
 		}
 		time.Sleep(1100 * time.Millisecond)
-		ok(t, r.Maintain(t.Context(), true))
+		maintain(t, r, true)
 	}
 	if _, err := r.Get(t.Context(), first.ID); !errors.Is(err, ErrNoBackup) {
 		t.Errorf("the forgotten one: %v", err)

@@ -41,8 +41,8 @@ type Volumes interface {
 	Pin(ctx context.Context, name string, pinned bool) (*volumes.Backup, error)
 	// Delete forgets a backup.
 	Delete(ctx context.Context, name string) (*volumes.Backup, error)
-	// Maintain lets the repository do what is due; now: everything.
-	Maintain(ctx context.Context, now bool) error
+	// Maintain lets the repository do what is due; now: everything. It is nil where there is nothing to maintain.
+	Maintain(ctx context.Context, now bool) (*repository.Maintained, error)
 }
 
 var (
@@ -88,8 +88,8 @@ func (s *Server) addVolumes(mux *http.ServeMux, socket bool, guard func(http.Han
 		s.answer(w, r, b, asked(err))
 	})
 	handle("POST /v1/volumes/maintain", func(w http.ResponseWriter, r *http.Request, v Volumes) {
-		lines(s, w, r, func(func(repository.Progress)) (struct{}, error) {
-			return struct{}{}, v.Maintain(r.Context(), r.URL.Query().Get("now") == "true")
+		lines(s, w, r, func(func(repository.Progress)) (*repository.Maintained, error) {
+			return v.Maintain(r.Context(), r.URL.Query().Get("now") == "true")
 		})
 	})
 	handle("POST /v1/volumes/back", func(w http.ResponseWriter, r *http.Request, v Volumes) {
@@ -391,7 +391,6 @@ func (c *Client) Delete(ctx context.Context, name string) (b *volumes.Backup, er
 }
 
 // Maintain implements Volumes.
-func (c *Client) Maintain(ctx context.Context, now bool) error {
-	_, err := long[struct{}](ctx, c, "/v1/volumes/maintain", url.Values{"now": {strconv.FormatBool(now)}}, nil, nil)
-	return err
+func (c *Client) Maintain(ctx context.Context, now bool) (*repository.Maintained, error) {
+	return long[*repository.Maintained](ctx, c, "/v1/volumes/maintain", url.Values{"now": {strconv.FormatBool(now)}}, nil, nil)
 }

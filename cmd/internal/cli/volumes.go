@@ -171,20 +171,28 @@ func newVolumesList() *cobra.Command {
 			return nil
 		}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-		fmt.Fprintln(w, "NAME\tVOLUME\tTAKEN\tREVISION\tPHASE\tKEPT\tFILES\tSIZE\tCONSISTENCY\tRETENTION")
+		fmt.Fprintln(w, "NAME\tVOLUME\tTAKEN\tREVISION\tPHASE\tKEPT\tFILES\tSIZE\tCONSISTENCY\tRETENTION\tRUN")
 		for _, b := range chosen {
 			files, size := "-", "-"
 			if c := b.Status.Content; c != nil {
 				files, size = humanize.Comma(c.Files), humanize.IBytes(uint64(c.Bytes))
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", text(b.Metadata.Name), text(b.Volume()), stamp(b.Status.Taken), revisionOf(b), b.Status.Phase, kept(b), files, size,
-				firstOf(string(b.Status.Consistency), "-"), keptText(false, b.Spec.Pinned, b.Spec.TTL))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", text(b.Metadata.Name), text(b.Volume()), stamp(b.Status.Taken), revisionOf(b), b.Status.Phase, kept(b), files, size,
+				firstOf(string(b.Status.Consistency), "-"), keptText(false, b.Spec.Pinned, b.Spec.TTL), runOf(b))
 		}
 		return w.Flush()
 	})
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only of claims of this namespace")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
+}
+
+// runOf names what a backup was made in, with 'volumes backup --name' for instance.
+func runOf(b *volumes.Backup) string {
+	if b.Spec.Run == b.Metadata.Name {
+		return "-" // it is by itself, and has no other name
+	}
+	return firstOf(text(b.Spec.Run), "-")
 }
 
 // kept says where the content of a backup is.

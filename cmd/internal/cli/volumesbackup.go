@@ -97,7 +97,7 @@ that have the size, time, mode and owner that they had in the backup before are 
 	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
 	fs.StringVar(&group, "group", "", "label or pod: which claims are taken at one instant (default: what the policies say, and else label)")
 	fs.BoolVar(&claims.ReadAll, "read-all", false, "read all, also files of the size, time, mode and owner that they had in the backup before, and unchanged blocks of devices (and find out whether the driver's list of those is right)")
-	fs.StringVar(&claims.Run, "name", "", "name of what is made together, for people (default: one is made)")
+	fs.StringVar(&claims.Run, "name", "", "name of what is made together, which no other has: lower-case letters, digits, '-' and '.' (default: one is made)")
 	fs.StringVar(&ttl, "ttl", "", "delete it after this time, such as 720h or 30d, but not the newest whole one of a volume (default: keep it until it is deleted by hand)")
 	fs.BoolVar(&claims.Pinned, "pin", false, "keep it whatever retention says")
 	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")

@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
-	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/volumes"
+	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
 // named are the backups of names, each once; it fails before anything is done with the first when one is not there.
@@ -100,28 +104,70 @@ One that is pinned is refused.`,
 
 func newVolumesMaintain() *cobra.Command {
 	var now bool
+	var output string
 	cmd := &cobra.Command{
 		Use:   "maintain",
 		Short: "Delete backups whose TTL is over, free what no backup needs, and compact indexes",
 		Long: `Free what no backup needs, and compact indexes, as far as it is due, after backups whose TTL is over were deleted. The daemon does so every hour; this is for repositories
-without one. One process at a time maintains a repository, wherever it runs: a second one is refused, until 15 minutes after the first has died.`,
+without one. One process at a time maintains a repository, wherever it runs: a second one is refused, until 15 minutes after the first has died.
+
+Where an index file (x...) was lost, it is first made anew from the packs, an hour after they were written, so that nothing is freed for want of it.`,
 		Args: noArgs,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, _ []string) error {
-		var retainErr error
-		if k, here := v.(*volumes.Keeper); here {
-			var told []retention.Verdict
-			told, retainErr = k.Retain(cmd.Context(), nil)
-			for _, o := range told {
-				if o.Keep {
-					fmt.Fprintf(cmd.ErrOrStderr(), "%s is not deleted, though its TTL is over: %s\n", text(o.Name), o.Reason)
-					continue
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted: %s\n", text(o.Name), o.Reason)
-			}
+		told := cmd.OutOrStdout()
+		if output == "json" {
+			told = cmd.ErrOrStderr()
 		}
-		return errors.Join(retainErr, v.Maintain(cmd.Context(), now)) // what could not be deleted is no reason not to free the rest
+		retainErr := retainHere(cmd, v, told)
+		did, err := v.Maintain(cmd.Context(), now) // what could not be deleted is no reason not to free the rest
+		switch {
+		case output == "json" && did != nil && err == nil:
+			err = writeJSON(cmd.OutOrStdout(), did)
+		case did != nil:
+			tellMaintained(told, did, err == nil)
+		case err == nil:
+			fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to maintain: no content of volumes was backed up yet")
+		}
+		return errors.Join(retainErr, err)
 	})
 	cmd.Flags().BoolVar(&now, "now", false, "free what was just deleted without the day of grace (all of it may take two runs); right only while no backup is being made anywhere")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
+}
+
+// retainHere deletes backups whose TTL is over, where no daemon does.
+func retainHere(cmd *cobra.Command, v api.Volumes, told io.Writer) error {
+	k, here := v.(*volumes.Keeper)
+	if !here {
+		return nil
+	}
+	verdicts, err := k.Retain(cmd.Context(), nil)
+	for _, o := range verdicts {
+		if o.Keep {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s is not deleted, though its TTL is over: %s\n", text(o.Name), o.Reason)
+			continue
+		}
+		fmt.Fprintf(told, "%s is deleted: %s\n", text(o.Name), o.Reason)
+	}
+	return err
+}
+
+// tellMaintained says what a maintenance did. One that failed has a result as well, for what it did first.
+func tellMaintained(w io.Writer, did *repository.Maintained, whole bool) {
+	if did.Recovered > 0 {
+		fmt.Fprintf(w, "%s indexed anew, whose index was lost: 'tidemark volumes list' has what came back, and 'tidemark volumes verify' says whether it is whole\n",
+			english.Plural(did.Recovered, "pack is", "packs are"))
+	}
+	if did.Rescheduled {
+		fmt.Fprintln(w, "the file that says what is due (kopia.maintenance) was damaged, and is begun anew: what is deleted takes some days longer to be freed")
+	}
+	if !whole {
+		return
+	}
+	freed := fmt.Sprintf("%s freed (%s)", english.Plural(did.Freed, "pack is", "packs are"), humanize.IBytes(uint64(did.FreedBytes)))
+	if !did.Full {
+		freed = "indexes are compacted; freeing what no backup needs is not due yet, which it is once a day"
+	}
+	fmt.Fprintf(w, "%s; %s there now (%s); took %s\n", freed, english.Plural(did.Packs, "pack is", "packs are"), humanize.IBytes(uint64(did.Bytes)), did.Took.Round(time.Millisecond))
 }
