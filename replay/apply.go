@@ -96,6 +96,8 @@ type applier struct {
 	index  map[*Item]int // in plan.Items
 	shapes shapes
 
+	syncing sync.WaitGroup // the record, beside what the next wave writes
+
 	mu      sync.Mutex           // guards what follows
 	failed  error                // why the record cannot be written
 	made    map[objectKey]string // fingerprints of what this restore created
@@ -146,6 +148,7 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 		a.wave(ctx, p.Items[start:end])
 		start = end
 	}
+	a.syncing.Wait()
 	slices.SortStableFunc(a.result.Errors, func(x, y ItemError) int { return cmp.Compare(x.Item.Wave, y.Item.Wave) })
 	if a.failed != nil {
 		return &a.result, fmt.Errorf("the restore was stopped after %d of %d objects, because it could not be recorded: %w", a.done, a.total, a.failed)
@@ -193,26 +196,38 @@ func (a *applier) wave(ctx context.Context, items []*Item) {
 		wg.Go(func() {
 			start := time.Now()
 			waited, err := a.write(ctx, it)
-			a.limit.release(time.Since(start)-waited, a.target.throttled.Load())
+			took := time.Since(start) - waited
 			if err != nil && it.Resource == namespaces {
 				a.block(it.Name, commonError{fmt.Errorf("namespace %s: %w", it.Name, err)})
 			}
 			if (ctx.Err() == nil || err == nil) && !errors.Is(err, ErrStopped) {
 				a.finish(it, err)
 			}
+			a.limit.release(took, a.target.throttled.Load()) // last: who stops the restore when told of this item wants no other begun
 		})
 	}
 	wg.Wait()
-	if a.o.Record != nil {
-		a.cannotRecord(a.o.Record.sync())
-	}
+	a.syncRecord(items)
 	if defs && ctx.Err() == nil {
 		a.awaitDefinitions(ctx, items)
 	}
 }
 
-// spread mixes the kinds of a wave evenly, and drops what is not written. Some kinds are slow by themselves, as Services
-// are, whose addresses the API server gives out one after another: alone at the end they would hold up everything.
+// syncRecord makes the record outlive the machine. What comes next waits for it only when more than creations were done: if the machine
+// breaks down in between, a creation can be seen in the cluster.
+func (a *applier) syncRecord(items []*Item) {
+	if a.o.Record == nil {
+		return
+	}
+	a.syncing.Wait()
+	a.syncing.Go(func() { a.cannotRecord(a.o.Record.sync()) })
+	if slices.ContainsFunc(items, func(it *Item) bool { return it.Action.writes() && it.Action != ActionCreate }) {
+		a.syncing.Wait()
+	}
+}
+
+// spread mixes the kinds of a wave evenly, and drops what is not written. Services are slow by themselves, as the API server gives out
+// their addresses one after another: they are spread over the first four fifths, as alone at the end they would hold up everything.
 func spread(items []*Item) []*Item {
 	kinds := map[schema.GroupResource]int{}
 	for _, it := range items {
@@ -228,7 +243,11 @@ func spread(items []*Item) []*Item {
 	seen := map[schema.GroupResource]int{}
 	for _, it := range items {
 		if it.Action.writes() {
-			all = append(all, placed{it, (float64(seen[it.Resource]) + 0.5) / float64(kinds[it.Resource])})
+			at := (float64(seen[it.Resource]) + 0.5) / float64(kinds[it.Resource])
+			if it.Resource == services {
+				at *= 0.8
+			}
+			all = append(all, placed{it, at})
 			seen[it.Resource]++
 		}
 	}

@@ -17,6 +17,7 @@ var (
 	definitions = schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}
 	autoscalers = schema.GroupResource{Group: "autoscaling", Resource: "horizontalpodautoscalers"}
 	secrets     = schema.GroupResource{Resource: "secrets"}
+	services    = schema.GroupResource{Resource: "services"}
 	accounts    = schema.GroupResource{Resource: "serviceaccounts"}
 )
 
