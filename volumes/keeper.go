@@ -438,12 +438,12 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 			wanted = append(wanted, repository.Wanted{ID: b.Status.Content.ID, Name: b.Metadata.Name})
 		}
 	}
+	if len(wanted) == 0 {
+		return &repository.Verified{}, nil
+	}
 	r, err := k.o.Open(ctx, false)
 	if errors.Is(err, repository.ErrBroken) {
 		return repository.Broken(len(wanted), err), nil
-	}
-	if len(wanted) == 0 && errors.Is(err, repository.ErrNoRepository) { // where there is one, it may have lost what would be in the list
-		return &repository.Verified{}, nil
 	}
 	if err != nil {
 		return nil, err

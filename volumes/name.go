@@ -18,6 +18,9 @@ func (k *Keeper) checkName(ctx context.Context, name string) error {
 		return err
 	}
 	for _, b := range all {
+		if b.Status.Phase == Failed { // its name is free: the same command may be tried again
+			continue
+		}
 		if b.Spec.Run == name || b.Metadata.Name == name {
 			return fmt.Errorf("%w: the name %s is in use, by %s of %s, made at %s: choose another, or delete what has it: 'tidemark volumes list' shows all", ErrRequest, name, b.Metadata.Name, b.Volume(), b.Metadata.Created.UTC().Format("2006-01-02 15:04:05Z"))
 		}

@@ -75,6 +75,9 @@ func start(ctx context.Context, args []string) error {
 		r.compute()
 		return r.writeReport(*out, *render)
 	}
+	if *applied < 0 || *applied > 100 {
+		return fmt.Errorf("--applied %d: percent, from 0 to 100", *applied)
+	}
 	sizes, err := parseSizes(*objects)
 	if err != nil {
 		return err

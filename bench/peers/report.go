@@ -30,7 +30,7 @@ const reportMethod = `
   the bucket. "restore bucket" is ours when the daemon is lost with its disk: it is stopped, and the command reads the bucket alone, with a copy of its key, into another namespace.
   That is the like of Velero's "restore other", and compared with it.
 - Before each turn Events are deleted, as soon as the cluster is quiet: Tidemark and the recorder leave them and leases out, Velero backs up what there is of them. Leases are few.
-- Memory is the most that all processes of a tool had resident together (daemon and command; Velero's server and its plug-ins), a page that several share counted once (Pss), looked at ten times a second; CPU what they
+- Memory is the most that all processes of a tool had resident together (daemon and command; Velero's server and its plug-ins), a page that several share counted once (Pss), looked at ten times a second; where there is only a command, its high-water mark. CPU what they
   took, the store and the API server apart.
 - Requests are those of the tool alone, by the API server's audit log. "of the audit" are those of them by which the daemon compares its history with
   the cluster at all times, whatever else goes on (user agent ` + "`tidemark-audit`" + `); they are in "requests" and in "requests per object", not in "of them lists". "objects/s" and "requests per object" count the objects of the mix that are there afterwards.

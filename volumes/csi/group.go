@@ -203,6 +203,9 @@ type GroupRequest struct {
 	Mark []string
 }
 
+// lookEvery is how often the claims of a group that makes no progress are asked for.
+const lookEvery = 3 * time.Second
+
 // GoneError is returned for a group of which claims were deleted before it was taken.
 type GoneError struct {
 	Namespace string
@@ -291,6 +294,7 @@ func (g *Group) Ready(ctx context.Context, c *kube.Client) error {
 // await waits until a snapshot of claims is taken, or, without claims, of the members it has.
 func (g *Group) await(ctx context.Context, c *kube.Client, claims []string, ready bool) error {
 	var p patience
+	var looked time.Time
 	volumes := max(len(claims), len(g.Members))
 	err := kube.Until(ctx, func(ctx context.Context) (bool, error) {
 		u, err := c.In(g.r.snapshots, g.namespace).Get(ctx, g.name, metav1.GetOptions{})
@@ -301,7 +305,8 @@ func (g *Group) await(ctx context.Context, c *kube.Client, claims []string, read
 			return false, kube.Lasting(err)
 		}
 		lasting := p.hear(u)
-		if !p.since.IsZero() { // no patience with what cannot become better
+		if !p.since.IsZero() && time.Since(looked) > lookEvery { // no patience with what cannot become better
+			looked = time.Now()
 			lasting = errors.Join(gone(ctx, c, g.namespace, claims), lasting)
 		}
 		if lasting != nil {

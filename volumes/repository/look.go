@@ -306,7 +306,7 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 		}
 	}
 	v.Files, v.Read = c.looked.Load(), c.read.Load()
-	return errors.Join(ctx.Err(), r.missIndex(ctx, v))
+	return ctx.Err()
 }
 
 // checker checks entries of backups, several at once.

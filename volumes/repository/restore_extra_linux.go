@@ -24,6 +24,13 @@ func (w *output) names(rel string) ([]string, error) {
 
 // deleteExtra removes what the directory of the backup does not have.
 func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) error {
+	info, err := w.root.Lstat(cmpDot(rel))
+	if err != nil {
+		return err
+	}
+	if fileSystemOf(info) != w.device { // the backup may know it as an empty directory only
+		return w.miss(rel, "is another file system, which is not emptied", unix.EPERM)
+	}
 	names, err := w.names(rel)
 	if err != nil {
 		return err

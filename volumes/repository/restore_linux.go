@@ -255,10 +255,13 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 	if err != nil {
 		return err
 	}
-	defer f.Close()
 	if err = w.fill(f, start, content, &at); err == nil {
 		err = w.setFile(int(f.Fd()), rel, e, &at)
 	}
+	if err == nil && name != rel {
+		err = f.Sync() // what is there goes only for what is on the disk
+	}
+	err = errors.Join(err, f.Close()) // where a network's file system tells that it is full
 	if err == nil && name != rel {
 		err = w.replace(name, rel)
 	}

@@ -26,7 +26,9 @@ func (w *output) create(rel string) (f *os.File, name string, err error) {
 		return f, rel, err
 	}
 	name = path.Join(path.Dir(rel), unfinished+rand.Text())
-	f, err = w.root.OpenFile(name, flags, 0o600)
+	if f, err = w.root.OpenFile(name, flags, 0o600); err == nil {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // another restore may look for what was left
+	}
 	return f, name, err
 }
 
@@ -47,18 +49,35 @@ func (w *output) sweep(rel string) error {
 		return err
 	}
 	for _, name := range names {
-		if !strings.HasPrefix(name, unfinished) || len(name) != len(unfinished)+randomLength {
+		if !isUnfinished(name) {
 			continue
 		}
-		p := path.Join(rel, name)
-		if info, err := w.root.Lstat(p); err != nil || !info.Mode().IsRegular() {
-			continue
-		}
-		if err := w.root.Remove(p); err != nil {
+		if err := w.sweepFile(path.Join(rel, name)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isUnfinished reports whether a name is one of create's.
+func isUnfinished(name string) bool {
+	return strings.HasPrefix(name, unfinished) && len(name) == len(unfinished)+randomLength
+}
+
+// sweepFile removes an unfinished file that nobody writes.
+func (w *output) sweepFile(p string) error {
+	if info, err := w.root.Lstat(p); err != nil || !info.Mode().IsRegular() {
+		return nil //nolint:nilerr // it is gone, or nothing of ours
+	}
+	f, err := w.root.Open(p)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil
+	}
+	return w.root.Remove(p)
 }
 
 // noRoom says of a full file system why it takes more than the backup has.

@@ -182,7 +182,7 @@ func (it *iterator) Next(context.Context) (fs.Entry, error) {
 		}
 		name := it.names[0]
 		it.names = it.names[1:]
-		if it.d.path == "." && name == attributesName { // of an earlier restore by other means
+		if it.d.path == "." && name == attributesName || isUnfinished(name) { // of an earlier restore by other means
 			continue
 		}
 		e := entry{t: it.d.t, path: path.Join(it.d.path, name), name: escapeName(name)}

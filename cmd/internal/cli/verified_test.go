@@ -185,34 +185,6 @@ func TestMaintainWithoutADaemon(t *testing.T) {
 	}
 }
 
-// TestALostIndexOfVolumes is seen where no backup is left in the list, and maintenance says that it has made it anew.
-func TestALostIndexOfVolumes(t *testing.T) {
-	dir, key := withVolumes(t)
-	kopia := filepath.Join(dir, "volumes/c1/kopia")
-	files, err := os.ReadDir(kopia)
-	ok(t, err)
-	then := time.Now().Add(-2 * time.Hour)
-	for _, f := range files {
-		if strings.HasPrefix(f.Name(), "x") {
-			ok(t, os.Remove(filepath.Join(kopia, f.Name())))
-			continue
-		}
-		ok(t, os.Chtimes(filepath.Join(kopia, f.Name()), then, then))
-	}
-	out, err := command(t, "volumes", "verify", "--archive=dir://"+dir, "--identity", key)
-	if !errors.Is(err, ErrDamaged) || !strings.Contains(out, "DAMAGED: an index file (x...) is lost") || !strings.Contains(out, "'tidemark volumes maintain' indexes it anew") {
-		t.Errorf("%v\n%s", err, out)
-	}
-	out, err = command(t, "volumes", "maintain", "--archive=dir://"+dir, "--identity", key)
-	if err != nil || !strings.Contains(out, "indexed anew, whose index was lost: 'tidemark volumes list' has") {
-		t.Errorf("%v\n%s", err, out)
-	}
-	out, err = command(t, "volumes", "verify", "--read=100", "--archive=dir://"+dir, "--identity", key)
-	if err != nil || !strings.HasPrefix(out, "1 backups") {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
-
 // TestADamagedKeyOfVolumes is damage, and no wrong key.
 func TestADamagedKeyOfVolumes(t *testing.T) {
 	for _, name := range []string{"keys/00000001.age", "kopia/kopia.repository"} {

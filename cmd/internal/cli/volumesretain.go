@@ -109,9 +109,7 @@ func newVolumesMaintain() *cobra.Command {
 		Use:   "maintain",
 		Short: "Delete backups whose TTL is over, free what no backup needs, and compact indexes",
 		Long: `Free what no backup needs, and compact indexes, as far as it is due, after backups whose TTL is over were deleted. The daemon does so every hour; this is for repositories
-without one. One process at a time maintains a repository, wherever it runs: a second one is refused, until 15 minutes after the first has died.
-
-Where an index file (x...) was lost, it is first made anew from the packs, an hour after they were written, so that nothing is freed for want of it.`,
+without one. One process at a time maintains a repository, wherever it runs: a second one is refused, until 15 minutes after the first has died.`,
 		Args: noArgs,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, _ []string) error {
@@ -155,19 +153,16 @@ func retainHere(cmd *cobra.Command, v api.Volumes, told io.Writer) error {
 
 // tellMaintained says what a maintenance did. One that failed has a result as well, for what it did first.
 func tellMaintained(w io.Writer, did *repository.Maintained, whole bool) {
-	if did.Recovered > 0 {
-		fmt.Fprintf(w, "%s indexed anew, whose index was lost: 'tidemark volumes list' has what came back, and 'tidemark volumes verify' says whether it is whole\n",
-			english.Plural(did.Recovered, "pack is", "packs are"))
-	}
 	if did.Rescheduled {
 		fmt.Fprintln(w, "the file that says what is due (kopia.maintenance) was damaged, and is begun anew: what is deleted takes some days longer to be freed")
 	}
-	if !whole {
-		return
+	took := did.Took.Round(time.Millisecond)
+	switch {
+	case !whole:
+	case did.Full:
+		fmt.Fprintf(w, "%s freed (%s); %s there now (%s); took %s\n", english.Plural(did.Freed, "pack is", "packs are"), humanize.IBytes(uint64(did.FreedBytes)),
+			english.Plural(did.Packs, "pack is", "packs are"), humanize.IBytes(uint64(did.Bytes)), took)
+	default:
+		fmt.Fprintf(w, "indexes are compacted as far as that is due; what no backup needs is freed once a day, which is not due yet; took %s\n", took)
 	}
-	freed := fmt.Sprintf("%s freed (%s)", english.Plural(did.Freed, "pack is", "packs are"), humanize.IBytes(uint64(did.FreedBytes)))
-	if !did.Full {
-		freed = "indexes are compacted; freeing what no backup needs is not due yet, which it is once a day"
-	}
-	fmt.Fprintf(w, "%s; %s there now (%s); took %s\n", freed, english.Plural(did.Packs, "pack is", "packs are"), humanize.IBytes(uint64(did.Bytes)), did.Took.Round(time.Millisecond))
 }
