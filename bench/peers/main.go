@@ -91,7 +91,7 @@ func start(ctx context.Context, args []string) error {
 	}
 	r := &results{
 		Date: time.Now().UTC().Format(time.DateOnly), Machine: thisMachine(), Versions: p.versions, Flags: flagsOfTools(), Objects: sizes,
-		Runs: *runs, Rate: *rate, Churn: churn.Seconds(), Applied: *applied, began: time.Now(),
+		Runs: *runs, Rate: *rate, Churn: churn.Seconds(), Applied: applied, began: time.Now(),
 	}
 	file := filepath.Join(*raw, r.Date+"-peers.json")
 	b := &bench{rate: *rate, churn: *churn, profiles: *profiles}
@@ -128,7 +128,7 @@ func (b *bench) size(ctx context.Context, p programs, n int, r *results, file st
 	if err != nil {
 		return err
 	}
-	l, err := openLab(ctx, p, filepath.Join(dir, "lab"), n, r.Applied, os.Stderr)
+	l, err := openLab(ctx, p, filepath.Join(dir, "lab"), n, *r.Applied, os.Stderr)
 	if err != nil {
 		return fmt.Errorf("%w (logs: %s)", err, dir)
 	}

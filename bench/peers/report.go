@@ -71,7 +71,11 @@ func (r *results) report(raw string, volumes []volumeRun) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, reportHead, "`"+raw+"`")
 	r.writeMachine(&b)
-	fmt.Fprintf(&b, "\n## How it is measured\n"+reportMethod, r.Applied)
+	applied := 100
+	if r.Applied != nil {
+		applied = *r.Applied
+	}
+	fmt.Fprintf(&b, "\n## How it is measured\n"+reportMethod, applied)
 	r.writeGoals(&b)
 	for _, n := range r.Objects {
 		r.writeSize(&b, n)

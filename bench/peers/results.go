@@ -19,9 +19,9 @@ type results struct {
 	Runs     int               `json:"runs"`
 	Rate     int               `json:"churnPerSecond"`
 	Churn    float64           `json:"churnSeconds"`
-	Applied  int               `json:"appliedPercent"`        // of the objects
-	Turns    []string          `json:"turns,omitempty"`       // that were taken at each size; empty: those of the report
-	Took     float64           `json:"tookSeconds,omitempty"` // all of it, without building the peers
+	Applied  *int              `json:"appliedPercent,omitempty"` // of the objects; nil: older results, in which all were
+	Turns    []string          `json:"turns,omitempty"`          // that were taken at each size; empty: those of the report
+	Took     float64           `json:"tookSeconds,omitempty"`    // all of it, without building the peers
 	// Note says what a reader of these figures has to know.
 	Note    string   `json:"note,omitempty"`
 	Samples []sample `json:"samples"`
