@@ -123,11 +123,6 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	if err := q.check(); err != nil {
 		return nil, err
 	}
-	if q.Run != "" {
-		if err := k.checkName(ctx, q.Run); err != nil {
-			return nil, err
-		}
-	}
 	b := k.newBackup(q.Namespace, Spec{Claim: q.Claim, Path: q.Path, Run: q.Run, Origin: "manual", TTL: q.TTL, Pinned: q.Pinned})
 	if b.Spec.Run == "" {
 		b.Spec.Run = b.Metadata.Name
@@ -139,6 +134,11 @@ func (k *Keeper) Back(ctx context.Context, q BackRequest, progress func(reposito
 	defer k.close(ctx, r)
 	b.Status.Before = k.fence(ctx, b)
 	b.Status.Consistency, b.Status.Taken = Live, k.o.Clock().UTC()
+	if q.Run != "" { // now that there is a repository to look in
+		if err := k.checkName(ctx, q.Run); err != nil {
+			return nil, err
+		}
+	}
 	if err := k.record(ctx, b, journal.Added); err != nil {
 		return nil, err
 	}

@@ -20,11 +20,11 @@ type Maintained struct {
 	// Rescheduled says that the file that tells what is due was damaged, and has been begun anew.
 	Rescheduled bool `json:"rescheduled,omitempty"`
 	// Freed are the packs that were removed, FreedBytes their sizes; Packs and Bytes what is there then. All are 0 unless Full.
-	Freed      int           `json:"freed"`
-	FreedBytes int64         `json:"freedBytes"`
-	Packs      int           `json:"packs"`
-	Bytes      int64         `json:"bytes"`
-	Took       time.Duration `json:"took"`
+	Freed      int           `json:"freed,omitempty"`
+	FreedBytes int64         `json:"freedBytes,omitempty"`
+	Packs      int           `json:"packs,omitempty"`
+	Bytes      int64         `json:"bytes,omitempty"`
+	Took       time.Duration `json:"took"` // nanoseconds
 }
 
 // Maintain does what is due: compacts indexes every hour, and every day frees what no backup needs, a day after it was

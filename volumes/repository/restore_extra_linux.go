@@ -42,6 +42,9 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 	}); err != nil {
 		return err
 	}
+	if d, is := e.(*wary); is && d.isLost() {
+		return nil // nothing tells what it had
+	}
 	for _, name := range names {
 		p := path.Join(rel, name)
 		if had[name] || w.attribute(w.prefix+p).Special != "" || rel == "" && name == "lost+found" {

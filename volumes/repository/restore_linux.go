@@ -24,11 +24,16 @@ import (
 
 // restoreTree writes a backup of files into a directory.
 func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target string, o RestoreOptions) (Progress, error) {
+	out := &output{special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]bool{}}
 	kept, err := r.attributes(ctx, root)
 	if err != nil {
-		return Progress{}, err
+		if _, unread := root.Iterate(ctx); unread != nil || ctx.Err() != nil || out.trouble() != nil {
+			return Progress{}, err
+		}
+		out.lose(attributesName, err) // files can be had without
+		o.DeleteExtra = false         // nothing tells which pipes and devices the backup has
 	}
-	out := &output{kept: kept, special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]bool{}}
+	out.kept = kept
 	for p, at := range kept {
 		if at.Special != "" {
 			out.special[path.Dir(p)] = append(out.special[path.Dir(p)], *at)
@@ -51,6 +56,9 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 		return Progress{}, fmt.Errorf("restore: %w", err)
 	}
 	out.device = fileSystemOf(info)
+	if d, is := from.(fs.Directory); is {
+		from = &wary{d, out, ""}
+	}
 	relink(kept, out.prefix)
 	cancel := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { close(cancel) })
@@ -358,6 +366,11 @@ func (w *output) setFile(fd int, rel string, e fs.Entry, at *attribute) error {
 		}
 		if err := w.miss(rel, "owner", err); err != nil {
 			return err
+		}
+	}
+	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} { // of the directory that it was made in
+		if _, keeps := at.Xattrs[acl]; !keeps {
+			_ = unix.Fremovexattr(fd, acl) // where there is none, or no such thing, there is nothing to remove
 		}
 	}
 	if err := unix.Fchmod(fd, mode); err != nil {

@@ -1,0 +1,110 @@
+package repository
+
+import (
+	"crypto/rand"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kopia/kopia/repo/object"
+	"golang.org/x/sys/unix"
+)
+
+// spoil flips a byte of the content of an entry of a backup, which is one piece.
+func (w *world) spoil(id, name string) {
+	w.Helper()
+	r := w.open()
+	top, err := r.top(w.Context(), id)
+	ok(w.T, err)
+	e, err := r.inside(w.Context(), top, name)
+	ok(w.T, err)
+	contents, err := r.kopia.VerifyObject(w.Context(), e.(object.HasObjectID).ObjectID())
+	ok(w.T, err)
+	info, err := r.kopia.ContentInfo(w.Context(), contents[0])
+	ok(w.T, err)
+	pack := w.path("volumes/c1/kopia/" + string(info.PackBlobID))
+	if _, err := os.Stat(pack); err != nil {
+		for _, f := range append(w.files("p"), w.files("q")...) {
+			if strings.Contains(f, string(info.PackBlobID)) {
+				pack = w.path(f)
+			}
+		}
+	}
+	b, err := os.ReadFile(pack)
+	ok(w.T, err)
+	b[int(info.PackOffset)+int(info.PackedLength)/2] ^= 1
+	ok(w.T, os.Chmod(pack, 0o600))
+	ok(w.T, os.WriteFile(pack, b, 0o600))
+}
+
+// A directory that is damaged costs what is in it, and no more; nothing that is there in its place is deleted.
+func TestADamagedDirectoryCostsNoOthers(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	for _, name := range []string{"a/a", "b/b", "c/d/e"} {
+		write(t, dir+"/"+name, name)
+	}
+	b := w.back(w.open(), dir)
+	w.spoil(b.ID, "b")
+	write(t, to+"/b/newer", "newer")
+	write(t, to+"/c/extra", "extra")
+	_, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
+	if err == nil || !strings.Contains(err.Error(), "the content of b/ is damaged") {
+		t.Errorf("%v", err)
+	}
+	for name, want := range map[string]string{"a/a": "a/a", "c/d/e": "c/d/e", "b/newer": "newer"} {
+		if have, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(have) != want {
+			t.Errorf("%s: %q, %v", name, have, err)
+		}
+	}
+	if _, err := os.Stat(to + "/c/extra"); !os.IsNotExist(err) {
+		t.Errorf("what is extra elsewhere: %v", err)
+	}
+}
+
+// Files come back without what is kept of them besides.
+func TestDamagedAttributesCostNoFiles(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	noise := make([]byte, 1000)
+	_, _ = rand.Read(noise)
+	write(t, dir+"/a", string(noise))
+	ok(t, os.Link(dir+"/a", dir+"/b"))
+	b := w.back(w.open(), dir)
+	w.spoil(b.ID, attributesName)
+	ok(t, unix.Mkfifo(to+"/pipe", 0o600))
+	_, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
+	if err == nil || !strings.Contains(err.Error(), "the content of "+attributesName+" (which has extended attributes") {
+		t.Errorf("%v", err)
+	}
+	for _, name := range []string{"a", "b"} {
+		if have, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(have) != string(noise) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := os.Stat(to + "/pipe"); err != nil {
+		t.Errorf("the pipe: %v", err)
+	}
+}
+
+// The target's rights are not those of the backup: what a directory hands down to new files would let others read them.
+func TestInheritedRightsDoNotStay(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	write(t, dir+"/deep/secret", "s")
+	// Version 2; the owner, user 33 and group, mask and others: all may do everything.
+	acl := []byte("\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\x21\x00\x00\x00" + "\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff")
+	if err := unix.Setxattr(to, "system.posix_acl_default", acl, 0); err != nil {
+		t.Skipf("this file system has no ACLs: %v", err)
+	}
+	r := w.open()
+	b := w.back(r, dir)
+	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+	for _, name := range []string{"", "/deep", "/deep/secret"} {
+		for _, key := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
+			if n, err := unix.Getxattr(to+name, key, nil); err == nil {
+				t.Errorf("%q has %d bytes of %s", name, n, key)
+			}
+		}
+	}
+	same(t, described(t, to), described(t, dir))
+}
