@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kopia/kopia/repo/object"
 	"golang.org/x/sys/unix"
 )
 
@@ -272,32 +271,7 @@ func TestTimesFarAwayComeBack(t *testing.T) {
 // spoilLate damages a large file in the repository at a place that is read after its beginning was. mend takes that back.
 func (w *world) spoilLate(id, name string) (mend func()) {
 	w.Helper()
-	r := w.open()
-	top, err := r.top(w.Context(), id)
-	ok(w.T, err)
-	e, err := r.inside(w.Context(), top, name)
-	ok(w.T, err)
-	contents, err := r.kopia.VerifyObject(w.Context(), e.(object.HasObjectID).ObjectID())
-	ok(w.T, err)
-	for _, c := range contents {
-		info, err := r.kopia.ContentInfo(w.Context(), c)
-		ok(w.T, err)
-		var pack string
-		for _, f := range w.files("p") {
-			if strings.Contains(f, string(info.PackBlobID)) {
-				pack = filepath.Join(strings.TrimPrefix(w.store.String(), "dir://"), f)
-			}
-		}
-		if pack == "" { // of the list of its pieces
-			continue
-		}
-		flip := func() {
-			b, err := os.ReadFile(pack)
-			ok(w.T, err)
-			b[int(info.PackOffset)+int(info.PackedLength)/2] ^= 1
-			ok(w.T, os.Chmod(pack, 0o600))
-			ok(w.T, os.WriteFile(pack, b, 0o600))
-		}
+	for _, flip := range w.flips(id, name) {
 		flip()
 		var read bytes.Buffer
 		if err := w.open().Read(w.Context(), id, name, &read); err != nil && read.Len() > 2*copySize {

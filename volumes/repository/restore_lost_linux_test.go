@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spoil flips a byte of the content of an entry of a backup, which is one piece.
-func (w *world) spoil(id, name string) {
+// flips are, for each piece of an entry of a backup, what flips a bit of it in the store, and flips it back.
+func (w *world) flips(id, name string) (all []func()) {
 	w.Helper()
 	r := w.open()
 	top, err := r.top(w.Context(), id)
@@ -21,21 +21,24 @@ func (w *world) spoil(id, name string) {
 	ok(w.T, err)
 	contents, err := r.kopia.VerifyObject(w.Context(), e.(object.HasObjectID).ObjectID())
 	ok(w.T, err)
-	info, err := r.kopia.ContentInfo(w.Context(), contents[0])
-	ok(w.T, err)
-	pack := w.path("volumes/c1/kopia/" + string(info.PackBlobID))
-	if _, err := os.Stat(pack); err != nil {
+	for _, c := range contents {
+		info, err := r.kopia.ContentInfo(w.Context(), c)
+		ok(w.T, err)
+		var pack string
 		for _, f := range append(w.files("p"), w.files("q")...) {
 			if strings.Contains(f, string(info.PackBlobID)) {
 				pack = w.path(f)
 			}
 		}
+		all = append(all, func() {
+			b, err := os.ReadFile(pack)
+			ok(w.T, err)
+			b[int(info.PackOffset)+int(info.PackedLength)/2] ^= 1
+			ok(w.T, os.Chmod(pack, 0o600))
+			ok(w.T, os.WriteFile(pack, b, 0o600))
+		})
 	}
-	b, err := os.ReadFile(pack)
-	ok(w.T, err)
-	b[int(info.PackOffset)+int(info.PackedLength)/2] ^= 1
-	ok(w.T, os.Chmod(pack, 0o600))
-	ok(w.T, os.WriteFile(pack, b, 0o600))
+	return all
 }
 
 // A directory that is damaged costs what is in it, and no more; nothing that is there in its place is deleted.
@@ -45,7 +48,7 @@ func TestADamagedDirectoryCostsNoOthers(t *testing.T) {
 		write(t, dir+"/"+name, name)
 	}
 	b := w.back(w.open(), dir)
-	w.spoil(b.ID, "b")
+	w.flips(b.ID, "b")[0]()
 	write(t, to+"/b/newer", "newer")
 	write(t, to+"/c/extra", "extra")
 	_, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
@@ -70,7 +73,7 @@ func TestDamagedAttributesCostNoFiles(t *testing.T) {
 	write(t, dir+"/a", string(noise))
 	ok(t, os.Link(dir+"/a", dir+"/b"))
 	b := w.back(w.open(), dir)
-	w.spoil(b.ID, attributesName)
+	w.flips(b.ID, attributesName)[0]()
 	ok(t, unix.Mkfifo(to+"/pipe", 0o600))
 	_, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
 	if err == nil || !strings.Contains(err.Error(), "the content of "+attributesName+" (which has extended attributes") {
