@@ -61,12 +61,13 @@ type lab struct {
 	applied         int                           // percent of the objects whose owner uses server-side apply
 	turns           int                           // so far: each has a directory and a bucket of its own
 	changes         int
-	command         atomic.Int64 // the process of run, while it lives
+	ended           map[string]time.Time // namespaces that were deleted
+	command         atomic.Int64         // the process of run, while it lives
 }
 
 // openLab starts the servers and fills the cluster with n objects in namespaces of 1,000.
 func openLab(ctx context.Context, p programs, dir string, n, applied int, out io.Writer) (l *lab, err error) {
-	l = &lab{programs: p, dir: dir, applied: applied, out: out}
+	l = &lab{programs: p, dir: dir, applied: applied, out: out, ended: map[string]time.Time{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.close())
@@ -252,13 +253,26 @@ func (l *lab) count(ctx context.Context, ns string) (n int, err error) {
 
 // deleteNamespace returns when the namespace is gone with all that was in it.
 func (l *lab) deleteNamespace(ctx context.Context, ns string) error {
-	if err := client404(l.client.Resource(namespaces).Delete(ctx, ns, metav1.DeleteOptions{})); err != nil {
-		return err
+	err := l.client.Resource(namespaces).Delete(ctx, ns, metav1.DeleteOptions{})
+	if err != nil {
+		return client404(err)
 	}
-	return l.await(ctx, "end of namespace "+ns, func() (bool, error) {
+	err = l.await(ctx, "end of namespace "+ns, func() (bool, error) {
 		_, err := l.client.Resource(namespaces).Get(ctx, ns, metav1.GetOptions{})
 		return apierrors.IsNotFound(err), client404(err)
 	})
+	l.ended[ns] = time.Now()
+	return err
+}
+
+// forgetsAfter is how long the API server remembers that a namespace was deleted, and asks etcd at each creation whether one of that
+// name is there (forceLiveLookupTTL of the admission plug-in NamespaceLifecycle, 30 s), and a second more.
+const forgetsAfter = 31 * time.Second
+
+// awaitForgotten waits until objects in a namespace of that name cost the API server no more than in any other.
+func (l *lab) awaitForgotten(ctx context.Context, ns string) error {
+	until := l.ended[ns].Add(forgetsAfter)
+	return l.await(ctx, "the API server to forget namespace "+ns, func() (bool, error) { return time.Now().After(until), nil })
 }
 
 // awaitQuiet waits until controllers have nothing more to do: no new revision for two seconds.

@@ -63,7 +63,7 @@ func (l *lab) measure(ctx context.Context, s subject, scenario string, f func() 
 		return sample{}, fmt.Errorf("%s: %s: %w", s.tool, scenario, err)
 	}
 	all := map[string]float64{
-		"seconds": took.Seconds(), "cpu_seconds": tool.cpu.Seconds(), "peak_bytes": float64(tool.peak), "store_cpu_seconds": server[0].cpu.Seconds(),
+		"seconds": took.Seconds(), "cpu_seconds": tool.cpu.Seconds(), "peak_bytes": float64(tool.peak), "anonymous_peak_bytes": float64(tool.anonymous), "store_cpu_seconds": server[0].cpu.Seconds(),
 		"own_peak_bytes": float64(tool.own), "others_peak_bytes": float64(tool.others),
 		"store_peak_bytes": float64(server[0].peak), "apiserver_peak_bytes": float64(server[1].peak), "etcd_peak_bytes": float64(server[2].peak),
 	}

@@ -313,8 +313,15 @@ func TestTreeHasChildrenOfChildren(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	alone, err := watchWith(func() int { return cmd.Process.Pid }, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if guest := alone.end()[0]; guest.peak == 0 || guest.anonymous == 0 || guest.anonymous >= guest.peak {
+		t.Errorf("a command alone: %+v", guest)
+	}
 	got := m.end()
-	if shell := got[0]; shell.own == 0 || shell.others == 0 || shell.peak <= shell.own || shell.peak > shell.own+shell.others {
+	if shell := got[0]; shell.own == 0 || shell.others == 0 || shell.peak <= shell.own || shell.peak > shell.own+shell.others || shell.anonymous == 0 || shell.anonymous >= shell.peak {
 		t.Errorf("a shell and its children: %+v", shell)
 	}
 	if got[1] != (taken{}) {

@@ -54,6 +54,7 @@ func (r *results) compute() {
 				add(goal, scenario+", objects/s, ours by "+whose, of(us, scenario, "objects_per_second"), of(tool, theirs, "objects_per_second"))
 				add(0, scenario+", requests per object, "+whose+" by ours", of(tool, theirs, "requests_per_object"), of(us, scenario, "requests_per_object"))
 				add(4, scenario+", memory of all processes, "+whose+" by ours", of(tool, theirs, "peak_bytes"), of(us, scenario, "peak_bytes"))
+				add(0, scenario+", anonymous memory of all processes, "+whose+" by ours", of(tool, theirs, "anonymous_peak_bytes"), of(us, scenario, "anonymous_peak_bytes"))
 				add(0, scenario+", CPU of the API server, "+whose+" by ours", of(tool, theirs, "apiserver_cpu_seconds"), of(us, scenario, "apiserver_cpu_seconds"))
 			}
 			add(0, "bytes stored a day under churn, "+tool+" by ours", r.veleroPerDay(n, tool), r.tidemarkPerDay(n))

@@ -28,10 +28,11 @@ const reportMethod = `
   its archive, and the command line as a user types it: the time is that of the whole process, plan included.
 - "restore other" is into another namespace, "restore same" into its own after it was deleted. Ours ask the running daemon, which has the history on its own disk; Velero's are out of
   the bucket. "restore bucket" is ours when the daemon is lost with its disk: it is stopped, and the command reads the bucket alone, with a copy of its key, into another namespace.
-  That is the like of Velero's "restore other", and compared with it.
+  That is the like of Velero's "restore other", and compared with it. For half a minute after the end of a namespace the API server asks, at each creation in one of that name, whether it is there (admission
+  plug-in NamespaceLifecycle), one request more of its own per object: "restore same" begins after that time, for all tools.
 - Before each turn Events are deleted, as soon as the cluster is quiet: Tidemark and the recorder leave them and leases out, Velero backs up what there is of them. Leases are few.
-- Memory is the most that all processes of a tool had resident together (daemon and command; Velero's server and its plug-ins), a page that several share counted once (Pss), looked at ten times a second; where there is only a command, its high-water mark. CPU what they
-  took, the store and the API server apart.
+- Memory is the most that all processes of a tool had resident together (daemon and command; Velero's server and its plug-ins), a page that several share counted once (Pss), looked at ten times a second; where there is only a command, its high-water mark. "Anonymous" is what is not of files: heaps and stacks. The rest is nearly all the programs themselves, which
+  the kernel maps in large pieces, needed or not, and can drop at any time. CPU is what they took, the store and the API server apart.
 - Requests are those of the tool alone, by the API server's audit log. "of the audit" are those of them by which the daemon compares its history with
   the cluster at all times, whatever else goes on (user agent ` + "`tidemark-audit`" + `); they are in "requests" and in "requests per object", not in "of them lists". "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
 - "first recording" is the daemon's start with nothing until all that the cluster has is in the bucket. The first lists are archived as soon as they are complete, changes after them
@@ -199,8 +200,10 @@ const (
 var (
 	columnSeconds = column{"s", "seconds", "%.2f", 1}
 	columnMemory  = column{"memory, MiB", "peak_bytes", "%.0f", mib}
-	columnCPU     = column{"CPU, s", "cpu_seconds", "%.2f", 1}
-	columnServer  = column{"CPU of the API server, s", "apiserver_cpu_seconds", "%.2f", 1}
+	// columnAnonymous is of the same moment or another.
+	columnAnonymous = column{"of it anonymous, MiB", "anonymous_peak_bytes", "%.0f", mib}
+	columnCPU       = column{"CPU, s", "cpu_seconds", "%.2f", 1}
+	columnServer    = column{"CPU of the API server, s", "apiserver_cpu_seconds", "%.2f", 1}
 )
 
 func (r *results) writeSize(b *bytes.Buffer, n int) {
@@ -209,11 +212,11 @@ func (r *results) writeSize(b *bytes.Buffer, n int) {
 	r.writeTable(b, n, tools, []string{"first-recording", "backup-first", "backup-unchanged", "backup-changed"},
 		columnSeconds, column{"stored, KB", "stored_bytes", "%.1f", kilo}, column{"written, KB", "written_bytes", "%.1f", kilo}, column{"requests", "requests", "%.0f", 1},
 		column{"of them lists", "requests_list", "%.0f", 1},
-		column{"of the audit", "requests_audit", "%.0f", 1}, columnServer, columnCPU, columnMemory)
+		column{"of the audit", "requests_audit", "%.0f", 1}, columnServer, columnCPU, columnMemory, columnAnonymous)
 	fmt.Fprintf(b, "\nRestores of one namespace out of it:\n")
 	r.writeTable(b, n, tools, append(slices.Clone(ourRestores), "restore-all"),
 		columnSeconds, column{"objects", "objects", "%.0f", 1}, column{"missing", "objects_missing", "%.0f", 1}, column{"objects/s", "objects_per_second", "%.1f", 1},
-		column{"requests", "requests", "%.0f", 1}, column{"of the audit", "requests_audit", "%.0f", 1}, column{"requests per object", "requests_per_object", "%.2f", 1}, columnServer, columnCPU, columnMemory)
+		column{"requests", "requests", "%.0f", 1}, column{"of the audit", "requests_audit", "%.0f", 1}, column{"requests per object", "requests_per_object", "%.2f", 1}, columnServer, columnCPU, columnMemory, columnAnonymous)
 	r.writeEvents(b, n)
 	r.writeLag(b, n)
 	r.writeHistory(b, n)

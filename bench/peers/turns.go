@@ -70,12 +70,18 @@ func (b *bench) restores(ctx context.Context, l *lab, scenarios []string, restor
 	if err != nil {
 		return err
 	}
+	restored := []string{from}
 	for _, scenario := range scenarios {
-		to := from + "-copy"
+		to := from + "-" + scenario
 		if scenario == "restore-same" {
 			to = from
+		} else {
+			restored = append(restored, to)
 		}
 		if err := l.deleteNamespace(ctx, to); err != nil {
+			return err
+		}
+		if err := l.awaitForgotten(ctx, to); err != nil {
 			return err
 		}
 		if err := l.awaitQuiet(ctx); err != nil {
@@ -96,10 +102,13 @@ func (b *bench) restores(ctx context.Context, l *lab, scenarios []string, restor
 		l.say("%-14s %-18s %d of %d objects, %.0f/s, %.2f requests each", s.Tool, s.Scenario, got, want, s.Values["objects_per_second"], s.Values["requests_per_object"])
 	}
 	// What a tool has restored is not what the next one is to back up: it may have other managers.
-	for _, ns := range []string{from + "-copy", from} {
+	for _, ns := range restored {
 		if err := l.deleteNamespace(ctx, ns); err != nil {
 			return err
 		}
+	}
+	if err := l.awaitForgotten(ctx, from); err != nil {
+		return err
 	}
 	mine := 0
 	for mine < len(l.objects) && l.objects[mine].GetNamespace() == from {

@@ -107,14 +107,22 @@ func parseStat(text []byte) (p process, err error) {
 	return p, err
 }
 
-// memory is how many bytes of a process are in memory; a page that several processes have counts for each in part
-// (Pss, proc_pid_smaps(5)). It is 0 when the process has ended.
-func memory(pid int) int64 {
+// held is memory of processes, in bytes. What is anonymous, heaps and stacks, is needed; the rest is of files, nearly all
+// of it the program itself, which the kernel maps in large pieces and can drop at any time.
+type held struct{ all, anonymous int64 }
+
+func (h held) add(other held) held {
+	return held{h.all + other.all, h.anonymous + other.anonymous}
+}
+
+// memory is what a process has in memory; a page that several processes have counts for each in part (Pss,
+// proc_pid_smaps(5)). It is nothing when the process has ended.
+func memory(pid int) held {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
-		return 0
+		return held{}
 	}
-	return kilobytes(text, "Pss:")
+	return held{kilobytes(text, "Pss:"), kilobytes(text, "Pss_Anon:")}
 }
 
 // kilobytes reads a line such as "Pss:   12 kB", as bytes.
@@ -135,6 +143,8 @@ func kilobytes(text []byte, name string) int64 {
 type taken struct {
 	cpu  time.Duration
 	peak int64 // the most memory that all had at one time
+	// The most that was anonymous of it at one time.
+	anonymous int64
 	// The most that the first of them had, and that the others had together.
 	own, others int64
 }
@@ -189,32 +199,32 @@ func (m *meter) look() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, root := range m.roots {
-		if root == 0 {
-			continue
-		}
-		all, endErr := l.tree(root)
-		if endErr != nil {
-			err = endErr
-			continue
-		}
-		var cpu time.Duration
-		var others int64
-		for _, p := range all {
-			cpu += p.cpu
-			if p.pid != root {
-				others += memory(p.pid)
-			}
-		}
-		own := memory(root)
 		t := &m.now[i]
-		t.cpu, t.own, t.others = cpu, max(t.own, own), max(t.others, others)
-		together := own + others
+		var together held
 		if i == 0 && m.guest != nil {
 			if pid := m.guest(); pid != 0 {
-				together += memory(pid)
+				together = memory(pid)
 			}
 		}
-		t.peak = max(t.peak, together)
+		if root != 0 {
+			all, endErr := l.tree(root)
+			if endErr != nil {
+				err = endErr
+				continue
+			}
+			var cpu time.Duration
+			var others held
+			for _, p := range all {
+				cpu += p.cpu
+				if p.pid != root {
+					others = others.add(memory(p.pid))
+				}
+			}
+			own := memory(root)
+			t.cpu, t.own, t.others = cpu, max(t.own, own.all), max(t.others, others.all)
+			together = together.add(own).add(others)
+		}
+		t.peak, t.anonymous = max(t.peak, together.all), max(t.anonymous, together.anonymous)
 	}
 	return err
 }
