@@ -24,7 +24,7 @@ import (
 
 // restoreTree writes a backup of files into a directory.
 func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target string, o RestoreOptions) (Progress, error) {
-	out := &output{special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]bool{}}
+	out := &output{special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]error{}}
 	kept, err := r.attributes(ctx, root)
 	if err != nil {
 		if _, unread := root.Iterate(ctx); unread != nil || ctx.Err() != nil || out.trouble() != nil {
@@ -80,7 +80,7 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	if err := out.finish(); err != nil {
 		return out.now(), fmt.Errorf("restore: %w", err)
 	}
-	return out.now(), out.damage()
+	return out.outcome()
 }
 
 // output writes into a directory, and nowhere else.
@@ -97,11 +97,10 @@ type output struct {
 	files, bytes, removed atomic.Int64
 	reported              atomic.Int64 // unix nanoseconds
 
-	mu      sync.Mutex // guards what follows
-	missed  int64
-	first   []string        // of what was missed
-	lost    map[string]bool // files whose content cannot be read
-	lostWhy error           // of the first
+	mu     sync.Mutex // guards what follows
+	missed int64
+	first  []string         // of what was missed
+	lost   map[string]error // why files do not come back, or directories, which have a slash at their end
 }
 
 // miss is for something that a file could not be given besides its content. It is counted, and the restore goes on, when that is because the target's
@@ -511,8 +510,8 @@ func (w *output) finish() error {
 			continue
 		}
 		rel, first := strings.TrimPrefix(p, w.prefix), strings.TrimPrefix(at.Link, w.prefix)
-		if w.lost[first] {
-			w.lose(rel, nil)
+		if w.isLost(first) {
+			w.lose(rel, fmt.Errorf("it is another name of %s", EscapePath(first)))
 			continue
 		}
 		dir := path.Dir(rel)

@@ -2,6 +2,7 @@ package repository
 
 import (
 	"crypto/rand"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,9 +52,9 @@ func TestADamagedDirectoryCostsNoOthers(t *testing.T) {
 	w.flips(b.ID, "b")[0]()
 	write(t, to+"/b/newer", "newer")
 	write(t, to+"/c/extra", "extra")
-	_, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
-	if err == nil || !strings.Contains(err.Error(), "the content of b/ is damaged") {
-		t.Errorf("%v", err)
+	p, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
+	if !errors.Is(err, ErrPartly) || !strings.Contains(err.Error(), "the content of b/ is damaged") || p.Lost != 1 || len(p.LostFirst) != 1 || !strings.HasPrefix(p.LostFirst[0], "b/: ") {
+		t.Errorf("%+v, %v", p, err)
 	}
 	for name, want := range map[string]string{"a/a": "a/a", "c/d/e": "c/d/e", "b/newer": "newer"} {
 		if have, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(have) != want {
@@ -62,6 +63,24 @@ func TestADamagedDirectoryCostsNoOthers(t *testing.T) {
 	}
 	if _, err := os.Stat(to + "/c/extra"); !os.IsNotExist(err) {
 		t.Errorf("what is extra elsewhere: %v", err)
+	}
+}
+
+// A file that is there in the place of a damaged one does not get the other names of that.
+func TestLinksIntoADamagedDirectory(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	write(t, dir+"/a/first", "backup's")
+	ok(t, os.Mkdir(dir+"/b", 0o700))
+	ok(t, os.Link(dir+"/a/first", dir+"/b/z"))
+	b := w.back(w.open(), dir)
+	w.flips(b.ID, "a")[0]()
+	write(t, to+"/a/first", "another")
+	p, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{})
+	if !errors.Is(err, ErrPartly) || p.Lost != 2 || !strings.HasPrefix(p.LostFirst[1], "b/z: it is another name of ") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, err := os.Stat(to + "/b/z"); !os.IsNotExist(err) {
+		t.Errorf("b/z is there: %v", err)
 	}
 }
 

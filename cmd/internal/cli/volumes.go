@@ -130,8 +130,12 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 			return err
 		}
 		defer done()
-		if err = run(cmd, v, args); api.Unknown(err) {
+		err = run(cmd, v, args)
+		switch {
+		case api.Unknown(err):
 			err = failure(ErrNotInHistory, "%v", err)
+		case api.Partly(err):
+			err = failure(ErrPartly, "%v", err)
 		}
 		return err
 	}
