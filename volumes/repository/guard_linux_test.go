@@ -84,6 +84,60 @@ func TestMountsBelowATargetStay(t *testing.T) {
 	}
 }
 
+// mountFile makes a file that cannot be replaced, as it is a mount point.
+func mountFile(t *testing.T, at string) {
+	t.Helper()
+	precious := t.TempDir() + "/precious"
+	write(t, precious, "precious")
+	write(t, at, "below")
+	if err := unix.Mount(precious, at, "", unix.MS_BIND, ""); errors.Is(err, unix.EPERM) {
+		t.Skip("mounting needs root")
+	} else {
+		ok(t, err)
+	}
+	t.Cleanup(func() { ok(t, unix.Unmount(at, 0)) })
+}
+
+// What the target does not let go of costs no other, and is told.
+func TestWhatCannotBeReplacedCostsNoOthers(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	for _, name := range []string{"file", "dir/below", "dir/deep/below", "first", "x/y", "z"} {
+		write(t, dir+"/"+name, name)
+	}
+	ok(t, os.Symlink("z", dir+"/link"))
+	ok(t, os.Link(dir+"/first", dir+"/hard"))
+	ok(t, os.Link(dir+"/dir/below", dir+"/x/hard"))
+	ok(t, os.Link(dir+"/z", dir+"/dir/hard"))
+	ok(t, unix.Mkfifo(dir+"/pipe", 0o600))
+	r := w.open()
+	b := w.back(r, dir)
+	stays := []string{"file", "dir", "link", "hard", "pipe"}
+	for _, name := range stays {
+		mountFile(t, to+"/"+name)
+	}
+	p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	if !errors.Is(err, ErrPartly) || p.Lost != 5 || !strings.Contains(err.Error(), "the target keeps dir/, ") || strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "all else is back") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, name := range stays {
+		if have, err := os.ReadFile(to + "/" + name); err != nil || string(have) != "precious" {
+			t.Errorf("%s has %q, %v", name, have, err)
+		}
+	}
+	for _, name := range []string{"first", "x/y", "x/hard", "z"} {
+		want := name
+		if name == "x/hard" {
+			want = "dir/below" // whose first name cannot be made
+		}
+		if have, err := os.ReadFile(to + "/" + name); err != nil || string(have) != want {
+			t.Errorf("%s: %q, %v", name, have, err)
+		}
+	}
+	if names, err := filepath.Glob(to + "/*"); err != nil || len(names) != 8 {
+		t.Errorf("the target has %q, %v", names, err)
+	}
+}
+
 // What is mounted below a path is backed up with it, unless one file system is all that is wanted: then its directory comes back empty.
 func TestMountsBelowAPath(t *testing.T) {
 	w, dir := newWorld(t), t.TempDir()

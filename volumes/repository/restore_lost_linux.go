@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -9,12 +10,54 @@ import (
 	"strings"
 
 	"github.com/kopia/kopia/fs"
+	"golang.org/x/sys/unix"
 )
 
 // noRead is why content could not be read.
 type noRead struct{ error }
 
 func (n *noRead) Unwrap() error { return n.error }
+
+// refusal is why the target does not take something, or let go of it.
+type refusal struct{ error }
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// refuses reports whether an error is about one file of the target, and no other: it is immutable, in use as a mount, not ours, or cannot be of this name or
+// kind there. A file system that is full or broken is not.
+func refuses(err error) bool {
+	if errors.As(err, new(*refusal)) {
+		return true
+	}
+	for _, one := range []error{
+		unix.EPERM, unix.EACCES, unix.EBUSY, unix.ETXTBSY, unix.ENOTEMPTY, unix.EEXIST, unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.EXDEV, unix.EMLINK,
+		unix.ELOOP, unix.ENAMETOOLONG, unix.EINVAL, unix.EFBIG, unix.EROFS, unix.EOPNOTSUPP,
+	} {
+		if errors.Is(err, one) {
+			return true
+		}
+	}
+	return false
+}
+
+// settle notes a file that does not come back, if that costs no other; else it returns the error, which ends the restore.
+func (w *output) settle(ctx context.Context, rel string, err error) error {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return err
+	case errors.As(err, new(*noRead)):
+		if w.trouble() != nil { // else the store gave what it has
+			return err
+		}
+		w.lose(rel, err)
+	case refuses(err):
+		w.lose(rel, &refusal{err})
+	default:
+		return fmt.Errorf("%s: %w", EscapePath(cmpDot(rel)), err)
+	}
+	return nil
+}
 
 // lostNames is how much of what did not come back a restore's outcome names.
 const lostNames = 100
@@ -26,17 +69,17 @@ func (w *output) lose(rel string, why error) {
 	w.lost[rel] = why
 }
 
-// isLost reports whether a file was noted, or a directory that it is in.
-func (w *output) isLost(rel string) bool {
+// loss is why a file does not come back, or a directory that it is in; nil: it does.
+func (w *output) loss(rel string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, is := w.lost[rel]
-	for dir := path.Dir(rel); !is; dir = path.Dir(dir) {
-		if _, is = w.lost[dir+"/"]; dir == "." {
+	why := w.lost[rel]
+	for dir := path.Dir(rel); why == nil; dir = path.Dir(dir) {
+		if why = w.lost[dir+"/"]; dir == "." {
 			break
 		}
 	}
-	return is
+	return why
 }
 
 // wary is a directory that is restored: one that cannot be read is noted as lost, and is empty, so that all else comes back.
@@ -48,15 +91,23 @@ type wary struct {
 
 // isLost reports whether it was noted.
 func (d *wary) isLost() bool {
+	return d.why() != nil
+}
+
+// why it is lost; nil: it is not.
+func (d *wary) why() error {
 	d.w.mu.Lock()
 	defer d.w.mu.Unlock()
-	return d.w.lost[d.name()] != nil
+	return d.w.lost[d.name()]
 }
 
 func (d *wary) name() string { return cmpDot(d.rel) + "/" }
 
 // Iterate implements fs.Directory.
 func (d *wary) Iterate(ctx context.Context) (fs.DirectoryIterator, error) {
+	if d.isLost() {
+		return fs.StaticIterator(nil, nil), nil
+	}
 	it, err := d.Directory.Iterate(ctx)
 	if err == nil {
 		return &waryIterator{it, d}, nil
@@ -92,11 +143,26 @@ func (w *output) outcome() (Progress, error) {
 	for _, name := range names[:min(len(names), lostNames)] {
 		p.LostFirst = append(p.LostFirst, fmt.Sprintf("%s: %v", EscapePath(name), w.lost[name]))
 	}
-	which := listed(names)
-	if w.lost[attributesName] != nil {
-		which += " (which has extended attributes, times of directories, pipes, devices, holes, and which files are one)"
+	var damaged, refused []string
+	for _, name := range names {
+		if errors.As(w.lost[name], new(*refusal)) {
+			refused = append(refused, name)
+		} else {
+			damaged = append(damaged, name)
+		}
 	}
-	return p, fmt.Errorf("%w: the content of %s is damaged in the repository, or lost from it; all else is back: restore what is missing from another backup (%w)", ErrPartly, which, w.lost[names[0]])
+	err := ErrPartly
+	if len(damaged) > 0 {
+		which := listed(damaged)
+		if w.lost[attributesName] != nil {
+			which += " (which has extended attributes, times of directories, pipes, devices, holes, and which files are one)"
+		}
+		err = fmt.Errorf("%w: the content of %s is damaged in the repository, or lost from it: restore what is missing from another backup (%w)", err, which, w.lost[damaged[0]])
+	}
+	if len(refused) > 0 {
+		err = fmt.Errorf("%w: the target keeps %s from being written or removed: see to that, and run the same command again (%w)", err, listed(refused), w.lost[refused[0]])
+	}
+	return p, fmt.Errorf("%w; all else is back", err)
 }
 
 // listed are the first of some files.

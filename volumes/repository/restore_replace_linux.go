@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -33,9 +34,9 @@ func (w *output) create(rel string) (f *os.File, name string, err error) {
 }
 
 // replace gives a file that is complete its name. Other names of what had it before keep that.
-func (w *output) replace(name, rel string) error {
+func (w *output) replace(ctx context.Context, name, rel string) error {
 	if info, err := w.root.Lstat(rel); err == nil && info.IsDir() {
-		if err := w.clear(rel); err != nil {
+		if err := w.clear(ctx, rel); err != nil {
 			return err
 		}
 	}
