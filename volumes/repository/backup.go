@@ -47,6 +47,8 @@ type Progress struct {
 	// them, and says why. Restore's error is ErrPartly then.
 	Lost      int64    `json:"lost,omitempty"`
 	LostFirst []string `json:"lostFirst,omitempty"`
+	// Mounts are mount points in the target, the first of them, in which a restore that removes what is extra has removed nothing.
+	Mounts []string `json:"mounts,omitempty"`
 	// Step says what is being done, for people, where there is more to it than files.
 	Step string `json:"step,omitempty"`
 	// Waiting says what keeps it from going on, for people.

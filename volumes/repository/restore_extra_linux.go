@@ -28,8 +28,8 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 	if err != nil {
 		return err
 	}
-	if fileSystemOf(info) != w.device { // the backup may know it as an empty directory only
-		return w.miss(rel, "is another file system, which is not emptied", unix.EPERM)
+	if w.stays(rel, info) { // the backup may know it as an empty directory only
+		return nil
 	}
 	names, err := w.names(rel)
 	if err != nil {
@@ -67,10 +67,10 @@ func (w *output) remove(ctx context.Context, p string) (stays bool, err error) {
 	if err != nil {
 		return true, w.settle(ctx, p, err)
 	}
+	if w.stays(p, info) {
+		return true, nil
+	}
 	if info.IsDir() {
-		if fileSystemOf(info) != w.device {
-			return true, w.miss(p, "is another file system, which is not emptied", unix.EPERM)
-		}
 		names, err := w.names(p)
 		if err != nil {
 			return true, w.settle(ctx, p, err)
@@ -91,6 +91,37 @@ func (w *output) remove(ctx context.Context, p string) (stays bool, err error) {
 	}
 	w.removed.Add(1)
 	return false, nil
+}
+
+// stays reports whether nothing is removed at a place, because something is mounted there or above. Mount points are noted.
+func (w *output) stays(rel string, info iofs.FileInfo) bool {
+	if rel == "" {
+		return false
+	}
+	mount := fileSystemOf(info) != w.device || w.isMountPoint(rel)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for dir := path.Dir(rel); dir != "."; dir = path.Dir(dir) {
+		if w.mounts[dir] {
+			return true
+		}
+	}
+	if mount {
+		w.mounts[rel] = true
+	}
+	return mount
+}
+
+// isMountPoint reports whether something is mounted at a place, also when it is a part of the same file system.
+func (w *output) isMountPoint(rel string) bool {
+	dir, name, err := parentOf(w.root, rel)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	var st unix.Statx_t // an old kernel tells nothing, and keeps mount points from being removed all the same
+	err = unix.Statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // fileSystemOf is the file system that a file is on.

@@ -23,7 +23,7 @@ import (
 
 // restoreTree writes a backup of files into a directory.
 func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target string, o RestoreOptions) (Progress, error) {
-	out := &output{special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]error{}}
+	out := &output{special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]error{}, mounts: map[string]bool{}}
 	kept, err := r.attributes(ctx, root)
 	if err != nil {
 		if _, unread := root.Iterate(ctx); unread != nil || ctx.Err() != nil || out.trouble() != nil {
@@ -102,6 +102,7 @@ type output struct {
 	mu     sync.Mutex // guards what follows
 	missed int64
 	first  []string         // of what was missed
+	mounts map[string]bool  // in which nothing is removed
 	lost   map[string]error // why files do not come back, or directories, which have a slash at their end
 }
 

@@ -136,6 +136,11 @@ func (it *waryIterator) Next(ctx context.Context) (fs.Entry, error) {
 // outcome is what a restore that came to its end has done, and the error of one that has not brought back everything.
 func (w *output) outcome() (Progress, error) {
 	p, names := w.now(), slices.Sorted(maps.Keys(w.lost))
+	for _, name := range slices.Sorted(maps.Keys(w.mounts)) {
+		if len(p.Mounts) < lostNames {
+			p.Mounts = append(p.Mounts, EscapePath(name))
+		}
+	}
 	if len(names) == 0 {
 		return p, nil
 	}

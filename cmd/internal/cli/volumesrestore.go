@@ -86,7 +86,7 @@ same command once more completes it.`,
 	fs.StringVar(&claim, "claim", "", "claim to write into, in the namespace -n")
 	fs.BoolVar(&used, "used", false, "write into the claim although Pods use it")
 	fs.StringVar(&q.To, "to", "", "directory (made when it is missing) or block device")
-	fs.BoolVar(&q.DeleteExtra, "delete-extra", false, "remove what is in DIR and not in the backup")
+	fs.BoolVar(&q.DeleteExtra, "delete-extra", false, "remove what is in DIR and not in the backup (what is mounted below DIR stays, and is told)")
 	fs.BoolVar(&q.KeepOwners, "no-owners", false, "leave files to the user who restores (without root, nothing else works)")
 	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
@@ -113,6 +113,9 @@ func told(cmd *cobra.Command, done *repository.Progress, err error, to string, t
 	fmt.Fprintf(out, "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), to, took.Round(time.Millisecond))
 	if done.Removed > 0 {
 		fmt.Fprintf(out, "%s files and directories that the backup does not have were removed\n", humanize.Comma(done.Removed))
+	}
+	for _, at := range done.Mounts {
+		fmt.Fprintf(out, "note: something is mounted at %s: nothing in it was removed\n", text(at))
 	}
 	for _, line := range done.LostFirst {
 		fmt.Fprintf(out, "not restored: %s\n", text(line))
