@@ -80,8 +80,8 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 			yield(File{}, err)
 			return
 		}
-		special, unread := r.specials(ctx, top)
 		at := path.Clean("/" + part)[1:]
+		special, unread := r.specials(ctx, top)
 		e, err := r.inside(ctx, top, at)
 		if err != nil {
 			if f, is := special.at(at); is {
@@ -96,32 +96,57 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 			yield(fileOf(ctx, at, e), nil)
 			return
 		}
-		w := walker{deep, special, func(f File) bool { return yield(f, nil) }}
-		switch err = w.walk(ctx, dir, at); {
+		w := walker{r: r, deep: deep, special: special, yield: func(f File) bool { return yield(f, nil) }}
+		entries, err := fs.GetAllEntries(ctx, dir)
+		if err == nil {
+			err = w.walk(ctx, entries, at)
+		}
+		switch {
 		case errors.Is(err, errEnough):
 		case err != nil:
 			yield(File{}, r.failed(err))
-		case unread != nil: // the others are of use without
-			yield(File{}, fmt.Errorf("pipes and devices are missing in the list: %w", unread))
+		case len(w.lost) > 0:
+			yield(File{}, fmt.Errorf("%w: the list of what is in %s is damaged in the repository, or lost from it; all else is listed (%w)", ErrPartly, listed(w.lost), w.why))
+		case unread != nil && ctx.Err() == nil: // the others are of use without
+			yield(File{}, fmt.Errorf("%w: pipes and devices are missing in the list: %w", ErrPartly, unread))
 		}
 	}
 }
+
+// missedNames is how much of what was missed, or lost, is named.
+const missedNames = 10
 
 // errEnough ends a walk that nobody listens to any more.
 var errEnough = errors.New("enough")
 
 // walker lists files in the order of their names.
 type walker struct {
+	r       *Repository
 	deep    bool
 	special specials
 	yield   func(File) bool
+	lost    []string // directories that cannot be read
+	why     error    // the first one
 }
 
-func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
-	entries, err := fs.GetAllEntries(ctx, dir)
-	if err != nil {
+// below lists what is in a directory of a directory. One that cannot be read is noted, and costs no other.
+func (w *walker) below(ctx context.Context, dir fs.Directory, at string) error {
+	var entries []fs.Entry
+	err := w.r.storage.judged(func() (err error) {
+		entries, err = fs.GetAllEntries(ctx, dir)
+		return err
+	})
+	if err != nil && (ctx.Err() != nil || errors.Is(err, errUnread)) {
 		return err
 	}
+	if err != nil {
+		w.lost, w.why = append(w.lost, at+"/"), cmp.Or(w.why, err)
+	}
+	return w.walk(ctx, entries, at)
+}
+
+// walk lists what is in a directory.
+func (w *walker) walk(ctx context.Context, entries []fs.Entry, at string) error {
 	fs.Sort(entries)
 	rest := w.special[at]
 	for _, e := range entries {
@@ -138,7 +163,7 @@ func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
 			return errEnough
 		}
 		if sub, ok := e.(fs.Directory); ok && w.deep {
-			if err := w.walk(ctx, sub, p); err != nil {
+			if err := w.below(ctx, sub, p); err != nil {
 				return err
 			}
 		}
@@ -149,6 +174,19 @@ func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
 		}
 	}
 	return nil
+}
+
+// listed are the first of some files.
+func listed(names []string) string {
+	more := ""
+	if n := len(names) - missedNames; n > 0 {
+		names, more = names[:missedNames], fmt.Sprintf(" and %d more", n)
+	}
+	all := make([]string, len(names))
+	for i, name := range names {
+		all[i] = EscapePath(name)
+	}
+	return strings.Join(all, ", ") + more
 }
 
 func fileOf(ctx context.Context, p string, e fs.Entry) File {

@@ -132,7 +132,9 @@ func (l *linker) link(ctx context.Context, rel string, at *attribute) error {
 	w, first := l.w, strings.TrimPrefix(at.Link, l.w.prefix)
 	why := w.loss(first)
 	if why != nil && !errors.As(why, new(*refusal)) {
-		w.lose(rel, fmt.Errorf("it is another name of %s", EscapePath(first)))
+		if w.loss(rel) == nil {
+			w.lose(rel, fmt.Errorf("it is another name of %s", EscapePath(first)))
+		}
 		return nil
 	}
 	if dir := path.Dir(rel); l.times[dir] == nil {

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/kopia/kopia/fs"
 	"golang.org/x/sys/unix"
@@ -168,17 +167,4 @@ func (w *output) outcome() (Progress, error) {
 		err = fmt.Errorf("%w: the target keeps %s from being written or removed: see to that, and run the same command again (%w)", err, listed(refused), w.lost[refused[0]])
 	}
 	return p, fmt.Errorf("%w; all else is back", err)
-}
-
-// listed are the first of some files.
-func listed(names []string) string {
-	more := ""
-	if n := len(names) - missedNames; n > 0 {
-		names, more = names[:missedNames], fmt.Sprintf(" and %d more", n)
-	}
-	all := make([]string, len(names))
-	for i, name := range names {
-		all[i] = EscapePath(name)
-	}
-	return strings.Join(all, ", ") + more
 }

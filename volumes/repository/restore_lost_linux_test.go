@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/repo/object"
 	"golang.org/x/sys/unix"
 )
@@ -69,18 +70,53 @@ func TestADamagedDirectoryCostsNoOthers(t *testing.T) {
 // A file that is there in the place of a damaged one does not get the other names of that.
 func TestLinksIntoADamagedDirectory(t *testing.T) {
 	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
-	write(t, dir+"/a/first", "backup's")
-	ok(t, os.Mkdir(dir+"/b", 0o700))
-	ok(t, os.Link(dir+"/a/first", dir+"/b/z"))
-	b := w.back(w.open(), dir)
-	w.flips(b.ID, "a")[0]()
-	write(t, to+"/a/first", "another")
+	write(t, dir+"/a/name", "backup's")
+	write(t, dir+"/b/more", "or they are one to the repository")
+	ok(t, os.Link(dir+"/a/name", dir+"/b/name"))
+	r := w.open()
+	b := w.back(r, dir)
+	top, err := r.top(t.Context(), b.ID)
+	ok(t, err)
+	kept, err := r.attributes(t.Context(), top.(fs.Directory))
+	ok(t, err)
+	first, other := "a", "b" // the two are read at once
+	if kept["a/name"] != nil && kept["a/name"].Link != "" {
+		first, other = other, first
+	}
+	w.flips(b.ID, first)[0]()
+	write(t, to+"/"+first+"/name", "another")
 	p, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{})
-	if !errors.Is(err, ErrPartly) || p.Lost != 2 || !strings.HasPrefix(p.LostFirst[1], "b/z: it is another name of ") {
+	if !errors.Is(err, ErrPartly) || p.Lost != 2 || !strings.Contains(strings.Join(p.LostFirst, "\n"), other+"/name: it is another name of ") {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if _, err := os.Stat(to + "/b/z"); !os.IsNotExist(err) {
-		t.Errorf("b/z is there: %v", err)
+	if _, err := os.Stat(to + "/" + other + "/name"); !os.IsNotExist(err) {
+		t.Errorf("the other name is there: %v", err)
+	}
+}
+
+// A directory that is damaged is named, and all else is listed.
+func TestADamagedDirectoryCostsNoOthersInAList(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	for _, name := range []string{"a/a", "b/b", "c/d/e"} {
+		write(t, dir+"/"+name, name)
+	}
+	b := w.back(w.open(), dir)
+	w.flips(b.ID, "b")[0]()
+	r := w.open()
+	for at, want := range map[string]string{"": "a a/a b c c/d c/d/e", "c": "c/d c/d/e"} {
+		var have []string
+		var failed error
+		for f, err := range r.Files(t.Context(), b.ID, at, true) {
+			if failed = err; err == nil {
+				have = append(have, f.Path)
+			}
+		}
+		if strings.Join(have, " ") != want {
+			t.Errorf("%q: %q", at, have)
+		}
+		if at == "" && (!errors.Is(failed, ErrPartly) || !strings.Contains(failed.Error(), "what is in b/ is damaged")) || at != "" && failed != nil {
+			t.Errorf("%q: %v", at, failed)
+		}
 	}
 }
 
