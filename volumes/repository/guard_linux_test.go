@@ -327,6 +327,12 @@ func TestTimesFarAwayComeBack(t *testing.T) {
 				t.Errorf("%s has the time %d.%d, want %d.5", name, st.Mtim.Sec, st.Mtim.Nsec, at)
 			}
 		}
+		for f, err := range r.Files(t.Context(), b.ID, "", true) {
+			ok(t, err)
+			if f.Modified.Unix() != want[f.Path] {
+				t.Errorf("%s is listed with %s, want %s", f.Path, f.Modified, time.Unix(want[f.Path], 0).UTC())
+			}
+		}
 	}
 }
 

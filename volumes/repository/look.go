@@ -81,10 +81,12 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 			return
 		}
 		at := path.Clean("/" + part)[1:]
-		special, unread := r.specials(ctx, top)
+		besides, unread := r.besides(ctx, top, func(p string) bool {
+			return p == at || parent(p) == at || deep && (at == "" || strings.HasPrefix(p, at+"/"))
+		})
 		e, err := r.inside(ctx, top, at)
 		if err != nil {
-			if f, is := special.at(at); is {
+			if f, is := besides.at(at); is {
 				yield(f, nil)
 				return
 			}
@@ -93,10 +95,10 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 		}
 		dir, ok := e.(fs.Directory)
 		if !ok {
-			yield(fileOf(ctx, at, e), nil)
+			yield(besides.file(ctx, at, e), nil)
 			return
 		}
-		w := walker{r: r, deep: deep, special: special, yield: func(f File) bool { return yield(f, nil) }}
+		w := walker{r: r, deep: deep, besides: besides, yield: func(f File) bool { return yield(f, nil) }}
 		entries, err := fs.GetAllEntries(ctx, dir)
 		if err == nil {
 			err = w.walk(ctx, entries, at)
@@ -108,7 +110,7 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 		case len(w.lost) > 0:
 			yield(File{}, fmt.Errorf("%w: the list of what is in %s is damaged in the repository, or lost from it; all else is listed (%w)", ErrPartly, listed(w.lost), w.why))
 		case unread != nil && ctx.Err() == nil: // the others are of use without
-			yield(File{}, fmt.Errorf("%w: pipes and devices are missing in the list: %w", ErrPartly, unread))
+			yield(File{}, fmt.Errorf("%w: pipes and devices are missing in the list, and times of directories are those of what is in them: %w", ErrPartly, unread))
 		}
 	}
 }
@@ -123,7 +125,7 @@ var errEnough = errors.New("enough")
 type walker struct {
 	r       *Repository
 	deep    bool
-	special specials
+	besides besides
 	yield   func(File) bool
 	lost    []string // directories that cannot be read
 	why     error    // the first one
@@ -148,7 +150,7 @@ func (w *walker) below(ctx context.Context, dir fs.Directory, at string) error {
 // walk lists what is in a directory.
 func (w *walker) walk(ctx context.Context, entries []fs.Entry, at string) error {
 	fs.Sort(entries)
-	rest := w.special[at]
+	rest := w.besides.special[at]
 	for _, e := range entries {
 		if at == "" && e.Name() == attributesName {
 			continue
@@ -159,7 +161,7 @@ func (w *walker) walk(ctx context.Context, entries []fs.Entry, at string) error 
 				return errEnough
 			}
 		}
-		if !w.yield(fileOf(ctx, p, e)) {
+		if !w.yield(w.besides.file(ctx, p, e)) {
 			return errEnough
 		}
 		if sub, ok := e.(fs.Directory); ok && w.deep {
@@ -189,10 +191,14 @@ func listed(names []string) string {
 	return strings.Join(all, ", ") + more
 }
 
-func fileOf(ctx context.Context, p string, e fs.Entry) File {
+// file is an entry as a file.
+func (b *besides) file(ctx context.Context, p string, e fs.Entry) File {
 	f := File{Path: p, Mode: lsMode(e.Mode()), Size: e.Size(), Modified: e.ModTime().UTC(), UID: e.Owner().UserID, GID: e.Owner().GroupID}
 	if l, ok := e.(fs.Symlink); ok {
 		f.Target, _ = l.Readlink(ctx) // the list is of use without
+	}
+	if at, ok := b.times[p]; ok {
+		f.Modified = at
 	}
 	return f
 }
@@ -206,8 +212,8 @@ func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) er
 	at := path.Clean("/" + part)[1:]
 	e, err := r.inside(ctx, top, at)
 	if err != nil {
-		if special, unread := r.specials(ctx, top); unread == nil {
-			if _, is := special.at(at); is {
+		if besides, unread := r.besides(ctx, top, func(p string) bool { return p == at }); unread == nil {
+			if _, is := besides.at(at); is {
 				return noContent(at)
 			}
 		}
