@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,17 +30,20 @@ func (w *output) createSymlink(ctx context.Context, rel string, e fs.Symlink) er
 		return &noRead{err}
 	}
 	at := w.attribute(w.prefix + rel)
-	if err := w.clear(ctx, rel); err != nil {
-		return err
+	err = w.place(ctx, rel, func(dir *os.File, name string) error {
+		if err := unix.Symlinkat(to, int(dir.Fd()), name); err != nil {
+			return err
+		}
+		return w.setSymlink(dir, name, rel, e, &at)
+	})
+	if err == nil {
+		w.files.Add(1)
 	}
-	if err := w.root.Symlink(to, rel); err != nil {
-		return err
-	}
-	dir, name, err := parentOf(w.root, rel)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
+	return err
+}
+
+// setSymlink gives a symbolic link what it has besides.
+func (w *output) setSymlink(dir *os.File, name, rel string, e fs.Symlink, at *attribute) error {
 	if !w.o.KeepOwners {
 		if err := w.miss(rel, "owner", unix.Fchownat(int(dir.Fd()), name, int(e.Owner().UserID), int(e.Owner().GroupID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
 			return err
@@ -52,8 +56,7 @@ func (w *output) createSymlink(ctx context.Context, rel string, e fs.Symlink) er
 			}
 		}
 	}
-	w.files.Add(1)
-	return setTime(dir, name, modified(e, &at))
+	return setTime(dir, name, modified(e, at))
 }
 
 func setTime(dir *os.File, name string, at time.Time) error {
@@ -65,17 +68,20 @@ func setTime(dir *os.File, name string, at time.Time) error {
 }
 
 func (w *output) makeSpecial(ctx context.Context, rel string, at attribute) error {
-	if err := w.clear(ctx, rel); err != nil {
-		return err
+	err := w.place(ctx, rel, func(dir *os.File, name string) error { return w.setSpecial(dir, name, rel, &at) })
+	if errors.Is(err, errCannotHave) {
+		return nil
 	}
-	dir, name, err := parentOf(w.root, rel)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
+	return err
+}
+
+// errCannotHave is returned for what was noted as missed.
+var errCannotHave = errors.New("the target cannot have it")
+
+func (w *output) setSpecial(dir *os.File, name, rel string, at *attribute) error {
 	kind := map[string]uint32{"fifo": unix.S_IFIFO, "char": unix.S_IFCHR, "block": unix.S_IFBLK}[at.Special]
 	if err := unix.Mknodat(int(dir.Fd()), name, kind|at.Mode, int(at.Rdev)); err != nil {
-		return w.miss(rel, at.Special, err)
+		return cmp.Or(w.miss(rel, at.Special, err), errCannotHave)
 	}
 	if !w.o.KeepOwners {
 		if err := w.miss(rel, "owner", unix.Fchownat(int(dir.Fd()), name, int(at.UID), int(at.GID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
@@ -154,14 +160,11 @@ func (l *linker) link(ctx context.Context, rel string, at *attribute) error {
 	if why != nil {
 		first = l.instead[first]
 	}
-	if err := w.clear(ctx, rel); err != nil {
-		return err
+	err := w.place(ctx, rel, func(_ *os.File, name string) error { return w.root.Link(first, path.Join(path.Dir(rel), name)) })
+	if err == nil {
+		w.files.Add(1)
 	}
-	if err := w.root.Link(first, rel); err != nil {
-		return err
-	}
-	w.files.Add(1)
-	return nil
+	return err
 }
 
 // write makes a name with the content itself.
