@@ -370,10 +370,8 @@ func (w *output) setFile(fd int, rel string, e fs.Entry, at *attribute) error {
 			return err
 		}
 	}
-	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} { // of the directory that it was made in
-		if _, keeps := at.Xattrs[acl]; !keeps {
-			_ = unix.Fremovexattr(fd, acl) // where there is none, or no such thing, there is nothing to remove
-		}
+	if err := w.removeXattrs(fd, rel, at); err != nil {
+		return err
 	}
 	if err := w.miss(rel, "mode", unix.Fchmod(fd, mode)); err != nil {
 		return err
@@ -390,6 +388,41 @@ func (w *output) setFile(fd int, rel string, e fs.Entry, at *attribute) error {
 		return err
 	}
 	return w.miss(rel, "time", unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), []unix.Timespec{t, t}, 0))
+}
+
+// removeXattrs takes from a file the extended attributes that the backup does not have: those of a directory that was there, and the ACL of the one that it
+// was made in. What the system sets by itself, such as security.selinux, stays, and without the backup's attributes all do but ACLs.
+func (w *output) removeXattrs(fd int, rel string, at *attribute) error {
+	var small [1024]byte
+	list := small[:]
+	n, err := unix.Flistxattr(fd, list)
+	for errors.Is(err, unix.ERANGE) {
+		list = make([]byte, 2*len(list))
+		n, err = unix.Flistxattr(fd, list)
+	}
+	if err != nil || n == 0 {
+		return nil //nolint:nilerr // this file system has none, then
+	}
+	for key := range strings.SplitSeq(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
+		acl := isACL(key)
+		_, keeps := at.Xattrs[key]
+		if keeps || !acl && (w.kept == nil || !strings.HasPrefix(key, "user.") && !strings.HasPrefix(key, "trusted.")) {
+			continue
+		}
+		err := unix.Fremovexattr(fd, key)
+		if err == nil || errors.Is(err, unix.ENODATA) || w.mayMiss(key, err) {
+			continue
+		}
+		if err := w.miss(rel, "removal of the extended attribute "+escapeName(key), err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isACL reports whether an extended attribute is an ACL.
+func isACL(key string) bool {
+	return key == "system.posix_acl_access" || key == "system.posix_acl_default"
 }
 
 // modified is the time of a file.

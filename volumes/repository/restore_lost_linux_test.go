@@ -144,6 +144,48 @@ func TestDamagedAttributesCostNoFiles(t *testing.T) {
 	}
 }
 
+// A directory that is there has the backup's extended attributes afterwards, and no others; unless nobody knows those of the backup.
+func TestNoOtherExtendedAttributesStay(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	write(t, dir+"/deep/file", "s")
+	write(t, to+"/deep/file", "older")
+	set := func(at, key, value string) {
+		t.Helper()
+		if err := unix.Setxattr(at, key, []byte(value), 0); errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
+			t.Skipf("this file system, or user, has no extended attributes: %v", err)
+		} else {
+			ok(t, err)
+		}
+	}
+	set(dir+"/deep", "user.both", "backup's")
+	for _, at := range []string{to, to + "/deep", to + "/deep/file"} {
+		set(at, "user.extra", "x")
+		set(at, "user."+strings.Repeat("long", 50), "x")
+		set(at, "trusted.extra", "x")
+		set(at, "user.both", "target's")
+	}
+	set(to+"/deep", "security.tidemark", "the system's")
+	r := w.open()
+	b := w.back(r, dir)
+	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+	value := make([]byte, 100)
+	if n, err := unix.Getxattr(to+"/deep", "security.tidemark", value); err != nil || string(value[:n]) != "the system's" {
+		t.Errorf("what the system has set: %q, %v", value[:max(n, 0)], err)
+	}
+	ok(t, unix.Removexattr(to+"/deep", "security.tidemark"))
+	same(t, described(t, to), described(t, dir))
+
+	w.flips(b.ID, attributesName)[0]()
+	set(to+"/deep", "user.extra", "x")
+	if _, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{}); !errors.Is(err, ErrPartly) {
+		t.Errorf("%v", err)
+	}
+	if _, err := unix.Getxattr(to+"/deep", "user.extra", value); err != nil {
+		t.Errorf("without the attributes of the backup: %v", err)
+	}
+}
+
 // The target's rights are not those of the backup: what a directory hands down to new files would let others read them.
 func TestInheritedRightsDoNotStay(t *testing.T) {
 	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
