@@ -49,14 +49,22 @@ func (w *output) setSymlink(dir *os.File, name, rel string, e fs.Symlink, at *at
 			return err
 		}
 	}
+	if err := w.setXattrs(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), rel, at); err != nil {
+		return err
+	}
+	return setTime(dir, name, modified(e, at))
+}
+
+// setXattrs gives what is no file its extended attributes. It is not followed.
+func (w *output) setXattrs(it, rel string, at *attribute) error {
 	for key, value := range at.Xattrs {
-		if err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), key, value, 0); err != nil && !w.mayMiss(key, err) {
+		if err := unix.Lsetxattr(it, key, value, 0); err != nil && !w.mayMiss(key, err) {
 			if err := w.miss(rel, "extended attribute "+escapeName(key), err); err != nil {
 				return err
 			}
 		}
 	}
-	return setTime(dir, name, modified(e, at))
+	return nil
 }
 
 func setTime(dir *os.File, name string, at time.Time) error {
@@ -80,7 +88,7 @@ var errCannotHave = errors.New("the target cannot have it")
 
 func (w *output) setSpecial(dir *os.File, name, rel string, at *attribute) error {
 	kind := map[string]uint32{"fifo": unix.S_IFIFO, "char": unix.S_IFCHR, "block": unix.S_IFBLK}[at.Special]
-	if err := unix.Mknodat(int(dir.Fd()), name, kind|at.Mode, int(at.Rdev)); err != nil {
+	if err := unix.Mknodat(int(dir.Fd()), name, kind|0o600, int(at.Rdev)); err != nil {
 		return cmp.Or(w.miss(rel, at.Special, err), errCannotHave)
 	}
 	if !w.o.KeepOwners {
@@ -88,7 +96,12 @@ func (w *output) setSpecial(dir *os.File, name, rel string, at *attribute) error
 			return err
 		}
 	}
+	it := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
+	_ = unix.Lremovexattr(it, "system.posix_acl_access") // of the directory that it was made in, if there is one
 	if err := unix.Fchmodat(int(dir.Fd()), name, at.Mode, 0); err != nil {
+		return err
+	}
+	if err := w.setXattrs(it, rel, at); err != nil {
 		return err
 	}
 	return setTime(dir, name, at.Modified)

@@ -190,16 +190,19 @@ func TestNoOtherExtendedAttributesStay(t *testing.T) {
 func TestInheritedRightsDoNotStay(t *testing.T) {
 	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
 	write(t, dir+"/deep/secret", "s")
+	ok(t, unix.Mkfifo(dir+"/deep/pipe", 0o640))
+	ok(t, unix.Mkfifo(dir+"/deep/shared", 0o640))
 	// Version 2; the owner, user 33 and group, mask and others: all may do everything.
 	acl := []byte("\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\x21\x00\x00\x00" + "\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff")
 	if err := unix.Setxattr(to, "system.posix_acl_default", acl, 0); err != nil {
 		t.Skipf("this file system has no ACLs: %v", err)
 	}
+	ok(t, unix.Setxattr(dir+"/deep/shared", "system.posix_acl_access", acl, 0)) // which comes back
 	r := w.open()
 	b := w.back(r, dir)
 	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
 	ok(t, err)
-	for _, name := range []string{"", "/deep", "/deep/secret"} {
+	for _, name := range []string{"", "/deep", "/deep/secret", "/deep/pipe"} {
 		for _, key := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 			if n, err := unix.Getxattr(to+name, key, nil); err == nil {
 				t.Errorf("%q has %d bytes of %s", name, n, key)
