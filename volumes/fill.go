@@ -66,8 +66,8 @@ func (k *Keeper) Fill(ctx context.Context, q FillRequest, progress func(reposito
 	o, err := k.o.Cluster.Mover.Run(ctx, backupName("fill-"+q.Claim, k.o.Clock()), mover.Job{
 		Kind: mover.Restore, Cluster: r.Cluster(), Password: r.Password(), ID: id, Path: q.Path, DeleteExtra: q.DeleteExtra,
 	}, at, r.Store(), nil, progress)
-	if err != nil {
+	if o == nil {
 		return repository.Progress{}, err
 	}
-	return o.Restored, nil
+	return o.Restored, err
 }

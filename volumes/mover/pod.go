@@ -84,6 +84,8 @@ func (r *Runner) Run(ctx context.Context, name string, job Job, at Place, store 
 	for try := range tries {
 		o, err := r.try(ctx, fmt.Sprintf("%s-%d", name, try), name, t, &at)
 		switch {
+		case o != nil && o.Error != "" && o.Restored.Lost > 0:
+			return o, fmt.Errorf("%w%s", repository.ErrPartly, strings.TrimPrefix(o.Error, repository.ErrPartly.Error()))
 		case o != nil && o.Error != "":
 			return o, fmt.Errorf("%w: %s", ErrMover, o.Error)
 		case err == nil:

@@ -48,6 +48,11 @@ func (r *troubled) fail(verb, resource string, times int, err error) {
 
 // run runs a job, whose mover is done at once.
 func (r *troubled) run(ctx context.Context) (*Outcome, error) {
+	return r.runTo(ctx, Outcome{Restored: repository.Progress{Files: 7}})
+}
+
+// runTo runs a job, whose mover tells an outcome at once.
+func (r *troubled) runTo(ctx context.Context, o Outcome) (*Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	go func() {
@@ -61,7 +66,7 @@ func (r *troubled) run(ctx context.Context) (*Outcome, error) {
 			if err != nil || secret == nil {
 				continue
 			}
-			if s, err := newRemote(string(secret.Data[urlFile]), string(secret.Data[tokenFile]), secret.Data[caFile]); err == nil && tell(ctx, s, "/done", Outcome{Restored: repository.Progress{Files: 7}}) == nil {
+			if s, err := newRemote(string(secret.Data[urlFile]), string(secret.Data[tokenFile]), secret.Data[caFile]); err == nil && tell(ctx, s, "/done", o) == nil {
 				return
 			}
 		}
@@ -89,6 +94,14 @@ func TestAJobOutlivesAnAPIServerThatIsAway(t *testing.T) {
 	}
 	if len(r.brokered.jobs) > 0 {
 		t.Error("the job is still served")
+	}
+}
+
+// What a restore could not bring back comes with what it did, and is no failure of the mover.
+func TestAJobThatIsPartlyDone(t *testing.T) {
+	o, err := newTroubled(t).runTo(t.Context(), Outcome{Restored: repository.Progress{Files: 7, Lost: 1}, Error: repository.ErrPartly.Error() + ": one is damaged"})
+	if !errors.Is(err, repository.ErrPartly) || errors.Is(err, ErrMover) || err.Error() != repository.ErrPartly.Error()+": one is damaged" || o == nil || o.Restored.Files != 7 {
+		t.Errorf("%+v, %v", o, err)
 	}
 }
 

@@ -43,6 +43,12 @@ type Progress struct {
 	// names the first of them.
 	Missed      int64    `json:"missed,omitempty"`
 	MissedFirst []string `json:"missedFirst,omitempty"`
+	// Lost counts what a restore that ended could not bring back: files, and directories with what is in them. LostFirst names the first of
+	// them, and says why. Restore's error is ErrPartly then.
+	Lost      int64    `json:"lost,omitempty"`
+	LostFirst []string `json:"lostFirst,omitempty"`
+	// Mounts are mount points in the target, the first of them, in which a restore that removes what is extra has removed nothing.
+	Mounts []string `json:"mounts,omitempty"`
 	// Step says what is being done, for people, where there is more to it than files.
 	Step string `json:"step,omitempty"`
 	// Waiting says what keeps it from going on, for people.

@@ -59,19 +59,27 @@ func mountAt(t *testing.T, dir, size string) {
 func TestMountsBelowATargetStay(t *testing.T) {
 	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
 	write(t, dir+"/a", "a")
-	ok(t, os.MkdirAll(dir+"/known/mount", 0o755)) // as a backup of one file system has it
+	ok(t, os.MkdirAll(dir+"/known/mount/below", 0o755)) // as a backup of one file system has it
 	r := w.open()
 	b := w.back(r, dir)
 	mounts := []string{to + "/deep/mount", to + "/known/mount"}
 	for _, mount := range mounts {
 		mountAt(t, mount, "1m")
 		write(t, mount+"/precious", "p")
+		write(t, mount+"/below/precious", "p")
 	}
+	mountFile(t, to+"/file")
+	ok(t, os.Mkdir(to+"/bound", 0o700)) // of the same file system as the target
+	bound := t.TempDir()
+	ok(t, unix.Mount(bound, to+"/bound", "", unix.MS_BIND, ""))
+	t.Cleanup(func() { ok(t, unix.Unmount(to+"/bound", 0)) })
+	write(t, bound+"/precious", "p")
+	mounts = append(mounts, to+"/bound", to+"/known/mount/below")
 	write(t, to+"/deep/extra", "e")
 	write(t, to+"/more/extra", "e")
 	p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
 	ok(t, err)
-	if p.Removed != 3 || p.Missed != 2 || !strings.Contains(strings.Join(p.MissedFirst, "\n"), "deep/mount: is another file system") {
+	if p.Removed != 3 || p.Missed != 0 || p.Lost != 0 || !slices.Equal(p.Mounts, []string{"bound", "deep/mount", "file", "known/mount"}) {
 		t.Errorf("%+v", p)
 	}
 	for _, mount := range mounts {
@@ -81,6 +89,60 @@ func TestMountsBelowATargetStay(t *testing.T) {
 	}
 	if b, err := os.ReadFile(to + "/a"); err != nil || string(b) != "a" {
 		t.Errorf("restored %q, %v", b, err)
+	}
+}
+
+// mountFile makes a file that cannot be replaced, as it is a mount point.
+func mountFile(t *testing.T, at string) {
+	t.Helper()
+	precious := t.TempDir() + "/precious"
+	write(t, precious, "precious")
+	write(t, at, "below")
+	if err := unix.Mount(precious, at, "", unix.MS_BIND, ""); errors.Is(err, unix.EPERM) {
+		t.Skip("mounting needs root")
+	} else {
+		ok(t, err)
+	}
+	t.Cleanup(func() { ok(t, unix.Unmount(at, 0)) })
+}
+
+// What the target does not let go of costs no other, and is told.
+func TestWhatCannotBeReplacedCostsNoOthers(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	for _, name := range []string{"file", "dir/below", "dir/deep/below", "first", "x/y", "z"} {
+		write(t, dir+"/"+name, name)
+	}
+	ok(t, os.Symlink("z", dir+"/link"))
+	ok(t, os.Link(dir+"/first", dir+"/hard"))
+	ok(t, os.Link(dir+"/dir/below", dir+"/x/hard"))
+	ok(t, os.Link(dir+"/z", dir+"/dir/hard"))
+	ok(t, unix.Mkfifo(dir+"/pipe", 0o600))
+	r := w.open()
+	b := w.back(r, dir)
+	stays := []string{"file", "dir", "link", "hard", "pipe"}
+	for _, name := range stays {
+		mountFile(t, to+"/"+name)
+	}
+	p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	if !errors.Is(err, ErrPartly) || p.Lost != 5 || !strings.Contains(err.Error(), "the target keeps dir/, ") || strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "all else is back") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, name := range stays {
+		if have, err := os.ReadFile(to + "/" + name); err != nil || string(have) != "precious" {
+			t.Errorf("%s has %q, %v", name, have, err)
+		}
+	}
+	for _, name := range []string{"first", "x/y", "x/hard", "z"} {
+		want := name
+		if name == "x/hard" {
+			want = "dir/below" // whose first name cannot be made
+		}
+		if have, err := os.ReadFile(to + "/" + name); err != nil || string(have) != want {
+			t.Errorf("%s: %q, %v", name, have, err)
+		}
+	}
+	if names, err := filepath.Glob(to + "/*"); err != nil || len(names) != 8 {
+		t.Errorf("the target has %q, %v", names, err)
 	}
 }
 
@@ -263,6 +325,12 @@ func TestTimesFarAwayComeBack(t *testing.T) {
 			ok(t, unix.Lstat(to+"/"+name, &st))
 			if st.Mtim.Sec != at || name != "d/never" && st.Mtim.Nsec != 5 {
 				t.Errorf("%s has the time %d.%d, want %d.5", name, st.Mtim.Sec, st.Mtim.Nsec, at)
+			}
+		}
+		for f, err := range r.Files(t.Context(), b.ID, "", true) {
+			ok(t, err)
+			if f.Modified.Unix() != want[f.Path] {
+				t.Errorf("%s is listed with %s, want %s", f.Path, f.Modified, time.Unix(want[f.Path], 0).UTC())
 			}
 		}
 	}

@@ -80,11 +80,13 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 			yield(File{}, err)
 			return
 		}
-		special, unread := r.specials(ctx, top)
 		at := path.Clean("/" + part)[1:]
+		besides, unread := r.besides(ctx, top, func(p string) bool {
+			return p == at || parent(p) == at || deep && (at == "" || strings.HasPrefix(p, at+"/"))
+		})
 		e, err := r.inside(ctx, top, at)
 		if err != nil {
-			if f, is := special.at(at); is {
+			if f, is := besides.at(at); is {
 				yield(f, nil)
 				return
 			}
@@ -93,37 +95,62 @@ func (r *Repository) Files(ctx context.Context, id, part string, deep bool) iter
 		}
 		dir, ok := e.(fs.Directory)
 		if !ok {
-			yield(fileOf(ctx, at, e), nil)
+			yield(besides.file(ctx, at, e), nil)
 			return
 		}
-		w := walker{deep, special, func(f File) bool { return yield(f, nil) }}
-		switch err = w.walk(ctx, dir, at); {
+		w := walker{r: r, deep: deep, besides: besides, yield: func(f File) bool { return yield(f, nil) }}
+		entries, err := fs.GetAllEntries(ctx, dir)
+		if err == nil {
+			err = w.walk(ctx, entries, at)
+		}
+		switch {
 		case errors.Is(err, errEnough):
 		case err != nil:
 			yield(File{}, r.failed(err))
-		case unread != nil: // the others are of use without
-			yield(File{}, fmt.Errorf("pipes and devices are missing in the list: %w", unread))
+		case len(w.lost) > 0:
+			yield(File{}, fmt.Errorf("%w: the list of what is in %s is damaged in the repository, or lost from it; all else is listed (%w)", ErrPartly, listed(w.lost), w.why))
+		case unread != nil && ctx.Err() == nil: // the others are of use without
+			yield(File{}, fmt.Errorf("%w: pipes and devices are missing in the list, and times of directories are those of what is in them: %w", ErrPartly, unread))
 		}
 	}
 }
+
+// missedNames is how much of what was missed, or lost, is named.
+const missedNames = 10
 
 // errEnough ends a walk that nobody listens to any more.
 var errEnough = errors.New("enough")
 
 // walker lists files in the order of their names.
 type walker struct {
+	r       *Repository
 	deep    bool
-	special specials
+	besides besides
 	yield   func(File) bool
+	lost    []string // directories that cannot be read
+	why     error    // the first one
 }
 
-func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
-	entries, err := fs.GetAllEntries(ctx, dir)
-	if err != nil {
+// below lists what is in a directory of a directory. One that cannot be read is noted, and costs no other.
+func (w *walker) below(ctx context.Context, dir fs.Directory, at string) error {
+	var entries []fs.Entry
+	err := w.r.storage.judged(func() (err error) {
+		entries, err = fs.GetAllEntries(ctx, dir)
+		return err
+	})
+	if err != nil && (ctx.Err() != nil || errors.Is(err, errUnread)) {
 		return err
 	}
+	if err != nil {
+		w.lost, w.why = append(w.lost, at+"/"), cmp.Or(w.why, err)
+	}
+	return w.walk(ctx, entries, at)
+}
+
+// walk lists what is in a directory.
+func (w *walker) walk(ctx context.Context, entries []fs.Entry, at string) error {
 	fs.Sort(entries)
-	rest := w.special[at]
+	rest := w.besides.special[at]
 	for _, e := range entries {
 		if at == "" && e.Name() == attributesName {
 			continue
@@ -134,11 +161,11 @@ func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
 				return errEnough
 			}
 		}
-		if !w.yield(fileOf(ctx, p, e)) {
+		if !w.yield(w.besides.file(ctx, p, e)) {
 			return errEnough
 		}
 		if sub, ok := e.(fs.Directory); ok && w.deep {
-			if err := w.walk(ctx, sub, p); err != nil {
+			if err := w.below(ctx, sub, p); err != nil {
 				return err
 			}
 		}
@@ -151,10 +178,27 @@ func (w *walker) walk(ctx context.Context, dir fs.Directory, at string) error {
 	return nil
 }
 
-func fileOf(ctx context.Context, p string, e fs.Entry) File {
+// listed are the first of some files.
+func listed(names []string) string {
+	more := ""
+	if n := len(names) - missedNames; n > 0 {
+		names, more = names[:missedNames], fmt.Sprintf(" and %d more", n)
+	}
+	all := make([]string, len(names))
+	for i, name := range names {
+		all[i] = EscapePath(name)
+	}
+	return strings.Join(all, ", ") + more
+}
+
+// file is an entry as a file.
+func (b *besides) file(ctx context.Context, p string, e fs.Entry) File {
 	f := File{Path: p, Mode: lsMode(e.Mode()), Size: e.Size(), Modified: e.ModTime().UTC(), UID: e.Owner().UserID, GID: e.Owner().GroupID}
 	if l, ok := e.(fs.Symlink); ok {
 		f.Target, _ = l.Readlink(ctx) // the list is of use without
+	}
+	if at, ok := b.times[p]; ok {
+		f.Modified = at
 	}
 	return f
 }
@@ -168,8 +212,8 @@ func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) er
 	at := path.Clean("/" + part)[1:]
 	e, err := r.inside(ctx, top, at)
 	if err != nil {
-		if special, unread := r.specials(ctx, top); unread == nil {
-			if _, is := special.at(at); is {
+		if besides, unread := r.besides(ctx, top, func(p string) bool { return p == at }); unread == nil {
+			if _, is := besides.at(at); is {
 				return noContent(at)
 			}
 		}

@@ -28,12 +28,12 @@ type RestoreOptions struct {
 	Progress func(Progress)
 }
 
-// missedNames is how much of what was missed is named.
-const missedNames = 10
+// ErrPartly is returned when something that a backup has could not be had, and all else could.
+var ErrPartly = errors.New("not everything could be had")
 
 // Restore writes a backup into the directory, or over the block device, target. Files that are there are replaced, also those
 // that are newer; symbolic links in the target are replaced and never followed. Made again after it was cut off,
-// it writes what is missing. What the target, or this user, cannot have besides content, such as owners, is counted, and no error.
+// it writes what is missing. What cannot be read costs nothing else: it is named in the outcome, which comes with ErrPartly. What the target, or this user, cannot have besides content, such as owners, is counted, and no error.
 func (r *Repository) Restore(ctx context.Context, id, target string, o RestoreOptions) (Progress, error) {
 	m, err := r.manifest(ctx, id)
 	if err != nil {

@@ -28,8 +28,8 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 	if err != nil {
 		return err
 	}
-	if fileSystemOf(info) != w.device { // the backup may know it as an empty directory only
-		return w.miss(rel, "is another file system, which is not emptied", unix.EPERM)
+	if w.stays(rel, info) { // the backup may know it as an empty directory only
+		return nil
 	}
 	names, err := w.names(rel)
 	if err != nil {
@@ -50,31 +50,35 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 		if had[name] || w.attribute(w.prefix+p).Special != "" || rel == "" && name == "lost+found" {
 			continue
 		}
-		if _, err := w.remove(p); err != nil {
+		if _, err := w.remove(ctx, p); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// remove removes a file, or a directory with all that is in it. What another file system is mounted at stays, with what is in it, and is told.
-func (w *output) remove(p string) (stays bool, err error) {
+// remove removes a file, or a directory with all that is in it. What another file system is mounted at stays, with what is in it, and so does what cannot be
+// removed; both are told.
+func (w *output) remove(ctx context.Context, p string) (stays bool, err error) {
 	info, err := w.root.Lstat(p)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return false, nil // somebody else was faster
+	}
 	if err != nil {
-		return false, err
+		return true, w.settle(ctx, p, err)
+	}
+	if w.stays(p, info) {
+		return true, nil
 	}
 	if info.IsDir() {
-		if fileSystemOf(info) != w.device {
-			return true, w.miss(p, "is another file system, which is not emptied", unix.EPERM)
-		}
 		names, err := w.names(p)
 		if err != nil {
-			return false, err
+			return true, w.settle(ctx, p, err)
 		}
 		for _, name := range names {
-			within, err := w.remove(path.Join(p, name))
+			within, err := w.remove(ctx, path.Join(p, name))
 			if err != nil {
-				return false, err
+				return true, err
 			}
 			stays = stays || within
 		}
@@ -82,8 +86,42 @@ func (w *output) remove(p string) (stays bool, err error) {
 	if stays {
 		return true, nil
 	}
+	if err := w.root.Remove(p); err != nil {
+		return true, w.settle(ctx, p, err)
+	}
 	w.removed.Add(1)
-	return false, w.root.Remove(p)
+	return false, nil
+}
+
+// stays reports whether nothing is removed at a place, because something is mounted there or above. Mount points are noted.
+func (w *output) stays(rel string, info iofs.FileInfo) bool {
+	if rel == "" {
+		return false
+	}
+	mount := fileSystemOf(info) != w.device || w.isMountPoint(rel)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for dir := path.Dir(rel); dir != "."; dir = path.Dir(dir) {
+		if w.mounts[dir] {
+			return true
+		}
+	}
+	if mount {
+		w.mounts[rel] = true
+	}
+	return mount
+}
+
+// isMountPoint reports whether something is mounted at a place, also when it is a part of the same file system.
+func (w *output) isMountPoint(rel string) bool {
+	dir, name, err := parentOf(w.root, rel)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	var st unix.Statx_t // an old kernel tells nothing, and keeps mount points from being removed all the same
+	err = unix.Statx(int(dir.Fd()), name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // fileSystemOf is the file system that a file is on.
@@ -93,7 +131,7 @@ func fileSystemOf(info iofs.FileInfo) uint64 {
 }
 
 // clear makes room for a file. What is there is not written to: other names may belong to it.
-func (w *output) clear(rel string) error {
+func (w *output) clear(ctx context.Context, rel string) error {
 	info, err := w.root.Lstat(rel)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil
@@ -102,13 +140,13 @@ func (w *output) clear(rel string) error {
 		return err
 	}
 	if info.IsDir() && w.o.DeleteExtra {
-		if stays, err := w.remove(rel); err != nil || !stays {
+		if stays, err := w.remove(ctx, rel); err != nil || !stays {
 			return err
 		}
-		return fmt.Errorf("%s is a file in the backup, and another file system is mounted there or below: unmount it", EscapePath(rel))
+		return &refusal{fmt.Errorf("%s is a file in the backup, and a directory in the target with something that stays: it is mounted there, or cannot be removed", EscapePath(rel))}
 	}
 	if err := w.root.Remove(rel); !info.IsDir() || !errors.Is(err, unix.ENOTEMPTY) {
 		return err
 	}
-	return fmt.Errorf("%s is a directory with files in the target, and none in the backup: --delete-extra replaces it", EscapePath(rel))
+	return &refusal{fmt.Errorf("%s is a directory with files in the target, and none in the backup: --delete-extra replaces it", EscapePath(rel))}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"maps"
 	"math"
 	"os"
 	"path"
@@ -24,7 +23,7 @@ import (
 
 // restoreTree writes a backup of files into a directory.
 func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target string, o RestoreOptions) (Progress, error) {
-	out := &output{special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]bool{}}
+	out := &output{special: map[string][]attribute{}, o: &o, trouble: r.storage.trouble, lost: map[string]error{}, mounts: map[string]bool{}}
 	kept, err := r.attributes(ctx, root)
 	if err != nil {
 		if _, unread := root.Iterate(ctx); unread != nil || ctx.Err() != nil || out.trouble() != nil {
@@ -55,6 +54,9 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	if err != nil {
 		return Progress{}, fmt.Errorf("restore: %w", err)
 	}
+	if err := unix.Access(target, unix.W_OK|unix.X_OK); err != nil { // or else each file would say it
+		return Progress{}, fmt.Errorf("restore: nothing can be written into %s: %w", target, err)
+	}
 	out.device = fileSystemOf(info)
 	if d, is := from.(fs.Directory); is {
 		from = &wary{d, out, ""}
@@ -77,10 +79,10 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	case err != nil:
 		return out.now(), r.failed(err)
 	}
-	if err := out.finish(); err != nil {
+	if err := out.finish(ctx, func(ctx context.Context, p string) (fs.Entry, error) { return r.inside(ctx, names, p) }); err != nil {
 		return out.now(), fmt.Errorf("restore: %w", err)
 	}
-	return out.now(), out.damage()
+	return out.outcome()
 }
 
 // output writes into a directory, and nowhere else.
@@ -97,11 +99,11 @@ type output struct {
 	files, bytes, removed atomic.Int64
 	reported              atomic.Int64 // unix nanoseconds
 
-	mu      sync.Mutex // guards what follows
-	missed  int64
-	first   []string        // of what was missed
-	lost    map[string]bool // files whose content cannot be read
-	lostWhy error           // of the first
+	mu     sync.Mutex // guards what follows
+	missed int64
+	first  []string         // of what was missed
+	mounts map[string]bool  // in which nothing is removed
+	lost   map[string]error // why files do not come back, or directories, which have a slash at their end
 }
 
 // miss is for something that a file could not be given besides its content. It is counted, and the restore goes on, when that is because the target's
@@ -187,6 +189,14 @@ func (w *output) SymlinkExists(context.Context, string, fs.Symlink) bool { retur
 
 // BeginDirectory implements restore.Output.
 func (w *output) BeginDirectory(ctx context.Context, rel string, e fs.Directory) error {
+	err := w.beginDirectory(ctx, rel, e)
+	if err == nil || rel == "" {
+		return err
+	}
+	return w.settle(ctx, rel+"/", err) // and what is in it is left out
+}
+
+func (w *output) beginDirectory(ctx context.Context, rel string, e fs.Directory) error {
 	there := true
 	if rel != "" {
 		info, err := w.root.Lstat(rel)
@@ -230,22 +240,14 @@ func (w *output) WriteFile(ctx context.Context, rel string, e fs.File, report re
 	if rel == attributesName && w.prefix == "" {
 		return nil
 	}
-	err := w.writeFile(ctx, rel, e, report)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", EscapePath(rel), err)
+	if at := w.attribute(w.prefix + rel); w.linked(&at) {
+		return nil // finish links it
 	}
-	if errors.As(err, new(*noRead)) && ctx.Err() == nil && w.trouble() == nil { // the store gave what it has: the others can still be had
-		w.lose(rel, err)
-		return nil
-	}
-	return err
+	return w.settle(ctx, rel, w.writeFile(ctx, rel, e, report))
 }
 
 func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report restore.FileWriteProgress) error {
 	at := w.attribute(w.prefix + rel)
-	if w.linked(&at) {
-		return nil // finish links it
-	}
 	in, err := e.Open(ctx)
 	if err != nil {
 		return &noRead{err}
@@ -271,7 +273,7 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 	}
 	err = errors.Join(err, f.Close()) // where a network's file system tells that it is full
 	if err == nil && name != rel {
-		err = w.replace(name, rel)
+		err = w.replace(ctx, name, rel)
 	}
 	if err != nil {
 		_ = w.root.Remove(name) // a part of a file is taken for the file
@@ -368,13 +370,11 @@ func (w *output) setFile(fd int, rel string, e fs.Entry, at *attribute) error {
 			return err
 		}
 	}
-	for _, acl := range []string{"system.posix_acl_access", "system.posix_acl_default"} { // of the directory that it was made in
-		if _, keeps := at.Xattrs[acl]; !keeps {
-			_ = unix.Fremovexattr(fd, acl) // where there is none, or no such thing, there is nothing to remove
-		}
+	if err := w.removeXattrs(fd, rel, at); err != nil {
+		return err
 	}
-	if err := unix.Fchmod(fd, mode); err != nil {
-		return fmt.Errorf("set its mode: %w", err)
+	if err := w.miss(rel, "mode", unix.Fchmod(fd, mode)); err != nil {
+		return err
 	}
 	for key, value := range at.Xattrs {
 		if err := unix.Fsetxattr(fd, key, value, 0); err != nil && !w.mayMiss(key, err) {
@@ -387,7 +387,42 @@ func (w *output) setFile(fd int, rel string, e fs.Entry, at *attribute) error {
 	if err != nil {
 		return err
 	}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), []unix.Timespec{t, t}, 0)
+	return w.miss(rel, "time", unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), []unix.Timespec{t, t}, 0))
+}
+
+// removeXattrs takes from a file the extended attributes that the backup does not have: those of a directory that was there, and the ACL of the one that it
+// was made in. What the system sets by itself, such as security.selinux, stays, and without the backup's attributes all do but ACLs.
+func (w *output) removeXattrs(fd int, rel string, at *attribute) error {
+	var small [1024]byte
+	list := small[:]
+	n, err := unix.Flistxattr(fd, list)
+	for errors.Is(err, unix.ERANGE) {
+		list = make([]byte, 2*len(list))
+		n, err = unix.Flistxattr(fd, list)
+	}
+	if err != nil || n == 0 {
+		return nil //nolint:nilerr // this file system has none, then
+	}
+	for key := range strings.SplitSeq(strings.TrimSuffix(string(list[:n]), "\x00"), "\x00") {
+		acl := isACL(key)
+		_, keeps := at.Xattrs[key]
+		if keeps || !acl && (w.kept == nil || !strings.HasPrefix(key, "user.") && !strings.HasPrefix(key, "trusted.")) {
+			continue
+		}
+		err := unix.Fremovexattr(fd, key)
+		if err == nil || errors.Is(err, unix.ENODATA) || w.mayMiss(key, err) {
+			continue
+		}
+		if err := w.miss(rel, "removal of the extended attribute "+escapeName(key), err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isACL reports whether an extended attribute is an ACL.
+func isACL(key string) bool {
+	return key == "system.posix_acl_access" || key == "system.posix_acl_default"
 }
 
 // modified is the time of a file.
@@ -413,61 +448,24 @@ func unixMode(m os.FileMode) uint32 {
 	return mode
 }
 
-// CreateSymlink implements restore.Output.
-func (w *output) CreateSymlink(ctx context.Context, rel string, e fs.Symlink) error {
-	to, err := e.Readlink(ctx)
-	if err != nil {
-		return err
-	}
-	at := w.attribute(w.prefix + rel)
-	if w.linked(&at) {
-		return nil
-	}
-	if err := w.clear(rel); err != nil {
-		return err
-	}
-	if err := w.root.Symlink(to, rel); err != nil {
-		return err
-	}
-	dir, name, err := parentOf(w.root, rel)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if !w.o.KeepOwners {
-		if err := w.miss(rel, "owner", unix.Fchownat(int(dir.Fd()), name, int(e.Owner().UserID), int(e.Owner().GroupID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
-			return err
-		}
-	}
-	for key, value := range at.Xattrs {
-		if err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), key, value, 0); err != nil && !w.mayMiss(key, err) {
-			if err := w.miss(rel, "extended attribute "+escapeName(key), err); err != nil {
-				return err
-			}
-		}
-	}
-	w.files.Add(1)
-	return setTime(dir, name, modified(e, &at))
-}
-
-func setTime(dir *os.File, name string, at time.Time) error {
-	spec, err := unix.TimeToTimespec(at)
-	if err != nil {
-		return err
-	}
-	return unix.UtimesNanoAt(int(dir.Fd()), name, []unix.Timespec{spec, spec}, unix.AT_SYMLINK_NOFOLLOW)
-}
-
 // FinishDirectory implements restore.Output.
-func (w *output) FinishDirectory(_ context.Context, rel string, e fs.Directory) error {
+func (w *output) FinishDirectory(ctx context.Context, rel string, e fs.Directory) error {
 	if w.single {
 		return nil // the target is not the directory that the file was in
 	}
+	if d, is := e.(*wary); is && errors.As(d.why(), new(*refusal)) {
+		return nil
+	}
 	for _, at := range w.special[path.Join(w.prefix, cmpDot(rel))] {
-		if err := w.makeSpecial(at); err != nil {
+		rel := strings.TrimPrefix(at.Path, w.prefix)
+		if err := w.settle(ctx, rel, w.makeSpecial(ctx, rel, at)); err != nil {
 			return err
 		}
 	}
+	return w.settle(ctx, cmpDot(rel)+"/", w.finishDirectory(rel, e))
+}
+
+func (w *output) finishDirectory(rel string, e fs.Directory) error {
 	f, err := w.root.OpenFile(cmpDot(rel), os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -475,74 +473,6 @@ func (w *output) FinishDirectory(_ context.Context, rel string, e fs.Directory) 
 	defer f.Close()
 	at := w.attribute(path.Join(w.prefix, cmpDot(rel)))
 	return w.setFile(int(f.Fd()), rel, e, &at)
-}
-
-func (w *output) makeSpecial(at attribute) error {
-	rel := strings.TrimPrefix(at.Path, w.prefix)
-	if err := w.clear(rel); err != nil {
-		return err
-	}
-	dir, name, err := parentOf(w.root, rel)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	kind := map[string]uint32{"fifo": unix.S_IFIFO, "char": unix.S_IFCHR, "block": unix.S_IFBLK}[at.Special]
-	if err := unix.Mknodat(int(dir.Fd()), name, kind|at.Mode, int(at.Rdev)); err != nil {
-		return w.miss(rel, at.Special, err)
-	}
-	if !w.o.KeepOwners {
-		if err := w.miss(rel, "owner", unix.Fchownat(int(dir.Fd()), name, int(at.UID), int(at.GID), unix.AT_SYMLINK_NOFOLLOW)); err != nil {
-			return err
-		}
-	}
-	if err := unix.Fchmodat(int(dir.Fd()), name, at.Mode, 0); err != nil {
-		return err
-	}
-	return setTime(dir, name, at.Modified)
-}
-
-// finish makes the other names of files, and gives their directories back the times that this changes.
-func (w *output) finish() error {
-	times := map[string]os.FileInfo{}
-	for _, p := range slices.Sorted(maps.Keys(w.kept)) {
-		at := w.attribute(p)
-		if !strings.HasPrefix(p, w.prefix) || !w.linked(&at) {
-			continue
-		}
-		rel, first := strings.TrimPrefix(p, w.prefix), strings.TrimPrefix(at.Link, w.prefix)
-		if w.lost[first] {
-			w.lose(rel, nil)
-			continue
-		}
-		dir := path.Dir(rel)
-		if times[dir] == nil {
-			info, err := w.root.Lstat(dir)
-			if err != nil {
-				return err
-			}
-			times[dir] = info
-		}
-		if err := w.clear(rel); err != nil {
-			return err
-		}
-		if err := w.root.Link(first, rel); err != nil {
-			return fmt.Errorf("link %s: %w", rel, err)
-		}
-		w.files.Add(1)
-	}
-	for p, info := range times {
-		dir, name, err := parentOf(w.root, p)
-		if err != nil {
-			return err
-		}
-		err = setTime(dir, name, info.ModTime()) // os.Chtimes knows no time after 2262
-		dir.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (w *output) now() Progress {

@@ -2,11 +2,13 @@ package repository
 
 import (
 	"crypto/rand"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/repo/object"
 	"golang.org/x/sys/unix"
 )
@@ -51,9 +53,9 @@ func TestADamagedDirectoryCostsNoOthers(t *testing.T) {
 	w.flips(b.ID, "b")[0]()
 	write(t, to+"/b/newer", "newer")
 	write(t, to+"/c/extra", "extra")
-	_, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
-	if err == nil || !strings.Contains(err.Error(), "the content of b/ is damaged") {
-		t.Errorf("%v", err)
+	p, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{DeleteExtra: true})
+	if !errors.Is(err, ErrPartly) || !strings.Contains(err.Error(), "the content of b/ is damaged") || p.Lost != 1 || len(p.LostFirst) != 1 || !strings.HasPrefix(p.LostFirst[0], "b/: ") {
+		t.Errorf("%+v, %v", p, err)
 	}
 	for name, want := range map[string]string{"a/a": "a/a", "c/d/e": "c/d/e", "b/newer": "newer"} {
 		if have, err := os.ReadFile(filepath.Join(to, name)); err != nil || string(have) != want {
@@ -62,6 +64,59 @@ func TestADamagedDirectoryCostsNoOthers(t *testing.T) {
 	}
 	if _, err := os.Stat(to + "/c/extra"); !os.IsNotExist(err) {
 		t.Errorf("what is extra elsewhere: %v", err)
+	}
+}
+
+// A file that is there in the place of a damaged one does not get the other names of that.
+func TestLinksIntoADamagedDirectory(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	write(t, dir+"/a/name", "backup's")
+	write(t, dir+"/b/more", "or they are one to the repository")
+	ok(t, os.Link(dir+"/a/name", dir+"/b/name"))
+	r := w.open()
+	b := w.back(r, dir)
+	top, err := r.top(t.Context(), b.ID)
+	ok(t, err)
+	kept, err := r.attributes(t.Context(), top.(fs.Directory))
+	ok(t, err)
+	first, other := "a", "b" // the two are read at once
+	if kept["a/name"] != nil && kept["a/name"].Link != "" {
+		first, other = other, first
+	}
+	w.flips(b.ID, first)[0]()
+	write(t, to+"/"+first+"/name", "another")
+	p, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{})
+	if !errors.Is(err, ErrPartly) || p.Lost != 2 || !strings.Contains(strings.Join(p.LostFirst, "\n"), other+"/name: it is another name of ") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, err := os.Stat(to + "/" + other + "/name"); !os.IsNotExist(err) {
+		t.Errorf("the other name is there: %v", err)
+	}
+}
+
+// A directory that is damaged is named, and all else is listed.
+func TestADamagedDirectoryCostsNoOthersInAList(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	for _, name := range []string{"a/a", "b/b", "c/d/e"} {
+		write(t, dir+"/"+name, name)
+	}
+	b := w.back(w.open(), dir)
+	w.flips(b.ID, "b")[0]()
+	r := w.open()
+	for at, want := range map[string]string{"": "a a/a b c c/d c/d/e", "c": "c/d c/d/e"} {
+		var have []string
+		var failed error
+		for f, err := range r.Files(t.Context(), b.ID, at, true) {
+			if failed = err; err == nil {
+				have = append(have, f.Path)
+			}
+		}
+		if strings.Join(have, " ") != want {
+			t.Errorf("%q: %q", at, have)
+		}
+		if at == "" && (!errors.Is(failed, ErrPartly) || !strings.Contains(failed.Error(), "what is in b/ is damaged")) || at != "" && failed != nil {
+			t.Errorf("%q: %v", at, failed)
+		}
 	}
 }
 
@@ -89,20 +144,65 @@ func TestDamagedAttributesCostNoFiles(t *testing.T) {
 	}
 }
 
+// A directory that is there has the backup's extended attributes afterwards, and no others; unless nobody knows those of the backup.
+func TestNoOtherExtendedAttributesStay(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	write(t, dir+"/deep/file", "s")
+	write(t, to+"/deep/file", "older")
+	set := func(at, key, value string) {
+		t.Helper()
+		if err := unix.Setxattr(at, key, []byte(value), 0); errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
+			t.Skipf("this file system, or user, has no extended attributes: %v", err)
+		} else {
+			ok(t, err)
+		}
+	}
+	set(dir+"/deep", "user.both", "backup's")
+	for _, at := range []string{to, to + "/deep", to + "/deep/file"} {
+		set(at, "user.extra", "x")
+		set(at, "user."+strings.Repeat("long", 50), "x")
+		set(at, "trusted.extra", "x")
+		set(at, "user.both", "target's")
+	}
+	set(to+"/deep", "security.tidemark", "the system's")
+	r := w.open()
+	b := w.back(r, dir)
+	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+	value := make([]byte, 100)
+	if n, err := unix.Getxattr(to+"/deep", "security.tidemark", value); err != nil || string(value[:n]) != "the system's" {
+		t.Errorf("what the system has set: %q, %v", value[:max(n, 0)], err)
+	}
+	ok(t, unix.Removexattr(to+"/deep", "security.tidemark"))
+	same(t, described(t, to), described(t, dir))
+
+	w.flips(b.ID, attributesName)[0]()
+	set(to+"/deep", "user.extra", "x")
+	if _, err := w.open().Restore(t.Context(), b.ID, to, RestoreOptions{}); !errors.Is(err, ErrPartly) {
+		t.Errorf("%v", err)
+	}
+	if _, err := unix.Getxattr(to+"/deep", "user.extra", value); err != nil {
+		t.Errorf("without the attributes of the backup: %v", err)
+	}
+}
+
 // The target's rights are not those of the backup: what a directory hands down to new files would let others read them.
 func TestInheritedRightsDoNotStay(t *testing.T) {
 	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
 	write(t, dir+"/deep/secret", "s")
+	ok(t, unix.Mkfifo(dir+"/deep/pipe", 0o640))
+	ok(t, unix.Mkfifo(dir+"/deep/shared", 0o640))
 	// Version 2; the owner, user 33 and group, mask and others: all may do everything.
 	acl := []byte("\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x07\x00\x21\x00\x00\x00" + "\x04\x00\x05\x00\xff\xff\xff\xff" + "\x10\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff")
 	if err := unix.Setxattr(to, "system.posix_acl_default", acl, 0); err != nil {
 		t.Skipf("this file system has no ACLs: %v", err)
 	}
+	ok(t, unix.Setxattr(dir+"/deep/shared", "system.posix_acl_access", acl, 0)) // which comes back
 	r := w.open()
 	b := w.back(r, dir)
 	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
 	ok(t, err)
-	for _, name := range []string{"", "/deep", "/deep/secret"} {
+	for _, name := range []string{"", "/deep", "/deep/secret", "/deep/pipe"} {
 		for _, key := range []string{"system.posix_acl_access", "system.posix_acl_default"} {
 			if n, err := unix.Getxattr(to+name, key, nil); err == nil {
 				t.Errorf("%q has %d bytes of %s", name, n, key)

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -33,14 +34,41 @@ func (w *output) create(rel string) (f *os.File, name string, err error) {
 }
 
 // replace gives a file that is complete its name. Other names of what had it before keep that.
-func (w *output) replace(name, rel string) error {
+func (w *output) replace(ctx context.Context, name, rel string) error {
 	if info, err := w.root.Lstat(rel); err == nil && info.IsDir() {
-		if err := w.clear(rel); err != nil {
+		if err := w.clear(ctx, rel); err != nil {
 			return err
 		}
 	}
 	return w.root.Rename(name, rel)
 }
+
+// place makes what is no file, or another name of one, and only then gives it the name that it is to have, so that what has the name stays until then.
+func (w *output) place(ctx context.Context, rel string, create func(dir *os.File, name string) error) error {
+	dir, _, err := parentOf(w.root, rel)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for try := 0; ; try++ {
+		base := unfinished + rand.Text()
+		name := path.Join(path.Dir(rel), base)
+		if err = create(dir, base); err == nil {
+			err = w.replace(ctx, name, rel)
+		}
+		if err == nil {
+			return nil
+		}
+		gone := w.root.Remove(name)
+		// Another restore may have taken it for one that was left: it cannot be locked.
+		if try == placeTries || !errors.Is(err, iofs.ErrNotExist) || !errors.Is(gone, iofs.ErrNotExist) {
+			return err
+		}
+	}
+}
+
+// placeTries is how often place tries again.
+const placeTries = 3
 
 // sweep removes from a directory the unfinished files of a restore that was killed.
 func (w *output) sweep(rel string) error {
@@ -66,8 +94,12 @@ func isUnfinished(name string) bool {
 
 // sweepFile removes an unfinished file that nobody writes.
 func (w *output) sweepFile(p string) error {
-	if info, err := w.root.Lstat(p); err != nil || !info.Mode().IsRegular() {
+	info, err := w.root.Lstat(p)
+	if err != nil || info.IsDir() {
 		return nil //nolint:nilerr // it is gone, or nothing of ours
+	}
+	if !info.Mode().IsRegular() {
+		return w.root.Remove(p)
 	}
 	f, err := w.root.Open(p)
 	if err != nil {

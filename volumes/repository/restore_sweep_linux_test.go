@@ -35,6 +35,41 @@ func TestUnfinishedFiles(t *testing.T) {
 	}
 }
 
+// What has the name of a link, a pipe or another name of a file stays until that is there. What a killed restore left of it is removed.
+func TestLinksAreReplacedAtOnce(t *testing.T) {
+	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
+	write(t, dir+"/file", "f")
+	ok(t, os.Symlink("file", dir+"/symbolic"))
+	ok(t, os.Link(dir+"/file", dir+"/hard"))
+	ok(t, unix.Mkfifo(dir+"/pipe", 0o600))
+	r := w.open()
+	b := w.back(r, dir)
+	for range 2 {
+		_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+		ok(t, err)
+	}
+	left := []string{unfinished + strings.Repeat("A", randomLength), unfinished + strings.Repeat("B", randomLength), unfinished + strings.Repeat("C", randomLength)}
+	ok(t, os.Symlink("file", to+"/"+left[0]))
+	ok(t, os.Link(to+"/file", to+"/"+left[1]))
+	ok(t, unix.Mkfifo(to+"/"+left[2], 0o600))
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK)
+	ok(t, err)
+	defer unix.Close(fd)
+	_, err = unix.InotifyAddWatch(fd, to, unix.IN_DELETE)
+	ok(t, err)
+	_, err = r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+	ok(t, err)
+	events := make([]byte, 64<<10)
+	n, err := unix.Read(fd, events)
+	ok(t, err)
+	for _, name := range []string{"file", "symbolic", "hard", "pipe"} {
+		if strings.Contains(string(events[:n]), "\x00"+name+"\x00") {
+			t.Errorf("%s was removed before it was made anew", name)
+		}
+	}
+	same(t, described(t, to), described(t, dir))
+}
+
 func filesOf(t *testing.T, r *Repository, b *Result) string {
 	t.Helper()
 	var all []string

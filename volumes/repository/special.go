@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kopia/kopia/fs"
 )
@@ -25,42 +26,50 @@ func (b *Backup) Sockets() int {
 	return n
 }
 
-// specials are the pipes and devices of a backup, by their directory, of which "" is the root. Kopia has no entries for them.
-type specials map[string][]File
+// besides is what a list of files has from the attributes, as Kopia has it not, or wrong.
+type besides struct {
+	special map[string][]File    // pipes and devices, by their directory, of which "" is the root
+	times   map[string]time.Time // of directories, and those that Kopia cannot hold
+}
 
-// specials reads them from the attributes, of which there may be one for each file.
-func (r *Repository) specials(ctx context.Context, top fs.Entry) (specials, error) {
+// besides reads it from the attributes, of which there may be one for each file, for the paths that are wanted.
+func (r *Repository) besides(ctx context.Context, top fs.Entry, wanted func(p string) bool) (all besides, err error) {
 	root, ok := top.(fs.Directory)
 	if !ok {
-		return nil, nil
+		return all, nil
 	}
 	in, err := r.openAttributes(ctx, root)
 	if in == nil || err != nil {
-		return nil, err
+		return all, err
 	}
 	defer in.Close()
-	all, b := specials{}, bufio.NewReaderSize(&contextReader{ctx, in}, 256<<10)
-	for {
+	all = besides{map[string][]File{}, map[string]time.Time{}}
+	for b := bufio.NewReaderSize(&contextReader{ctx, in}, 256<<10); ; {
 		text, err := b.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return nil, r.failed(err)
+			return all, r.failed(err)
 		}
-		if !bytes.Contains(text, []byte(`"special":"`)) {
+		if !bytes.Contains(text, []byte(`"special":"`)) && !bytes.Contains(text, []byte(`"modified":"`)) {
 			continue
 		}
 		var a attribute
 		if err := json.Unmarshal(text, &a); err != nil {
-			return nil, err
+			return all, err
+		}
+		if !wanted(a.Path) {
+			continue
 		}
 		if a.Special != "" {
 			dir := parent(a.Path)
-			all[dir] = append(all[dir], a.file())
+			all.special[dir] = append(all.special[dir], a.file())
+		} else if !a.Modified.IsZero() {
+			all.times[a.Path] = a.Modified
 		}
 	}
-	for _, files := range all {
+	for _, files := range all.special {
 		slices.SortFunc(files, func(f, g File) int { return strings.Compare(f.Path, g.Path) })
 	}
 	return all, nil
@@ -85,9 +94,9 @@ func (a *attribute) file() File {
 	return File{Path: a.Path, Mode: lsMode(mode), Modified: a.Modified, UID: a.UID, GID: a.GID}
 }
 
-// at is the one at a path.
-func (s specials) at(part string) (File, bool) {
-	for _, f := range s[parent(part)] {
+// at is the pipe or device at a path.
+func (b *besides) at(part string) (File, bool) {
+	for _, f := range b.special[parent(part)] {
 		if f.Path == part {
 			return f, true
 		}

@@ -29,6 +29,7 @@ const (
 	kindRequest  = "request"  // the question cannot be understood
 	kindUnknown  = "unknown"  // what was asked for is not there
 	kindDenied   = "denied"   // no or wrong token
+	kindPartly   = "partly"   // some of it could not be had
 	kindStopping = "stopping" // the daemon is about to end
 )
 
@@ -45,6 +46,12 @@ func (e *Error) Error() string { return e.Message }
 func Unknown(err error) bool {
 	answer, is := errors.AsType[*Error](err)
 	return is && answer.Kind == kindUnknown || errors.Is(err, volumes.ErrUnknown) || errors.Is(err, repository.ErrNoFile)
+}
+
+// Partly reports whether an error says that some of what was asked for could not be had, and all else could: here, or with the daemon.
+func Partly(err error) bool {
+	answer, is := errors.AsType[*Error](err)
+	return is && answer.Kind == kindPartly || errors.Is(err, repository.ErrPartly)
 }
 
 // requestError is a question that cannot be understood.
@@ -66,6 +73,8 @@ func toWire(err error) *wireError {
 		w.Kind, w.At, w.Why, w.Try, w.From, w.To = kindRange, re.At.String(), re.Why, re.Try, &re.From, &re.To
 	case Unknown(err):
 		w.Kind = kindUnknown
+	case Partly(err):
+		w.Kind = kindPartly
 	case errors.As(err, &bad):
 		w.Kind = kindRequest
 	case errors.Is(err, errStopping), errors.Is(err, context.Canceled):

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,8 +131,12 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 			return err
 		}
 		defer done()
-		if err = run(cmd, v, args); api.Unknown(err) {
+		err = run(cmd, v, args)
+		switch {
+		case api.Unknown(err):
 			err = failure(ErrNotInHistory, "%v", err)
+		case api.Partly(err):
+			err = failure(ErrPartly, "%v", err)
 		}
 		return err
 	}
@@ -334,7 +339,7 @@ func newVolumesFiles() *cobra.Command {
 		Use:   "files BACKUP [PATH]",
 		Short: "List the files of a backup",
 		Long: `List the files of a backup. A name that is not UTF-8 is shown as .tidemark-name. and the name, with % and two digits for each byte that
-is none; other commands take it like this, or as it is.`,
+is none; other commands take it like this, or as it is. A directory that is damaged in the repository is named, and all else is listed (exit code 3).`,
 		Example: "  tidemark volumes files data-20261125 var/lib\n  tidemark volumes files data-20261125 -R -o json",
 		Args:    someArgs(1, 2, "the name of a backup, and optionally a path in it"),
 	}
@@ -345,7 +350,11 @@ is none; other commands take it like this, or as it is.`,
 		}
 		all := []repository.File{}
 		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 1, ' ', 0)
+		var partly error
 		for f, err := range v.Files(cmd.Context(), args[0], path, deep) {
+			if partly = err; api.Partly(err) {
+				break // it comes last
+			}
 			if err != nil {
 				_ = w.Flush() // the error says that there is more
 				return err
@@ -361,9 +370,9 @@ is none; other commands take it like this, or as it is.`,
 			fmt.Fprintf(w, "%s\t%d:%d\t%d\t%s\t%s\n", f.Mode, f.UID, f.GID, f.Size, stamp(f.Modified), name)
 		}
 		if output == "json" {
-			return writeJSON(cmd.OutOrStdout(), all)
+			return cmp.Or(writeJSON(cmd.OutOrStdout(), all), partly)
 		}
-		return w.Flush()
+		return cmp.Or(w.Flush(), partly)
 	})
 	cmd.Flags().BoolVarP(&deep, "recursive", "R", false, "all below the path as well")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")

@@ -35,8 +35,10 @@ it. Snapshots that were not read into the repository cannot be written into a cl
 makes the claim anew.
 
 Files that are there are replaced, also those that are newer; other files stay, unless --delete-extra says
-otherwise. A file that is there stays until its new content is complete, so that damage or a store that is away does not cost it; that takes
-room for both. (A block device is written over as it is read.) Owners, extended attributes and devices that the target or this user cannot have are told, and no reason to stop (exit code 3). Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
+otherwise. A directory that is there loses the ACLs and extended attributes (user.*, trusted.*) that the backup does not have; what the system sets
+by itself (security.*) stays. A file that is there stays until its new content is complete, so that damage or a store that is away does not cost it; that takes
+room for both. (A block device is written over as it is read.) Owners, extended attributes and devices that the target or this user cannot have are told, and no reason to stop (exit code 3). Neither is
+damage: what cannot be read, or replaced as it is immutable or a mount point, is named, and all else comes back (exit code 3). Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
 same command once more completes it.`,
 		Example: `  tidemark volumes restore data-20261125 --to /srv/data --delete-extra
   tidemark volumes restore data-20261125 etc/app.conf --to /tmp
@@ -78,20 +80,14 @@ same command once more completes it.`,
 		began := time.Now()
 		done, err := v.Restore(cmd.Context(), q, p.update)
 		p.finish()
-		if err != nil {
-			return err
-		}
-		if output == "json" {
-			return cmp.Or(writeJSON(cmd.OutOrStdout(), done), partly(&done))
-		}
-		return told(cmd, &done, q.To, time.Since(began))
+		return told(cmd, &done, err, q.To, time.Since(began), output)
 	})
 	fs := cmd.Flags()
 	namespace.add(cmd)
 	fs.StringVar(&claim, "claim", "", "claim to write into, in the namespace -n")
 	fs.BoolVar(&used, "used", false, "write into the claim although Pods use it")
 	fs.StringVar(&q.To, "to", "", "directory (made when it is missing) or block device")
-	fs.BoolVar(&q.DeleteExtra, "delete-extra", false, "remove what is in DIR and not in the backup")
+	fs.BoolVar(&q.DeleteExtra, "delete-extra", false, "remove what is in DIR and not in the backup (what is mounted below DIR stays, and is told)")
 	fs.BoolVar(&q.KeepOwners, "no-owners", false, "leave files to the user who restores (without root, nothing else works)")
 	fs.StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
@@ -103,21 +99,30 @@ func fill(cmd *cobra.Command, v api.Volumes, q volumes.FillRequest, output strin
 	began := time.Now()
 	done, err := v.Fill(cmd.Context(), q, p.update)
 	p.finish()
-	if err != nil {
-		return err
-	}
-	if output == "json" {
-		return cmp.Or(writeJSON(cmd.OutOrStdout(), done), partly(&done))
-	}
-	return told(cmd, &done, "claim "+q.Namespace+"/"+q.Claim, time.Since(began))
+	return told(cmd, &done, err, "claim "+q.Namespace+"/"+q.Claim, time.Since(began), output)
 }
 
-// told says what a restore has done, and what it could not do.
-func told(cmd *cobra.Command, done *repository.Progress, to string, took time.Duration) error {
+// told says what a restore has done, and what it could not do; err is that of the restore.
+func told(cmd *cobra.Command, done *repository.Progress, err error, to string, took time.Duration, output string) error {
+	if err != nil && !api.Partly(err) {
+		return err
+	}
 	out := cmd.OutOrStdout()
+	if output == "json" {
+		return cmp.Or(writeJSON(out, done), err, partly(done))
+	}
 	fmt.Fprintf(out, "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), to, took.Round(time.Millisecond))
 	if done.Removed > 0 {
 		fmt.Fprintf(out, "%s files and directories that the backup does not have were removed\n", humanize.Comma(done.Removed))
+	}
+	for _, at := range done.Mounts {
+		fmt.Fprintf(out, "note: something is mounted at %s: nothing in it was removed\n", text(at))
+	}
+	for _, line := range done.LostFirst {
+		fmt.Fprintf(out, "not restored: %s\n", text(line))
+	}
+	if more := done.Lost - int64(len(done.LostFirst)); more > 0 {
+		fmt.Fprintf(out, "not restored: %s more\n", humanize.Comma(more))
 	}
 	for _, line := range done.MissedFirst {
 		fmt.Fprintf(out, "not set: %s\n", text(line))
@@ -125,7 +130,7 @@ func told(cmd *cobra.Command, done *repository.Progress, to string, took time.Du
 	if more := done.Missed - int64(len(done.MissedFirst)); more > 0 {
 		fmt.Fprintf(out, "not set: %s more\n", humanize.Comma(more))
 	}
-	return partly(done)
+	return cmp.Or(err, partly(done))
 }
 
 // partly is the error of a restore that could not give files all that they had.
