@@ -78,18 +78,29 @@ func (f *serverFlags) repository(ctx context.Context) (ro repository.Options, er
 		return ro, err
 	}
 	if o.Cluster == "" {
-		a, err := archive.Open(ctx, store, o)
-		if err != nil {
-			if others, err := repository.Clusters(ctx, store); err == nil && len(others) > 0 {
-				return ro, usage("say whose volumes with --cluster: %s has those of %s", store, strings.Join(others, ", "))
-			}
-			return ro, fmt.Errorf("%w; or say whose volumes with --cluster", err)
+		if o.Cluster, err = onlyCluster(ctx, store, o); err != nil {
+			return ro, err
 		}
-		o.Cluster = a.Cluster()
 	}
 	ro = repository.Options{Store: store, Cluster: o.Cluster, Identities: o.Identities}
 	ro.Recipients, _ = archive.RecipientsOf(o.Identities)
 	return ro, nil
+}
+
+// onlyCluster is the cluster that an archive is of, or where no daemon ever archived, the one whose volumes are there.
+func onlyCluster(ctx context.Context, store archive.Store, o archive.Options) (string, error) {
+	a, err := archive.Open(ctx, store, o)
+	if err == nil {
+		return a.Cluster(), nil
+	}
+	have, listErr := repository.Clusters(ctx, store)
+	if listErr != nil || len(have) == 0 || !errors.Is(err, archive.ErrNoArchive) {
+		return "", fmt.Errorf("%w; or say whose volumes with --cluster", err)
+	}
+	if _, err := store.Stat(ctx, have[0]+"/format"); len(have) == 1 && errors.Is(err, fs.ErrNotExist) {
+		return have[0], nil
+	}
+	return "", usage("say whose volumes with --cluster: %s has those of %s", store, strings.Join(have, ", "))
 }
 
 func newVolumes() *cobra.Command {
