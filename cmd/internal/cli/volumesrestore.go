@@ -36,7 +36,8 @@ makes the claim anew.
 
 Files that are there are replaced, also those that are newer; other files stay, unless --delete-extra says
 otherwise. A directory that is there loses the ACLs and extended attributes (user.*, trusted.*) that the backup does not have; what the system sets
-by itself (security.*) stays. A file that is there stays until its new content is complete, so that damage or a store that is away does not cost it; that takes
+by itself (security.*) stays. With PATH, a directory comes back as the directory of --to (or the claim's root) itself, which gets its mode, owner and time; a file
+comes back in it. A file that is there stays until its new content is complete, so that damage or a store that is away does not cost it; that takes
 room for both. (A block device is written over as it is read.) Owners, extended attributes and devices that the target or this user cannot have are told, and no reason to stop (exit code 3). Neither is
 damage: what cannot be read, or replaced as it is immutable or a mount point, is named, and all else comes back (exit code 3). Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
 same command once more completes it.`,
