@@ -112,8 +112,11 @@ func told(cmd *cobra.Command, done *repository.Progress, err error, to string, t
 	if output == "json" {
 		return cmp.Or(writeJSON(out, done), err, partly(done))
 	}
-	fmt.Fprintf(out, "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), to, took.Round(time.Millisecond))
-	if done.Removed > 0 {
+	fmt.Fprintf(out, "%s, %s, restored to %s in %s\n", counted(done.Files, "file"), humanize.IBytes(uint64(done.Bytes)), to, took.Round(time.Millisecond))
+	switch {
+	case done.Removed == 1:
+		fmt.Fprintln(out, "1 file or directory that the backup does not have was removed")
+	case done.Removed > 1:
 		fmt.Fprintf(out, "%s files and directories that the backup does not have were removed\n", humanize.Comma(done.Removed))
 	}
 	for _, at := range done.Mounts {
@@ -174,7 +177,7 @@ func (p *bytesProgress) update(at repository.Progress) {
 		p.show(text(at.Step))
 		return
 	}
-	line := fmt.Sprintf("%s %s files, %s", p.doing, humanize.Comma(at.Files), humanize.IBytes(uint64(at.Bytes)))
+	line := fmt.Sprintf("%s %s, %s", p.doing, counted(at.Files, "file"), humanize.IBytes(uint64(at.Bytes)))
 	if at.Total > 0 {
 		line += " of " + humanize.IBytes(uint64(at.Total))
 	}
