@@ -31,7 +31,7 @@ var ErrIncomplete = errors.New("the backup is not whole")
 
 // Progress is how far a backup or a restore is.
 type Progress struct {
-	Files  int64 `json:"files"`            // done, unchanged ones included
+	Files  int64 `json:"files"`            // regular ones that are done, by each of their names; unchanged ones included
 	Bytes  int64 `json:"bytes"`            // of those
 	Cached int64 `json:"cached,omitempty"` // files that are as in the backup before, and were not read
 	Read   int64 `json:"read,omitempty"`   // bytes read

@@ -30,16 +30,12 @@ func (w *output) createSymlink(ctx context.Context, rel string, e fs.Symlink) er
 		return &noRead{err}
 	}
 	at := w.attribute(w.prefix + rel)
-	err = w.place(ctx, rel, func(dir *os.File, name string) error {
+	return w.place(ctx, rel, func(dir *os.File, name string) error {
 		if err := unix.Symlinkat(to, int(dir.Fd()), name); err != nil {
 			return err
 		}
 		return w.setSymlink(dir, name, rel, e, &at)
 	})
-	if err == nil {
-		w.files.Add(1)
-	}
-	return err
 }
 
 // setSymlink gives a symbolic link what it has besides.
@@ -174,10 +170,14 @@ func (l *linker) link(ctx context.Context, rel string, at *attribute) error {
 		first = l.instead[first]
 	}
 	err := w.place(ctx, rel, func(_ *os.File, name string) error { return w.root.Link(first, path.Join(path.Dir(rel), name)) })
-	if err == nil {
-		w.files.Add(1)
+	if err != nil {
+		return err
 	}
-	return err
+	if info, err := w.root.Lstat(rel); err == nil && info.Mode().IsRegular() { // as a backup counts
+		w.files.Add(1)
+		w.bytes.Add(info.Size())
+	}
+	return nil
 }
 
 // write makes a name with the content itself.

@@ -265,7 +265,8 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 	if err != nil {
 		return err
 	}
-	if err = w.fill(f, start, content, &at); err == nil {
+	size, err := w.fill(f, start, content, &at)
+	if err == nil {
 		err = w.setFile(int(f.Fd()), rel, e, &at)
 	}
 	if err == nil && name != rel {
@@ -279,11 +280,13 @@ func (w *output) writeFile(ctx context.Context, rel string, e fs.File, report re
 		_ = w.root.Remove(name) // a part of a file is taken for the file
 		return noRoom(err, name != rel)
 	}
+	w.files.Add(1)
+	w.bytes.Add(size)
 	return nil
 }
 
-// fill writes the content of a file: its start, which was read already, and the rest. The start's memory is used for that.
-func (w *output) fill(f *os.File, start []byte, rest io.Reader, at *attribute) error {
+// fill writes the content of a file: its start, which was read already, and the rest. The start's memory is used for that. It returns its size.
+func (w *output) fill(f *os.File, start []byte, rest io.Reader, at *attribute) (int64, error) {
 	to := io.Writer(struct{ io.Writer }{f}) // without *os.File's own way of copying, which would not use the buffer
 	if at.Sparse {
 		to = &sparseWriter{f: f}
@@ -298,12 +301,7 @@ func (w *output) fill(f *os.File, start []byte, rest io.Reader, at *attribute) e
 	if err == nil && at.Sparse {
 		err = f.Truncate(n)
 	}
-	if err != nil {
-		return err
-	}
-	w.files.Add(1)
-	w.bytes.Add(n)
-	return nil
+	return n, err
 }
 
 // reportingReader tells what is read as it is read: who moves a file that takes hours, with holes that take no request, must be heard of.

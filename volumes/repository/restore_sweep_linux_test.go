@@ -45,8 +45,11 @@ func TestLinksAreReplacedAtOnce(t *testing.T) {
 	r := w.open()
 	b := w.back(r, dir)
 	for range 2 {
-		_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
+		p, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
 		ok(t, err)
+		if p.Files != b.Backup.Files || p.Bytes != b.Backup.Bytes {
+			t.Errorf("%d files and %d bytes are restored, and %d and %d were backed up", p.Files, p.Bytes, b.Backup.Files, b.Backup.Bytes)
+		}
 	}
 	left := []string{unfinished + strings.Repeat("A", randomLength), unfinished + strings.Repeat("B", randomLength), unfinished + strings.Repeat("C", randomLength)}
 	ok(t, os.Symlink("file", to+"/"+left[0]))

@@ -165,7 +165,7 @@ func (f *volumeFlags) filler(ctx context.Context, plan *replay.Plan, server *ser
 				tell(text(p.Waiting))
 				return
 			}
-			tell(fmt.Sprintf("%s files, %s", humanize.Comma(p.Files), humanize.IBytes(uint64(p.Bytes))))
+			tell(fmt.Sprintf("%s, %s", counted(p.Files, "file"), humanize.IBytes(uint64(p.Bytes))))
 		})
 		if done.Missed > 0 {
 			tell(fmt.Sprintf("%s owners or attributes could not be set, such as %s", humanize.Comma(done.Missed), done.MissedFirst[0]))

@@ -277,7 +277,7 @@ func newVolumesDescribe() *cobra.Command {
 			row("Duration", "%s", d.Round(time.Millisecond))
 		}
 		if c := b.Status.Content; c != nil {
-			figures := fmt.Sprintf("%s files, %s", humanize.Comma(c.Files), humanize.IBytes(uint64(c.Bytes)))
+			figures := fmt.Sprintf("%s, %s", counted(c.Files, "file"), humanize.IBytes(uint64(c.Bytes)))
 			if c.Sent > 0 { // only a daemon's history has these
 				figures += fmt.Sprintf(", %s of them unchanged, %s sent", humanize.Comma(c.Unchanged), humanize.IBytes(uint64(c.Sent)))
 			}
@@ -428,7 +428,7 @@ says, chosen anew each time. Exit code 5: damage.`,
 			for _, e := range found.Errors {
 				fmt.Fprintf(cmd.OutOrStdout(), "DAMAGED: %s\n", text(e))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d backups, %s different files and directories, %s read\n", found.Backups, humanize.Comma(found.Files), humanize.IBytes(uint64(found.Read)))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s, %s different files and directories, %s read\n", count(found.Backups, "backup"), humanize.Comma(found.Files), humanize.IBytes(uint64(found.Read)))
 			if found.Read == 0 && len(found.Errors) == 0 && found.Backups > 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "all that is wanted is there; no content was read: --read 100 reads all of it")
 			}

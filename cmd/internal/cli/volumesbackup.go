@@ -191,8 +191,8 @@ func summary(b *volumes.Backup) string {
 		line += fmt.Sprintf(": a device of %s, of which %s were read; %s sent in %s", humanize.IBytes(uint64(s.Content.Bytes)),
 			humanize.IBytes(uint64(s.Content.Read)), humanize.IBytes(uint64(s.Content.Sent)), b.Duration().Round(time.Millisecond))
 	case s.Content != nil:
-		line += fmt.Sprintf(": %s files, %s, of which %s were unchanged; %s sent in %s", humanize.Comma(s.Content.Files),
-			humanize.IBytes(uint64(s.Content.Bytes)), humanize.Comma(s.Content.Unchanged), humanize.IBytes(uint64(s.Content.Sent)), b.Duration().Round(time.Millisecond))
+		line += fmt.Sprintf(": %s, %s, of which %s unchanged; %s sent in %s", counted(s.Content.Files, "file"),
+			humanize.IBytes(uint64(s.Content.Bytes)), was(s.Content.Unchanged), humanize.IBytes(uint64(s.Content.Sent)), b.Duration().Round(time.Millisecond))
 	case s.Snapshot != nil:
 		line += fmt.Sprintf(": snapshot %s of %s, in %s", text(s.Snapshot.ID), s.Snapshot.Driver, b.Duration().Round(time.Millisecond))
 	}

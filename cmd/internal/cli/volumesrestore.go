@@ -36,7 +36,8 @@ makes the claim anew.
 
 Files that are there are replaced, also those that are newer; other files stay, unless --delete-extra says
 otherwise. A directory that is there loses the ACLs and extended attributes (user.*, trusted.*) that the backup does not have; what the system sets
-by itself (security.*) stays. A file that is there stays until its new content is complete, so that damage or a store that is away does not cost it; that takes
+by itself (security.*) stays. With PATH, a directory comes back as the directory of --to (or the claim's root) itself, which gets its mode, owner and time; a file
+comes back in it. A file that is there stays until its new content is complete, so that damage or a store that is away does not cost it; that takes
 room for both. (A block device is written over as it is read.) Owners, extended attributes and devices that the target or this user cannot have are told, and no reason to stop (exit code 3). Neither is
 damage: what cannot be read, or replaced as it is immutable or a mount point, is named, and all else comes back (exit code 3). Whatever has the directory open should be stopped: it sees files change under it. Cut off, the
 same command once more completes it.`,
@@ -111,8 +112,11 @@ func told(cmd *cobra.Command, done *repository.Progress, err error, to string, t
 	if output == "json" {
 		return cmp.Or(writeJSON(out, done), err, partly(done))
 	}
-	fmt.Fprintf(out, "%s files, %s, restored to %s in %s\n", humanize.Comma(done.Files), humanize.IBytes(uint64(done.Bytes)), to, took.Round(time.Millisecond))
-	if done.Removed > 0 {
+	fmt.Fprintf(out, "%s, %s, restored to %s in %s\n", counted(done.Files, "file"), humanize.IBytes(uint64(done.Bytes)), to, took.Round(time.Millisecond))
+	switch {
+	case done.Removed == 1:
+		fmt.Fprintln(out, "1 file or directory that the backup does not have was removed")
+	case done.Removed > 1:
 		fmt.Fprintf(out, "%s files and directories that the backup does not have were removed\n", humanize.Comma(done.Removed))
 	}
 	for _, at := range done.Mounts {
@@ -173,7 +177,7 @@ func (p *bytesProgress) update(at repository.Progress) {
 		p.show(text(at.Step))
 		return
 	}
-	line := fmt.Sprintf("%s %s files, %s", p.doing, humanize.Comma(at.Files), humanize.IBytes(uint64(at.Bytes)))
+	line := fmt.Sprintf("%s %s, %s", p.doing, counted(at.Files, "file"), humanize.IBytes(uint64(at.Bytes)))
 	if at.Total > 0 {
 		line += " of " + humanize.IBytes(uint64(at.Total))
 	}

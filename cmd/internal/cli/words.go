@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -12,6 +13,14 @@ var namespaceKind = schema.GroupResource{Resource: "namespaces"}
 
 // count is "1 file" or "2 files".
 func count(n int, what string) string { return english.Plural(n, what, "") }
+
+// counted is "1 file" or "2,000 files".
+func counted(n int64, what string) string {
+	return humanize.Comma(n) + " " + english.PluralWord(int(n), what, "")
+}
+
+// was is "1 was" or "2,000 were".
+func was(n int64) string { return humanize.Comma(n) + " " + english.PluralWord(int(n), "was", "were") }
 
 // given are those of the flags, each followed by its value, that have one.
 func given(flags ...string) (out []string) {
