@@ -438,10 +438,13 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 			wanted = append(wanted, repository.Wanted{ID: b.Status.Content.ID, Name: b.Metadata.Name})
 		}
 	}
-	if len(wanted) == 0 {
+	if len(wanted) == 0 && len(names) > 0 {
 		return &repository.Verified{}, nil
 	}
-	r, err := k.o.Open(ctx, false)
+	r, err := k.o.Open(ctx, false) // also where there are none: they may be listed in an index that is lost
+	if errors.Is(err, repository.ErrNoRepository) {
+		return &repository.Verified{}, nil
+	}
 	if errors.Is(err, repository.ErrBroken) {
 		return repository.Broken(len(wanted), err), nil
 	}
@@ -457,7 +460,7 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 const leftFor = 14 * 24 * time.Hour
 
 // Maintain lets the repository do what is due; see repository.Maintain. It is nil where there is nothing to maintain.
-func (k *Keeper) Maintain(ctx context.Context, now bool) (*repository.Maintained, error) {
+func (k *Keeper) Maintain(ctx context.Context, q repository.Maintenance) (*repository.Maintained, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r, err := k.existing(ctx)
@@ -470,7 +473,7 @@ func (k *Keeper) Maintain(ctx context.Context, now bool) (*repository.Maintained
 			return nil, err
 		}
 	}
-	return r.Maintain(ctx, now)
+	return r.Maintain(ctx, q)
 }
 
 // forgetLeft forgets what backups that did not get whole have left, unless the volume is being backed up.

@@ -423,7 +423,7 @@ func TestWhatIsLeftGoes(t *testing.T) {
 	left := func(now time.Time) int {
 		t.Helper()
 		w.now = now
-		_, err := k.Maintain(t.Context(), false)
+		_, err := k.Maintain(t.Context(), repository.Maintenance{})
 		ok(t, err)
 		all, err := r.Incomplete(t.Context(), time.Now().Add(time.Hour))
 		ok(t, err)

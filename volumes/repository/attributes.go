@@ -43,33 +43,45 @@ type attribute struct {
 // attributes collects them, in the order in which a tree is read. encode gives them in that of their paths, so that they are the same file from one backup
 // to the next. With SELinux, each file has some, and there may be millions: so they are sorted and compressed, some megabytes at a time.
 type attributes struct {
-	mu       sync.Mutex           // guards what follows
-	lines    []line               // the newest
-	size     int                  // of those, in bytes
-	runs     [][]byte             // the others: sorted and compressed
-	links    map[[2]uint64]string // the first path of a file with several, by device and inode
-	noXattrs bool                 // the file system has none
-	sockets  map[string]bool      // the paths of those that are left out
+	mu       sync.Mutex       // guards what follows
+	lines    []line           // the newest
+	size     int              // of those, in bytes
+	runs     [][]byte         // the others: sorted and compressed
+	links    map[inode]string // of a file with several paths, the first in their order: the others are links to it, whichever was read first
+	noXattrs bool             // the file system has none
+	sockets  map[string]bool  // the paths of those that are left out
 }
 
-// line is what one file has besides, as JSON that ends in a newline.
+// inode is a file, whatever its paths are: its device, and its number there. Zero: it has one path.
+type inode [2]uint64
+
+// line is what one file has besides, as JSON that ends in a newline, but for its link: which of its paths is the first is known at the end.
 type line struct {
 	path string
 	json []byte
+	file inode
 }
 
 // runSize is how much is collected before it is compressed.
 const runSize = 8 << 20
 
-// keep adds what one file has; mu is held.
-func (a *attributes) keep(it attribute) error {
+// keep adds what one file has; mu is held. Of a file with several paths, it is to be called for each of them, with the file.
+func (a *attributes) keep(it attribute, file inode) error {
+	if file != (inode{}) {
+		if a.links == nil {
+			a.links = map[inode]string{}
+		}
+		if first, ok := a.links[file]; !ok || it.Path < first {
+			a.links[file] = it.Path
+		}
+	}
 	p := it.Path
-	it.Path, it.Link, it.Xattrs = escapeNames(it.Path), escapeNames(it.Link), eachKey(it.Xattrs, escapeName)
+	it.Path, it.Xattrs = escapeNames(it.Path), eachKey(it.Xattrs, escapeName)
 	b, err := json.Marshal(it)
 	if err != nil {
 		return err
 	}
-	a.lines = append(a.lines, line{p, append(b, '\n')})
+	a.lines = append(a.lines, line{p, append(b, '\n'), file})
 	if a.size += len(p) + len(b) + int(unsafe.Sizeof(line{})); a.size < runSize {
 		return nil
 	}
@@ -85,7 +97,8 @@ func (a *attributes) compress() error {
 		return err
 	}
 	for _, l := range a.lines {
-		if _, err := z.Write(append(binary.AppendUvarint(nil, uint64(len(l.path))), l.path...)); err != nil {
+		head := binary.AppendUvarint(binary.AppendUvarint(nil, l.file[0]), l.file[1])
+		if _, err := z.Write(append(binary.AppendUvarint(head, uint64(len(l.path))), l.path...)); err != nil {
 			return err
 		}
 		if _, err := z.Write(l.json); err != nil {
@@ -109,15 +122,19 @@ type run struct {
 
 // next goes to the next line; io.EOF: there is none.
 func (r *run) next() error {
-	n, err := binary.ReadUvarint(r)
-	if err != nil {
-		return err
+	var n uint64
+	for _, to := range []*uint64{&r.file[0], &r.file[1], &n} {
+		var err error
+		if *to, err = binary.ReadUvarint(r); err != nil {
+			return err
+		}
 	}
 	p := make([]byte, n)
 	if _, err := io.ReadFull(r, p); err != nil {
 		return err
 	}
 	r.path = string(p)
+	var err error
 	r.json, err = r.ReadBytes('\n')
 	return err
 }
@@ -143,7 +160,11 @@ func (a *attributes) encode(to io.Writer) error {
 	for len(runs) > 0 {
 		first := slices.MinFunc(runs, func(r, s *run) int { return strings.Compare(r.path, s.path) })
 		if first.path != last { // a directory that was read twice
-			if _, err := to.Write(first.json); err != nil {
+			b, err := a.linked(first.line)
+			if err != nil {
+				return err
+			}
+			if _, err := to.Write(b); err != nil {
 				return err
 			}
 			last = first.path
@@ -156,6 +177,30 @@ func (a *attributes) encode(to io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// linked is the JSON of a line with its link; nothing, if it says nothing more than its path.
+func (a *attributes) linked(l line) ([]byte, error) {
+	if l.file == (inode{}) {
+		return l.json, nil
+	}
+	var it attribute
+	if err := json.Unmarshal(l.json, &it); err != nil {
+		return nil, err
+	}
+	if first := a.links[l.file]; first != l.path {
+		it.Link = escapeNames(first)
+	}
+	if it.empty() {
+		return nil, nil
+	}
+	b, err := json.Marshal(it)
+	return append(b, '\n'), err
+}
+
+// empty reports whether it says nothing of an ordinary file.
+func (it *attribute) empty() bool {
+	return it.Link == "" && it.Xattrs == nil && it.Modified.IsZero() && !it.Sparse
 }
 
 // decodeAttributes reads what encode wrote.

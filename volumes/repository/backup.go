@@ -259,6 +259,7 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 	case m.IncompleteReason != "":
 		return nil, fmt.Errorf("%w: %s", ErrIncomplete, m.IncompleteReason)
 	}
+	r.noteIndexes(ctx)
 	return &Result{Backup: backupOf(m), Progress: progress.now()}, nil
 }
 

@@ -55,13 +55,13 @@ func TestOneMaintainsAtATime(t *testing.T) {
 	defer first.Close(context.Background())
 	done := make(chan error)
 	go func() {
-		_, err := first.Maintain(t.Context(), true)
+		_, err := first.Maintain(t.Context(), Maintenance{Now: true})
 		done <- err
 	}()
 	<-g.reached
 	second := w.open()
 	for _, now := range []bool{false, true} {
-		if _, err := second.Maintain(t.Context(), now); !errors.Is(err, ErrMaintained) || !strings.Contains(err.Error(), "process ") {
+		if _, err := second.Maintain(t.Context(), Maintenance{Now: now}); !errors.Is(err, ErrMaintained) || !strings.Contains(err.Error(), "process ") {
 			t.Errorf("two at once (now: %v): %v", now, err)
 		}
 	}
@@ -72,7 +72,7 @@ func TestOneMaintainsAtATime(t *testing.T) {
 	// One that was killed has it until it is over.
 	_, err = takeLease(t.Context(), w.store, "volumes/c1/maintenance/")
 	ok(t, err)
-	if _, err := second.Maintain(t.Context(), false); !errors.Is(err, ErrMaintained) {
+	if _, err := second.Maintain(t.Context(), Maintenance{}); !errors.Is(err, ErrMaintained) {
 		t.Errorf("beside one that may live: %v", err)
 	}
 	all := w.leases()

@@ -284,7 +284,9 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 	case fresh == nil && !errors.Is(err, ErrBroken):
 		return nil, err
 	case err != nil: // the store gave what it has, and that is of no use: indexes, or the list of backups
-		return Broken(len(wanted), err), nil
+		broken := Broken(len(wanted), err)
+		broken.Errors = append(v.Errors, broken.Errors...)
+		return broken, nil
 	}
 	return v, nil
 }
@@ -299,6 +301,9 @@ const errorsToKeep = 100
 
 // verify looks at backups, and fails with what concerns all of them.
 func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, wanted []Wanted) error {
+	if err := r.verifyIndexes(ctx, v); err != nil {
+		return r.failed(err)
+	}
 	if len(wanted) == 0 {
 		all, err := r.List(ctx)
 		if err != nil {

@@ -19,6 +19,8 @@ type Maintained struct {
 	Full bool `json:"full"`
 	// Rescheduled says that the file that tells what is due was damaged, and has been begun anew.
 	Rescheduled bool `json:"rescheduled,omitempty"`
+	// Accepted are the indexes that are lost, and are not missed from now on.
+	Accepted []string `json:"accepted,omitempty"`
 	// Freed are the packs that were removed, FreedBytes their sizes; Packs and Bytes what is there then. All are 0 unless Full.
 	Freed      int           `json:"freed,omitempty"`
 	FreedBytes int64         `json:"freedBytes,omitempty"`
@@ -27,10 +29,18 @@ type Maintained struct {
 	Took       time.Duration `json:"took"` // nanoseconds
 }
 
+// Maintenance says how to maintain.
+type Maintenance struct {
+	// Now does everything at once, and is right only when nobody else uses the repository.
+	Now bool
+	// AcceptLost goes on without indexes that are lost from the store: what only they listed is freed.
+	AcceptLost bool
+}
+
 // Maintain does what is due: compacts indexes every hour, and every day frees what no backup needs, a day after it was
 // forgotten, so that backups that are being made lose nothing. One process may do so at a time; of a
-// second one, it is ErrMaintained. Now does everything at once, and is right only when nobody else uses the repository.
-func (r *Repository) Maintain(ctx context.Context, now bool) (*Maintained, error) {
+// second one, it is ErrMaintained. While an index is lost, it does nothing: ErrLostIndex.
+func (r *Repository) Maintain(ctx context.Context, q Maintenance) (*Maintained, error) {
 	began := time.Now()
 	l, err := takeLease(ctx, r.o.Store, r.o.dir()+"maintenance/")
 	if err != nil {
@@ -38,7 +48,12 @@ func (r *Repository) Maintain(ctx context.Context, now bool) (*Maintained, error
 	}
 	held, release := l.hold(ctx)
 	did := &Maintained{}
-	err = r.maintain(held, now, did)
+	if did.Accepted, err = r.startIndexes(held, q.AcceptLost); err == nil {
+		r.storage.maintaining.Store(true)
+		err = r.maintain(held, q.Now, did)
+		r.storage.maintaining.Store(false)
+		r.noteIndexes(held)
+	}
 	if err != nil && held.Err() != nil {
 		err = context.Cause(held)
 	}
@@ -47,6 +62,9 @@ func (r *Repository) Maintain(ctx context.Context, now bool) (*Maintained, error
 }
 
 func (r *Repository) maintain(ctx context.Context, now bool, did *Maintained) error {
+	if err := r.prepare(ctx); err != nil { // its settings may have been listed in an index that is lost
+		return err
+	}
 	schedule, err := r.schedule(ctx, did)
 	if err != nil {
 		return err

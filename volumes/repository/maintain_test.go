@@ -13,7 +13,7 @@ func (w *world) path(name string) string {
 
 func maintain(t *testing.T, r *Repository, now bool) {
 	t.Helper()
-	_, err := r.Maintain(t.Context(), now)
+	_, err := r.Maintain(t.Context(), Maintenance{Now: now})
 	ok(t, err)
 }
 
@@ -23,19 +23,19 @@ func TestADamagedScheduleIsBegunAnew(t *testing.T) {
 	r := w.open()
 	write(t, dir+"/a", "a")
 	w.back(r, dir)
-	did, err := r.Maintain(t.Context(), false)
+	did, err := r.Maintain(t.Context(), Maintenance{})
 	ok(t, err)
 	if !did.Full || did.Freed > 0 || did.Packs == 0 || did.Bytes == 0 {
 		t.Errorf("%+v", did)
 	}
 	for _, text := range []string{"", "damaged", strings.Repeat("damaged", 100)} {
 		ok(t, os.WriteFile(w.path("volumes/c1/kopia/kopia.maintenance"), []byte(text), 0o600))
-		did, err := r.Maintain(t.Context(), false)
+		did, err := r.Maintain(t.Context(), Maintenance{})
 		ok(t, err)
 		if !did.Rescheduled {
 			t.Errorf("%+v", did)
 		}
-		did, err = r.Maintain(t.Context(), false)
+		did, err = r.Maintain(t.Context(), Maintenance{})
 		ok(t, err)
 		if did.Rescheduled || did.Full {
 			t.Errorf("%+v", did)

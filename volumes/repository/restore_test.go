@@ -27,7 +27,7 @@ func TestWhatTheTargetCannotHave(t *testing.T) {
 		ok(t, err)
 		for i := range 15 {
 			name := fmt.Sprintf("f%02d", i)
-			ok(t, kept.keep(attribute{Path: name, Xattrs: map[string][]byte{"unknown.here": []byte("x")}}))
+			ok(t, kept.keep(attribute{Path: name, Xattrs: map[string][]byte{"unknown.here": []byte("x")}}, inode{}))
 		}
 		return m, addAttributes(t.Context(), s.w, m, kept)
 	})

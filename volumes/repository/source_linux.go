@@ -279,26 +279,16 @@ func (a *attributes) add(dir int, name, path string, st *unix.Stat_t) error {
 		return err
 	}
 	shared := kind != unix.S_IFDIR && st.Nlink > 1
-	if !shared && it.Xattrs == nil && it.Modified.IsZero() && !it.Sparse {
+	if !shared && it.empty() {
 		return nil
+	}
+	var file inode
+	if shared {
+		file = inode{st.Dev, st.Ino}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if shared {
-		id := [2]uint64{st.Dev, st.Ino}
-		if first, ok := a.links[id]; ok && first != path {
-			it.Link = first
-		} else {
-			if a.links == nil {
-				a.links = map[[2]uint64]string{}
-			}
-			a.links[id] = path
-		}
-	}
-	if it.Link != "" || it.Xattrs != nil || !it.Modified.IsZero() || it.Sparse {
-		return a.keep(it)
-	}
-	return nil
+	return a.keep(it, file)
 }
 
 // writable is a time, or the nearest that JSON can hold.

@@ -58,6 +58,9 @@ type storage struct {
 	onTop    map[*func(error)]bool // told when the store does not take a file
 	first    error                 // that reading failed with, other than that the store has not what is asked for
 	failures int                   // how often it did
+	indexes  []blob.ID             // that were written and are not noted yet
+
+	maintaining atomic.Bool // indexes may be removed
 }
 
 // note takes an error of reading down, in the storage's own words.
@@ -175,6 +178,7 @@ func (s *storage) put(ctx context.Context, id blob.ID, data blob.Bytes, o blob.P
 		return blobError(err)
 	}
 	s.sent.Add(size)
+	s.wrote(id)
 	if o.GetModTime != nil {
 		info, err := s.store.Stat(ctx, name)
 		if err != nil {
@@ -311,8 +315,11 @@ func (s *storage) ListBlobs(ctx context.Context, prefix blob.ID, f func(blob.Met
 	return nil
 }
 
-// DeleteBlob implements blob.Storage. What a lock keeps is tried again by a later maintenance.
+// DeleteBlob implements blob.Storage. What a lock keeps is tried again by a later maintenance. Indexes go in a maintenance only; see indexes.go.
 func (s *storage) DeleteBlob(ctx context.Context, id blob.ID) error {
+	if isNotable(id) && !s.maintaining.Load() {
+		return nil
+	}
 	if err := s.behind.settle(); err != nil { // it may be removed because others hold the same content
 		return err
 	}

@@ -41,8 +41,8 @@ type Volumes interface {
 	Pin(ctx context.Context, name string, pinned bool) (*volumes.Backup, error)
 	// Delete forgets a backup.
 	Delete(ctx context.Context, name string) (*volumes.Backup, error)
-	// Maintain lets the repository do what is due; now: everything. It is nil where there is nothing to maintain.
-	Maintain(ctx context.Context, now bool) (*repository.Maintained, error)
+	// Maintain lets the repository do what is due. It is nil where there is nothing to maintain.
+	Maintain(ctx context.Context, q repository.Maintenance) (*repository.Maintained, error)
 }
 
 var (
@@ -89,7 +89,8 @@ func (s *Server) addVolumes(mux *http.ServeMux, socket bool, guard func(http.Han
 	})
 	handle("POST /v1/volumes/maintain", func(w http.ResponseWriter, r *http.Request, v Volumes) {
 		lines(s, w, r, func(func(repository.Progress)) (*repository.Maintained, error) {
-			return v.Maintain(r.Context(), r.URL.Query().Get("now") == "true")
+			q := r.URL.Query()
+			return v.Maintain(r.Context(), repository.Maintenance{Now: q.Get("now") == "true", AcceptLost: q.Get("accept-lost-index") == "true"})
 		})
 	})
 	handle("POST /v1/volumes/back", func(w http.ResponseWriter, r *http.Request, v Volumes) {
@@ -391,6 +392,6 @@ func (c *Client) Delete(ctx context.Context, name string) (b *volumes.Backup, er
 }
 
 // Maintain implements Volumes.
-func (c *Client) Maintain(ctx context.Context, now bool) (*repository.Maintained, error) {
-	return long[*repository.Maintained](ctx, c, "/v1/volumes/maintain", url.Values{"now": {strconv.FormatBool(now)}}, nil, nil)
+func (c *Client) Maintain(ctx context.Context, q repository.Maintenance) (*repository.Maintained, error) {
+	return long[*repository.Maintained](ctx, c, "/v1/volumes/maintain", url.Values{"now": {strconv.FormatBool(q.Now)}, "accept-lost-index": {strconv.FormatBool(q.AcceptLost)}}, nil, nil)
 }

@@ -103,13 +103,16 @@ One that is pinned is refused.`,
 }
 
 func newVolumesMaintain() *cobra.Command {
-	var now bool
+	var q repository.Maintenance
 	var output string
 	cmd := &cobra.Command{
 		Use:   "maintain",
 		Short: "Delete backups whose TTL is over, free what no backup needs, and compact indexes",
 		Long: `Free what no backup needs, and compact indexes, as far as it is due, after backups whose TTL is over were deleted. The daemon does so every hour; this is for repositories
-without one. One process at a time maintains a repository, wherever it runs: a second one is refused, until 15 minutes after the first has died.`,
+without one. One process at a time maintains a repository, wherever it runs: a second one is refused, until 15 minutes after the first has died.
+
+When an index of the repository (a file x... in kopia/) is lost from the store, nothing is done: what it listed looks as if no backup needed it. Bring the file back from a copy or
+an older version of the store. Or 'volumes verify --read 0' says which backups lost content; back their volumes up anew, and go on with --accept-lost-index.`,
 		Args: noArgs,
 	}
 	volumesCommand(cmd, func(cmd *cobra.Command, v api.Volumes, _ []string) error {
@@ -118,7 +121,7 @@ without one. One process at a time maintains a repository, wherever it runs: a s
 			told = cmd.ErrOrStderr()
 		}
 		retainErr := retainHere(cmd, v, told)
-		did, err := v.Maintain(cmd.Context(), now) // what could not be deleted is no reason not to free the rest
+		did, err := v.Maintain(cmd.Context(), q) // what could not be deleted is no reason not to free the rest
 		switch {
 		case output == "json" && did != nil && err == nil:
 			err = writeJSON(cmd.OutOrStdout(), did)
@@ -129,7 +132,8 @@ without one. One process at a time maintains a repository, wherever it runs: a s
 		}
 		return errors.Join(retainErr, err)
 	})
-	cmd.Flags().BoolVar(&now, "now", false, "free what was just deleted without the day of grace (all of it may take two runs); right only while no backup is being made anywhere")
+	cmd.Flags().BoolVar(&q.Now, "now", false, "free what was just deleted without the day of grace (all of it may take two runs); right only while no backup is being made anywhere")
+	cmd.Flags().BoolVar(&q.AcceptLost, "accept-lost-index", false, "go on without an index that is lost from the store: what only it listed is freed")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
 }
@@ -155,6 +159,9 @@ func retainHere(cmd *cobra.Command, v api.Volumes, told io.Writer) error {
 func tellMaintained(w io.Writer, did *repository.Maintained, whole bool) {
 	if did.Rescheduled {
 		fmt.Fprintln(w, "the file that says what is due (kopia.maintenance) was damaged, and is begun anew: what is deleted takes some days longer to be freed")
+	}
+	for _, name := range did.Accepted {
+		fmt.Fprintf(w, "the index %s is lost, and is not missed any more\n", text(name))
 	}
 	took := did.Took.Round(time.Millisecond)
 	switch {

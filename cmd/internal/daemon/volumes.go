@@ -273,7 +273,7 @@ func (d *daemon) keepVolumes(ctx context.Context) error {
 			d.o.Logger.Warn("old volume backups could not all be deleted; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))
 		}
 		d.finishDeletes(ctx)
-		if _, err := d.volumes.Maintain(ctx, false); err != nil && ctx.Err() == nil {
+		if _, err := d.volumes.Maintain(ctx, repository.Maintenance{}); err != nil && ctx.Err() == nil {
 			d.o.Logger.Warn("the repository of volumes could not be maintained; it will be tried again", zap.Error(err), zap.Duration("in", maintainEvery))
 		}
 	}
