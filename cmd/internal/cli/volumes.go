@@ -143,6 +143,16 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 	return cmd
 }
 
+// notWith refuses flags that would go unheeded.
+func notWith(cmd *cobra.Command, what string, flags ...string) error {
+	for _, name := range flags {
+		if cmd.Flags().Changed(name) {
+			return usage("--%s means nothing with %s", name, what)
+		}
+	}
+	return nil
+}
+
 // local reports whether volumes are looked after by this process, and by no daemon.
 func local(v api.Volumes) bool {
 	_, keeper := v.(*volumes.Keeper)
