@@ -54,6 +54,12 @@ func Partly(err error) bool {
 	return is && answer.Kind == kindPartly || errors.Is(err, repository.ErrPartly)
 }
 
+// Refused reports whether an error says of a question about volumes that it cannot be meant, or that what it asks for may not be done: here, or with the daemon.
+func Refused(err error) bool {
+	answer, is := errors.AsType[*Error](err)
+	return is && answer.Kind == kindRequest || errors.As(asked(err), new(*requestError)) && !errors.Is(err, volumes.ErrPartly)
+}
+
 // requestError is a question that cannot be understood.
 type requestError struct{ err error }
 

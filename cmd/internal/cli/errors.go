@@ -49,6 +49,6 @@ const exitCodes = `Exit codes of all commands:
   3  restored, or backed up, partly: the report says what is missing; running the same command again continues
      (claims that are left out, because a policy says so or because they are not bound, are told, and no failure)
   4  the moment, the namespace or the object is not in the recorded history; the error says what is. For volumes: there is
-     no such backup, or it does not hold the path
+     no such backup or cluster, or the backup does not hold the path
   5  verify found damage: the report says what it costs and what is still restorable
 `

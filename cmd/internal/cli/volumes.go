@@ -66,9 +66,9 @@ func noVolumes(ctx context.Context, ro repository.Options, none error) error {
 		return err
 	}
 	if len(others) == 0 {
-		return failure(nil, "%s holds no volumes, of no cluster: is it the right place? 'tidemark volumes backup' makes some", ro.Store)
+		return failure(ErrNotInHistory, "%s holds no volumes, of no cluster: is it the right place? 'tidemark volumes backup' makes some", ro.Store)
 	}
-	return failure(nil, "%s holds no volumes of cluster %s%s: name another with --cluster: %s", ro.Store, ro.Cluster, didYouMean(ro.Cluster, others), strings.Join(others, ", "))
+	return failure(ErrNotInHistory, "%s holds no volumes of cluster %s%s: name another with --cluster: %s", ro.Store, ro.Cluster, didYouMean(ro.Cluster, others), strings.Join(others, ", "))
 }
 
 // repository says where the content of volumes is, in the archive that --archive names.
@@ -148,10 +148,22 @@ func volumesCommand(cmd *cobra.Command, run func(cmd *cobra.Command, v api.Volum
 			err = failure(ErrNotInHistory, "%v", err)
 		case api.Partly(err):
 			err = failure(ErrPartly, "%v", err)
+		case api.Refused(err):
+			err = failure(ErrUsage, "%v", err)
 		}
 		return err
 	}
 	return cmd
+}
+
+// notWith refuses flags that would go unheeded.
+func notWith(cmd *cobra.Command, what string, flags ...string) error {
+	for _, name := range flags {
+		if cmd.Flags().Changed(name) {
+			return usage("--%s means nothing with %s", name, what)
+		}
+	}
+	return nil
 }
 
 // local reports whether volumes are looked after by this process, and by no daemon.

@@ -55,8 +55,11 @@ that have the size, time, mode and owner that they had in the backup before are 
 		}
 		path.TTL, path.Pinned, path.ReadAll = claims.TTL, claims.Pinned, claims.ReadAll
 		if path.Path != "" {
-			if len(args) > 0 || action != "" || claims.Selector != "" || namespace.all {
+			if len(args) > 0 || claims.Selector != "" || namespace.all {
 				return usage("--path names one directory: leave out what chooses claims")
+			}
+			if err := notWith(cmd, "--path, whose files are read where they are: it is for claims", "action", "group", "keep-snapshots"); err != nil {
+				return err
 			}
 			path.Namespace = namespace.namespace
 			return backPath(cmd, v, path, output)
@@ -81,6 +84,9 @@ that have the size, time, mode and owner that they had in the backup before are 
 			if claims.Action, err = policy.ParseAction(action); err != nil {
 				return usage("--action: %v", err)
 			}
+		}
+		if claims.KeepSnapshots && claims.Action != "" && claims.Action != policy.Move {
+			return usage("--keep-snapshots is for --action snapshot-then-kopia, and this is %s", action)
 		}
 		if claims.Group, err = policy.ParseGroup(group); err != nil {
 			return usage("--group: %v", err)

@@ -63,6 +63,9 @@ same command once more completes it.`,
 			if local(v) {
 				return usage("claims are written by the daemon of their cluster: leave out --archive; without a daemon, restore into a directory with --to, or make the claim anew with 'tidemark restore'")
 			}
+			if namespace.all {
+				return usage("a claim is in one namespace: give -n in place of -A")
+			}
 			ns, err := namespace.resolve()
 			if err != nil {
 				return err
@@ -71,6 +74,9 @@ same command once more completes it.`,
 		}
 		if q.To == "" {
 			return usage("say where to with --claim CLAIM or --to DIR")
+		}
+		if err := notWith(cmd, "--to, which is a directory or a device: it is for --claim", "namespace", "all-namespaces", "used"); err != nil {
+			return err
 		}
 		to, err := filepath.Abs(q.To)
 		if err != nil {
