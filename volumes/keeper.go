@@ -442,7 +442,7 @@ func (k *Keeper) Verify(ctx context.Context, percent float64, names ...string) (
 		return &repository.Verified{}, nil
 	}
 	r, err := k.o.Open(ctx, false) // also where there are none: they may be listed in an index that is lost
-	if errors.Is(err, repository.ErrNoRepository) {
+	if len(wanted) == 0 && errors.Is(err, repository.ErrNoRepository) {
 		return &repository.Verified{}, nil
 	}
 	if errors.Is(err, repository.ErrBroken) {

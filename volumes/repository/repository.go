@@ -296,7 +296,7 @@ func (r *Repository) damage(ctx context.Context, err error) error {
 	if errors.Is(err, repo.ErrInvalidPassword) {
 		return fmt.Errorf("%w: that in %s has another password than the one in its keys: was it copied in part? Bring both back from a copy or an older version (%w)", ErrBroken, r.o.Store, err)
 	}
-	return fmt.Errorf("%w: what is needed to find anything in %s is damaged: bring it back from a copy or an older version: %w", ErrBroken, r.o.Store, err)
+	return r.brokenFile(err)
 }
 
 // failed is the error that made the repository useless, if there was one.
