@@ -91,7 +91,8 @@ type Repository struct {
 	o       Options
 	storage *storage
 	kopia   repo.DirectRepository
-	temp    string // to be removed
+	temp    string // holds the cache; done removes it
+	done    func()
 	lock    string // of Kopia's maintenance, to be removed
 	fatal   chan error
 }
@@ -120,7 +121,7 @@ func open(ctx context.Context, o Options, create bool) (_ *Repository, err error
 	}
 	dir := o.CacheDir
 	if dir == "" {
-		if r.temp, err = os.MkdirTemp("", "tidemark-volumes-"); err != nil {
+		if r.temp, r.done, err = newTemporary(); err != nil {
 			return nil, err
 		}
 		dir = r.temp
@@ -242,8 +243,8 @@ func (r *Repository) Close(ctx context.Context) error {
 func (r *Repository) release() {
 	r.storage.forget()
 	_ = os.Remove(r.lock)
-	if r.temp != "" {
-		_ = os.RemoveAll(r.temp)
+	if r.done != nil {
+		r.done()
 	}
 }
 
