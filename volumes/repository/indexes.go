@@ -270,7 +270,7 @@ func unaccounted(noted, there []blob.ID) (lost []blob.ID) {
 func (r *Repository) verifyIndexes(ctx context.Context, v *Verified) error {
 	lost, _, _, err := r.lostIndexes(ctx)
 	if len(lost) > 0 {
-		v.Errors = append(v.Errors, fmt.Sprintf("of all backups: %v (%s); maintenance frees nothing until it is brought back from a copy or an older version of the store, or 'tidemark volumes maintain --accept-lost-index' goes on without it",
+		v.Errors = append(v.Errors, fmt.Sprintf(OfAll+"%v (%s); maintenance frees nothing until it is brought back from a copy or an older version of the store, or 'tidemark volumes maintain --accept-lost-index' goes on without it",
 			ErrLostIndex, r.nameIndexes(lost)))
 	}
 	return err

@@ -291,9 +291,12 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 	return v, nil
 }
 
+// OfAll is what errors of a verification begin with that concern all backups.
+const OfAll = "of all backups: "
+
 // Broken is what is to be said of so many backups in a repository that cannot be looked into, because it is damaged.
 func Broken(backups int, err error) *Verified {
-	return &Verified{Backups: backups, Errors: []string{"of all backups: " + err.Error()}}
+	return &Verified{Backups: backups, Errors: []string{OfAll + err.Error()}}
 }
 
 // errorsToKeep bounds what a verification tells, and ends it when there is more.

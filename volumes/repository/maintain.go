@@ -52,6 +52,9 @@ func (r *Repository) Maintain(ctx context.Context, q Maintenance) (*Maintained, 
 		r.storage.maintaining.Store(true)
 		err = r.maintain(held, q.Now, did)
 		r.storage.maintaining.Store(false)
+		if err != nil && held.Err() == nil {
+			err = r.stopped(held, err)
+		}
 		r.noteIndexes(held)
 	}
 	if err != nil && held.Err() != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/kopia/kopia/fs"
 )
@@ -19,4 +20,10 @@ func openTree(string, bool) (fs.Directory, *attributes, func() error, error) {
 
 func (*Repository) restoreTree(context.Context, fs.Directory, string, RestoreOptions) (Progress, error) {
 	return Progress{}, errNotLinux
+}
+
+// newTemporary makes a directory for temporary files. What a killed process left is not looked for.
+func newTemporary() (dir string, done func(), err error) {
+	dir, err = os.MkdirTemp("", "tidemark-volumes-")
+	return dir, func() { _ = os.RemoveAll(dir) }, err
 }

@@ -91,7 +91,8 @@ type Repository struct {
 	o       Options
 	storage *storage
 	kopia   repo.DirectRepository
-	temp    string // to be removed
+	temp    string // holds the cache; done removes it
+	done    func()
 	lock    string // of Kopia's maintenance, to be removed
 	fatal   chan error
 }
@@ -120,7 +121,7 @@ func open(ctx context.Context, o Options, create bool) (_ *Repository, err error
 	}
 	dir := o.CacheDir
 	if dir == "" {
-		if r.temp, err = os.MkdirTemp("", "tidemark-volumes-"); err != nil {
+		if r.temp, r.done, err = newTemporary(); err != nil {
 			return nil, err
 		}
 		dir = r.temp
@@ -242,8 +243,8 @@ func (r *Repository) Close(ctx context.Context) error {
 func (r *Repository) release() {
 	r.storage.forget()
 	_ = os.Remove(r.lock)
-	if r.temp != "" {
-		_ = os.RemoveAll(r.temp)
+	if r.done != nil {
+		r.done()
 	}
 }
 
@@ -296,7 +297,7 @@ func (r *Repository) damage(ctx context.Context, err error) error {
 	if errors.Is(err, repo.ErrInvalidPassword) {
 		return fmt.Errorf("%w: that in %s has another password than the one in its keys: was it copied in part? Bring both back from a copy or an older version (%w)", ErrBroken, r.o.Store, err)
 	}
-	return fmt.Errorf("%w: what is needed to find anything in %s is damaged: bring it back from a copy or an older version: %w", ErrBroken, r.o.Store, err)
+	return r.brokenFile(err)
 }
 
 // failed is the error that made the repository useless, if there was one.

@@ -421,7 +421,7 @@ func newVolumesVerify() *cobra.Command {
 		Use:   "verify [BACKUP...]",
 		Short: "Check that backups are whole; all of them without names",
 		Long: `Check that the repository has all that backups need, and read, decrypt and compare the hashes of as many files as --read
-says, chosen anew each time. Exit code 5: damage.`,
+says, chosen anew each time. Nothing else finds content that is damaged in place: a backup, with --read-all too, takes what the repository lists for stored. Exit code 5: damage.`,
 		Example: "  tidemark volumes verify --read 100\n  tidemark volumes verify data-20261125",
 		Args:    cobra.ArbitraryArgs,
 	}
@@ -450,13 +450,22 @@ says, chosen anew each time. Exit code 5: damage.`,
 			if unread != nil {
 				rest = fmt.Sprintf("; and not all was looked at: %v", unread)
 			}
-			return failure(ErrDamaged, "%s with volume backups: backups that share the content are hit as well (name one to check it). Restore from one that is whole, and look after the store. A next backup writes anew what is missing or cut short; where a file (p..., q...) is damaged within, move it out of kopia/ first%s", count(len(found.Errors), "problem"), rest)
+			return failure(ErrDamaged, "%s with volume backups: %s%s", count(len(found.Errors), "problem"), afterDamage(found), rest)
 		}
 		return err
 	})
 	cmd.Flags().StringVar(&read, "read", "10", "percent of the files that are read")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json (default: for people)")
 	return cmd
+}
+
+// afterDamage says what to do about what a verification found.
+func afterDamage(found *repository.Verified) string {
+	if !slices.ContainsFunc(found.Errors, func(e string) bool { return !strings.HasPrefix(e, repository.OfAll) }) {
+		return "no backup could be looked at, or none is hit by it alone: do what is said above, look after the store, and verify again"
+	}
+	return "backups that share the content are hit as well (name one to check it). Restore from one that is whole, and look after the store. " +
+		"A next backup writes anew what is missing or cut short; where a file (p..., q...) is damaged within, move it out of kopia/ first"
 }
 
 func newVolumesCheck() *cobra.Command {
