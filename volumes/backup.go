@@ -150,8 +150,8 @@ type Content struct {
 	Bytes    int64  `json:"bytes"`
 	// Unchanged files were taken from the backup before.
 	Unchanged int64 `json:"unchanged,omitempty"`
-	// Sent is what the store got for it, in bytes.
-	Sent int64 `json:"sent"`
+	// Sent is what the store got for it, in bytes; 0 also where no daemon kept the record: it is then stored before that is known.
+	Sent int64 `json:"sent,omitempty"`
 	// Read is what was read of a device, in bytes.
 	Read int64 `json:"read,omitempty"`
 	// Listed counts the backups of a device, up to this one, that rely on the driver's lists of blocks, since the last one that read all.

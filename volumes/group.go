@@ -119,6 +119,9 @@ func (k *Keeper) takeGroup(ctx context.Context, tasks []*task, report *report) {
 	}
 	if gone, is := errors.AsType[*csi.GoneError](err); is {
 		if rest := without(tasks, gone); len(rest) > 0 && len(rest) < len(tasks) { // an instant of those that are left is still one
+			if err.Error() != gone.Error() { // something of the first try may be left behind
+				rest[0].backup.Status.Notes = append(rest[0].backup.Status.Notes, "taking the group with the claims that are gone: "+err.Error())
+			}
 			k.takeGroup(ctx, rest, report)
 			return
 		}
