@@ -443,7 +443,8 @@ func serveRead(w http.ResponseWriter, r *http.Request, t *Ticket) error {
 // are written once, so that a mover can change nothing that a backup is read from.
 func replaceable(name string) bool {
 	base := name[strings.LastIndexByte(name, '/')+1:]
-	return !strings.HasPrefix(base, "p") && !strings.HasPrefix(base, "q") && !strings.HasPrefix(base, "x") && !strings.HasPrefix(base, "n") && !strings.HasPrefix(base, "kopia.")
+	return !strings.HasPrefix(base, "p") && !strings.HasPrefix(base, "q") && !strings.HasPrefix(base, "x") && !strings.HasPrefix(base, "n") &&
+		!strings.HasPrefix(base, "kopia.") && !strings.HasPrefix(base, "tidemark-")
 }
 
 func (b *Broker) serveCreate(_ http.ResponseWriter, r *http.Request, t *Ticket) error {

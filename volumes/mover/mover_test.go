@@ -313,3 +313,15 @@ func (l losing) RoundTrip(q *http.Request) (*http.Response, error) {
 	}
 	return r, err
 }
+
+// What backups are read from is written once, also by a mover gone wrong: packs, indexes and what notes them.
+func TestMoversReplaceMarkersOnly(t *testing.T) {
+	for name, want := range map[string]bool{
+		"volumes/c/kopia/p1": false, "volumes/c/kopia/q1": false, "volumes/c/kopia/xn0_1": false, "volumes/c/kopia/kopia.repository": false,
+		"volumes/c/kopia/tidemark-indexes-A": false, "volumes/c/kopia/_log_1": true,
+	} {
+		if replaceable(name) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}

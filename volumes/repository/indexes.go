@@ -40,6 +40,8 @@ const (
 	// notePrefix is what the names of notes begin with, among Kopia's files: movers may create files nowhere else.
 	notePrefix = "tidemark-indexes-"
 	noteLimit  = 16 << 20
+	// noteGone begins the lines of what is not missed any more, though a note names it that cannot be removed: a lock may hold it.
+	noteGone = "gone "
 	// noteSum begins the last line of a note: a damaged one must not name what never was.
 	noteSum = "sha256 "
 )
@@ -71,15 +73,15 @@ func (r *Repository) noteIndexes(ctx context.Context) {
 	if len(ids) == 0 {
 		return
 	}
-	if err := r.writeNote(ctx, ids); err != nil {
+	if err := r.writeNote(ctx, ids, nil); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.indexes = append(s.indexes, ids...)
 	}
 }
 
-func (r *Repository) writeNote(ctx context.Context, ids []blob.ID) error {
-	b := encodeNote(ids)
+func (r *Repository) writeNote(ctx context.Context, ids, gone []blob.ID) error {
+	b := encodeNote(ids, gone)
 	err := r.o.Store.Create(ctx, r.storage.dir+notePrefix+rand.Text(), bytes.NewReader(b), int64(len(b)), archive.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("note which indexes there are: %w", err)
@@ -87,10 +89,13 @@ func (r *Repository) writeNote(ctx context.Context, ids []blob.ID) error {
 	return nil
 }
 
-func encodeNote(ids []blob.ID) []byte {
+func encodeNote(ids, gone []blob.ID) []byte {
 	var b bytes.Buffer
 	for _, id := range ids {
 		b.WriteString(string(id) + "\n")
+	}
+	for _, id := range gone {
+		b.WriteString(noteGone + string(id) + "\n")
 	}
 	sum := sha256.Sum256(b.Bytes())
 	b.WriteString(noteSum + hex.EncodeToString(sum[:]) + "\n")
@@ -98,27 +103,39 @@ func encodeNote(ids []blob.ID) []byte {
 }
 
 // decodeNote reads what encodeNote wrote. A note that is damaged says nothing.
-func decodeNote(b []byte) (ids []blob.ID) {
+func decodeNote(b []byte) (ids, gone []blob.ID) {
 	at := bytes.LastIndex(b, []byte(noteSum))
 	if at < 0 {
-		return nil
+		return nil, nil
 	}
 	for line := range strings.Lines(string(b[:at])) {
-		ids = append(ids, blob.ID(strings.TrimSuffix(line, "\n")))
+		name := strings.TrimSuffix(line, "\n")
+		if not, ok := strings.CutPrefix(name, noteGone); ok {
+			gone = append(gone, blob.ID(not))
+		} else {
+			ids = append(ids, blob.ID(name))
+		}
 	}
-	if !bytes.Equal(encodeNote(ids), b) {
-		return nil
+	if !bytes.Equal(encodeNote(ids, gone), b) {
+		return nil, nil
 	}
-	return ids
+	return ids, gone
 }
 
-// noted reads the notes. Their files come with it, damaged ones too.
-func (r *Repository) noted(ctx context.Context) (ids []blob.ID, files []string, err error) {
+// notes are what all notes say.
+type notes struct {
+	named, gone map[blob.ID]bool
+	files       []string // damaged ones too
+}
+
+// noted reads the notes.
+func (r *Repository) noted(ctx context.Context) (n *notes, err error) {
+	n = &notes{named: map[blob.ID]bool{}, gone: map[blob.ID]bool{}}
 	for f, err := range r.o.Store.List(ctx, r.storage.dir+notePrefix, "") {
 		if err != nil {
-			return nil, nil, r.storage.note(ctx, err)
+			return nil, r.storage.note(ctx, err)
 		}
-		files = append(files, f.Name)
+		n.files = append(n.files, f.Name)
 		if f.Size > noteLimit {
 			continue
 		}
@@ -126,19 +143,35 @@ func (r *Repository) noted(ctx context.Context) (ids []blob.ID, files []string, 
 		if err := r.o.Store.ReadAt(ctx, f.Name, b, 0); err != nil {
 			// A maintenance may just have removed it, in favour of another one, which the next look finds.
 			if err := r.storage.note(ctx, err); !errors.Is(err, blob.ErrBlobNotFound) {
-				return nil, nil, fmt.Errorf("read which indexes there were: %w", err)
+				return nil, fmt.Errorf("read which indexes there were: %w", err)
 			}
 			continue
 		}
-		ids = append(ids, decodeNote(b)...)
+		ids, gone := decodeNote(b)
+		for _, id := range ids {
+			n.named[id] = true
+		}
+		for _, id := range gone {
+			n.gone[id] = true
+		}
 	}
-	slices.Sort(ids)
-	return slices.Compact(ids), files, nil
+	return n, nil
 }
 
-// lostIndexes are the indexes that are noted, missing and not superseded. With it come all that are there, and the files of the notes.
-func (r *Repository) lostIndexes(ctx context.Context) (lost, there []blob.ID, notes []string, err error) {
-	noted, notes, err := r.noted(ctx) // first: what is noted is there already
+// missed are those that are to be there, or superseded.
+func (n *notes) missed() (ids []blob.ID) {
+	for id := range n.named {
+		if !n.gone[id] {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// lostIndexes are the indexes that are noted, missing and not superseded. With it come all that are there, and the notes.
+func (r *Repository) lostIndexes(ctx context.Context) (lost, there []blob.ID, n *notes, err error) {
+	n, err = r.noted(ctx) // first: what is noted is there already
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -150,7 +183,7 @@ func (r *Repository) lostIndexes(ctx context.Context) (lost, there []blob.ID, no
 	}); err != nil {
 		return nil, nil, nil, fmt.Errorf("list the indexes: %w", err)
 	}
-	for _, id := range unaccounted(noted, there) {
+	for _, id := range unaccounted(n.missed(), there) {
 		_, err := r.storage.GetMetadata(ctx, id) // a list may lag
 		if errors.Is(err, blob.ErrBlobNotFound) {
 			lost = append(lost, id)
@@ -161,12 +194,12 @@ func (r *Repository) lostIndexes(ctx context.Context) (lost, there []blob.ID, no
 		}
 		there = append(there, id)
 	}
-	return lost, there, notes, nil
+	return lost, there, n, nil
 }
 
 // startIndexes refuses to go on when indexes are lost, unless that is accepted, and notes all there are.
 func (r *Repository) startIndexes(ctx context.Context, accept bool) (accepted []string, err error) {
-	lost, there, notes, err := r.lostIndexes(ctx)
+	lost, there, n, err := r.lostIndexes(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -175,16 +208,23 @@ func (r *Repository) startIndexes(ctx context.Context, accept bool) (accepted []
 			"'tidemark volumes verify --read 0' says which backups lost content, back their volumes up anew, and 'tidemark volumes maintain --accept-lost-index' goes on",
 			ErrLostIndex, r.nameIndexes(lost))
 	}
-	if err := r.writeNote(ctx, there); err != nil {
+	for _, id := range lost {
+		accepted, n.gone[id] = append(accepted, string(id)), true
+	}
+	var gone []blob.ID // as long as a note names them that a lock may keep
+	for id := range n.gone {
+		if n.named[id] {
+			gone = append(gone, id)
+		}
+	}
+	slices.Sort(gone)
+	if err := r.writeNote(ctx, there, gone); err != nil {
 		return nil, err
 	}
-	for _, name := range notes {
+	for _, name := range n.files {
 		if err := r.o.Store.Remove(ctx, name); err != nil && !errors.Is(err, archive.ErrHeld) {
 			return nil, fmt.Errorf("remove an old note of indexes: %w", err)
 		}
-	}
-	for _, id := range lost {
-		accepted = append(accepted, string(id))
 	}
 	return accepted, nil
 }

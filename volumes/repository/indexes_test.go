@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/kopia/kopia/repo/blob"
+
+	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
 
 // What an index listed looks unneeded without it: nothing may be freed until the index is back, or a person has decided.
@@ -129,17 +131,18 @@ func TestWhatSupersedesAnIndex(t *testing.T) {
 // A damaged note must not name what never was.
 func TestADamagedNoteSaysNothing(t *testing.T) {
 	ids := []blob.ID{"xn0_a-s1-c1", "xe1"}
-	b := encodeNote(ids)
-	if got := decodeNote(b); !slices.Equal(got, ids) {
+	gone := []blob.ID{"xn7_g"}
+	b := encodeNote(ids, gone)
+	if got, not := decodeNote(b); !slices.Equal(got, ids) || !slices.Equal(not, gone) {
 		t.Fatalf("%v", got)
 	}
 	for i := range b {
 		damaged := bytes.Clone(b)
 		damaged[i] ^= 1
-		if got := decodeNote(damaged); len(got) > 0 {
+		if got, _ := decodeNote(damaged); len(got) > 0 {
 			t.Errorf("byte %d flipped: %v", i, got)
 		}
-		if got := decodeNote(b[:i]); len(got) > 0 {
+		if got, _ := decodeNote(b[:i]); len(got) > 0 {
 			t.Errorf("cut at %d: %v", i, got)
 		}
 	}
@@ -152,7 +155,41 @@ func TestADamagedNoteSaysNothing(t *testing.T) {
 		ok(t, os.WriteFile(w.path(name), []byte("xn0_never\n"), 0o600))
 	}
 	maintain(t, r, false)
-	if _, files, err := r.noted(context.Background()); err != nil || len(files) == 0 {
-		t.Errorf("notes %v, %v", files, err)
+	if n, err := r.noted(context.Background()); err != nil || len(n.files) == 0 {
+		t.Errorf("notes %+v, %v", n, err)
+	}
+}
+
+// heldNotes is a store with a lock on notes.
+type heldNotes struct{ archive.Store }
+
+func (h heldNotes) Remove(ctx context.Context, name string) error {
+	if strings.Contains(name, notePrefix) {
+		return archive.ErrHeld
+	}
+	return h.Store.Remove(ctx, name)
+}
+
+// What was accepted stays so, also while a lock keeps the note that names it.
+func TestAcceptedForGood(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	write(t, dir+"/a", "a")
+	o := w.options()
+	o.Store = heldNotes{w.store}
+	r, err := Create(t.Context(), o)
+	ok(t, err)
+	defer func() { ok(t, r.Close(context.WithoutCancel(t.Context()))) }()
+	w.back(r, dir)
+	ok(t, os.Remove(w.path(w.files("xn")[0])))
+	if _, err := r.Maintain(t.Context(), Maintenance{}); !errors.Is(err, ErrLostIndex) {
+		t.Fatal(err)
+	}
+	if did, err := r.Maintain(t.Context(), Maintenance{AcceptLost: true}); err != nil || len(did.Accepted) != 1 {
+		t.Fatalf("%+v, %v", did, err)
+	}
+	for range 2 {
+		if did, err := r.Maintain(t.Context(), Maintenance{}); err != nil || len(did.Accepted) > 0 {
+			t.Errorf("%+v, %v", did, err)
+		}
 	}
 }

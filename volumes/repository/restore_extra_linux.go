@@ -40,7 +40,7 @@ func (w *output) deleteExtra(ctx context.Context, rel string, e fs.Directory) er
 		had[c.Name()] = true
 		return nil
 	}); err != nil {
-		return err
+		return &noRead{err}
 	}
 	if d, is := e.(*wary); is && d.isLost() {
 		return nil // nothing tells what it had

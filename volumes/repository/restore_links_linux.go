@@ -48,7 +48,7 @@ func (w *output) setSymlink(dir *os.File, name, rel string, e fs.Symlink, at *at
 	if err := w.setXattrs(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), rel, at); err != nil {
 		return err
 	}
-	return setTime(dir, name, modified(e, at))
+	return w.miss(rel, "time", setTime(dir, name, modified(e, at)))
 }
 
 // setXattrs gives what is no file its extended attributes. It is not followed.
@@ -94,13 +94,30 @@ func (w *output) setSpecial(dir *os.File, name, rel string, at *attribute) error
 	}
 	it := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
 	_ = unix.Lremovexattr(it, "system.posix_acl_access") // of the directory that it was made in, if there is one
-	if err := unix.Fchmodat(int(dir.Fd()), name, at.Mode, 0); err != nil {
+	if err := w.miss(rel, "mode", chmodSpecial(dir, name, kind, at.Mode)); err != nil {
 		return err
 	}
 	if err := w.setXattrs(it, rel, at); err != nil {
 		return err
 	}
-	return setTime(dir, name, at.Modified)
+	return w.miss(rel, "time", setTime(dir, name, at.Modified))
+}
+
+// chmodSpecial sets the mode of a pipe or device, and of nothing that somebody puts in its place, such as a symbolic link: chmod would follow it.
+func chmodSpecial(dir *os.File, name string, kind, mode uint32) error {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != kind {
+		return &refusal{errors.New("somebody has put something else in its place")}
+	}
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
 }
 
 // finish makes the other names of files, and gives their directories back the times that this changes. find finds a file of the backup.
@@ -139,19 +156,13 @@ type linker struct {
 	w       *output
 	find    func(ctx context.Context, p string) (fs.Entry, error)
 	times   map[string]os.FileInfo // directories as they were before
-	instead map[string]string      // which names files have whose first one the target refuses
+	instead map[string]string      // which names files have whose first one does not come back
 }
 
 // link makes one.
 func (l *linker) link(ctx context.Context, rel string, at *attribute) error {
 	w, first := l.w, strings.TrimPrefix(at.Link, l.w.prefix)
 	why := w.loss(first)
-	if why != nil && !errors.As(why, new(*refusal)) {
-		if w.loss(rel) == nil {
-			w.lose(rel, fmt.Errorf("it is another name of %s", EscapePath(first)))
-		}
-		return nil
-	}
 	if dir := path.Dir(rel); l.times[dir] == nil {
 		info, err := w.root.Lstat(dir)
 		if err != nil {
@@ -170,6 +181,10 @@ func (l *linker) link(ctx context.Context, rel string, at *attribute) error {
 		first = l.instead[first]
 	}
 	err := w.place(ctx, rel, func(_ *os.File, name string) error { return w.root.Link(first, path.Join(path.Dir(rel), name)) })
+	if cannotLink(err) {
+		w.noteMissed(rel, "hard link to "+EscapePath(first), err)
+		return l.write(ctx, rel, at)
+	}
 	if err != nil {
 		return err
 	}
@@ -178,6 +193,12 @@ func (l *linker) link(ctx context.Context, rel string, at *attribute) error {
 		w.bytes.Add(info.Size())
 	}
 	return nil
+}
+
+// cannotLink reports whether a file can have no other name there: its file system has none or not so many, it is another one, or the first name is
+// something that the target could not have.
+func cannotLink(err error) bool {
+	return slices.ContainsFunc([]error{unix.EPERM, unix.EOPNOTSUPP, unix.EXDEV, unix.EMLINK, unix.ENOENT}, func(cannot error) bool { return errors.Is(err, cannot) })
 }
 
 // write makes a name with the content itself.

@@ -112,17 +112,21 @@ func (w *output) miss(rel, what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, cannot := range []error{unix.EPERM, unix.EACCES, unix.ENOTSUP, unix.EINVAL, unix.E2BIG, unix.ENOSPC} {
+	for _, cannot := range []error{unix.EPERM, unix.EACCES, unix.ENOTSUP, unix.ENOSYS, unix.EINVAL, unix.E2BIG, unix.ENOSPC} {
 		if errors.Is(err, cannot) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			if w.missed++; len(w.first) < missedNames {
-				w.first = append(w.first, fmt.Sprintf("%s: %s: %v", EscapePath(cmpDot(rel)), what, err))
-			}
+			w.noteMissed(rel, what, err)
 			return nil
 		}
 	}
 	return fmt.Errorf("set the %s of %s: %w", what, EscapePath(cmpDot(rel)), err)
+}
+
+func (w *output) noteMissed(rel, what string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.missed++; len(w.first) < missedNames {
+		w.first = append(w.first, fmt.Sprintf("%s: %s: %v", EscapePath(cmpDot(rel)), what, err))
+	}
 }
 
 var _ restore.Output = (*output)(nil)

@@ -30,7 +30,7 @@ func refuses(err error) bool {
 	}
 	for _, one := range []error{
 		unix.EPERM, unix.EACCES, unix.EBUSY, unix.ETXTBSY, unix.ENOTEMPTY, unix.EEXIST, unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.EXDEV, unix.EMLINK,
-		unix.ELOOP, unix.ENAMETOOLONG, unix.EINVAL, unix.EFBIG, unix.EROFS, unix.EOPNOTSUPP,
+		unix.ELOOP, unix.ENAMETOOLONG, unix.EINVAL, unix.EFBIG, unix.EOPNOTSUPP,
 	} {
 		if errors.Is(err, one) {
 			return true
@@ -50,12 +50,23 @@ func (w *output) settle(ctx context.Context, rel string, err error) error {
 			return err
 		}
 		w.lose(rel, err)
-	case refuses(err):
+	case refuses(err), errors.Is(err, unix.EROFS) && w.writable():
 		w.lose(rel, &refusal{err})
 	default:
 		return fmt.Errorf("%s: %w", EscapePath(cmpDot(rel)), err)
 	}
 	return nil
+}
+
+// writable reports whether the target's file system can be written to: after an error of its disk it may no longer be. What is mounted below may be another.
+func (w *output) writable() bool {
+	f, err := w.root.Open(".")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && st.Flags&unix.ST_RDONLY == 0
 }
 
 // lostNames is how much of what did not come back a restore's outcome names.

@@ -98,18 +98,20 @@ func (w *output) sweepFile(p string) error {
 	if err != nil || info.IsDir() {
 		return nil //nolint:nilerr // it is gone, or nothing of ours
 	}
-	if !info.Mode().IsRegular() {
-		return w.root.Remove(p)
+	if info.Mode().IsRegular() {
+		f, err := w.root.Open(p)
+		if err != nil {
+			return nil //nolint:nilerr // whoever wrote it has just given it its name, or it has a mode already that keeps us from locking it
+		}
+		defer f.Close()
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return nil
+		}
 	}
-	f, err := w.root.Open(p)
-	if err != nil {
+	if err := w.root.Remove(p); !errors.Is(err, iofs.ErrNotExist) {
 		return err
 	}
-	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		return nil
-	}
-	return w.root.Remove(p)
+	return nil
 }
 
 // noRoom says of a full file system why it takes more than the backup has.
