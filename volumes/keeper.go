@@ -203,6 +203,9 @@ func (b *Backup) keep(location string, c *repository.Backup) {
 	if n := c.Sockets(); n > 0 {
 		b.note("left out, as who listens makes them anew: %s", english.Plural(n, "socket", ""))
 	}
+	if name := c.Reserved(); name != "" {
+		b.note("left out: the file %s in its root, as backups keep something of their own under that name: rename it if it is yours", name)
+	}
 }
 
 func (k *Keeper) close(ctx context.Context, r *repository.Repository) {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
@@ -50,6 +51,7 @@ type attributes struct {
 	links    map[inode]string // of a file with several paths, the first in their order: the others are links to it, whichever was read first
 	noXattrs bool             // the file system has none
 	sockets  map[string]bool  // the paths of those that are left out
+	reserved atomic.Bool      // the tree has a file whose name is attributesName, which is left out
 }
 
 // inode is a file, whatever its paths are: its device, and its number there. Zero: it has one path.

@@ -194,6 +194,7 @@ type session struct {
 	progress *counter
 	again    bool // everything is to be read, whatever was before
 	sockets  int  // that were left out
+	reserved bool // a file was left out whose name is ours
 }
 
 // write makes a backup of what content writes: with its tags, and recorded last.
@@ -239,6 +240,9 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 		if s.sockets > 0 {
 			m.Tags[tagPrefix+tagSockets] = strconv.Itoa(s.sockets)
 		}
+		if s.reserved {
+			m.Tags[tagPrefix+tagReserved] = "true"
+		}
 		if failed := unread(m); failed != nil {
 			m.IncompleteReason = "unreadable files" // its content is kept for the next try
 			m.Tags = nil
@@ -282,7 +286,7 @@ func (r *Repository) upload(s *session, root fs.Directory, kept *attributes, o B
 		if sum := m.RootEntry.DirSummary; sum != nil { // Kopia counts symbolic links among those that it has not read
 			s.progress.cached.Store(max(0, sum.TotalFileCount-int64(m.Stats.NonCachedFiles)))
 		}
-		err, s.sockets = addAttributes(s.whole, s.w, m, kept), len(kept.sockets)
+		err, s.sockets, s.reserved = addAttributes(s.whole, s.w, m, kept), len(kept.sockets), kept.reserved.Load()
 	}
 	return m, err
 }

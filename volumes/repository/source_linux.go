@@ -182,7 +182,11 @@ func (it *iterator) Next(context.Context) (fs.Entry, error) {
 		}
 		name := it.names[0]
 		it.names = it.names[1:]
-		if it.d.path == "." && name == attributesName || isUnfinished(name) { // of an earlier restore by other means
+		if isUnfinished(name) { // of a restore that was killed
+			continue
+		}
+		if it.d.path == "." && name == attributesName { // most likely of a backup that Kopia itself restored
+			it.d.t.kept.reserved.Store(true)
 			continue
 		}
 		e := entry{t: it.d.t, path: path.Join(it.d.path, name), name: escapeName(name)}

@@ -20,6 +20,17 @@ import (
 // tagSockets says of a backup how many sockets it left out: they are made anew by those who listen.
 const tagSockets = "sockets"
 
+// tagReserved says of a backup that it left out a file in its root whose name is that of the attributes.
+const tagReserved = "reserved"
+
+// Reserved is the name of a file that the backup left out because it is one of ours; empty: there was none.
+func (b *Backup) Reserved() string {
+	if b.Tags[tagReserved] == "" {
+		return ""
+	}
+	return attributesName
+}
+
 // Sockets is how many the backup left out.
 func (b *Backup) Sockets() int {
 	n, _ := strconv.Atoi(b.Tags[tagSockets])

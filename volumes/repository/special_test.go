@@ -28,7 +28,14 @@ func TestFilesThatHaveNoContent(t *testing.T) {
 		ok(t, err)
 		defer l.Close()
 	}
+	if name := w.back(r, dir).Reserved(); name != "" {
+		t.Errorf("%s was left out, as it says", name)
+	}
+	write(t, dir+"/"+attributesName, "not ours")
 	b := w.back(r, dir)
+	if b.Reserved() != attributesName {
+		t.Errorf("%q was left out, as it says", b.Reserved())
+	}
 	if n := b.Sockets(); n != 2 {
 		t.Errorf("%d sockets were left out, as it says", n)
 	}
