@@ -229,6 +229,15 @@ func (r *Repository) startIndexes(ctx context.Context, accept bool) (accepted []
 	return accepted, nil
 }
 
+// LostIndexes names an index that is lost, and how many more there are; empty: none is. What only they listed is not found, nor are backups that it was of.
+func (r *Repository) LostIndexes(ctx context.Context) (string, error) {
+	lost, _, _, err := r.lostIndexes(ctx)
+	if err != nil || len(lost) == 0 {
+		return "", r.failed(err)
+	}
+	return r.nameIndexes(lost), nil
+}
+
 // nameIndexes names the first, and counts the others.
 func (r *Repository) nameIndexes(ids []blob.ID) string {
 	name := r.storage.dir + string(ids[0])

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -38,6 +39,7 @@ func (f *serverFlags) volumes(ctx context.Context) (v api.Volumes, done func(), 
 	if err != nil {
 		return nil, nil, err
 	}
+	var warned sync.Once
 	return volumes.New(volumes.Options{Open: func(ctx context.Context, create bool) (*repository.Repository, error) {
 		if create {
 			if others, err := repository.Clusters(ctx, ro.Store); err == nil && len(others) > 0 && !slices.Contains(others, ro.Cluster) {
@@ -49,8 +51,18 @@ func (f *serverFlags) volumes(ctx context.Context) (v api.Volumes, done func(), 
 		if errors.Is(err, repository.ErrNoRepository) {
 			err = noVolumes(ctx, ro, err)
 		}
+		if err == nil {
+			warned.Do(func() { warnOfLostIndexes(ctx, r) })
+		}
 		return r, err
 	}}), func() {}, nil
+}
+
+// warnOfLostIndexes says that what follows may lack backups. Where that cannot be told, what follows fails for the same reason, and says so.
+func warnOfLostIndexes(ctx context.Context, r *repository.Repository) {
+	if lost, err := r.LostIndexes(ctx); err == nil && lost != "" {
+		fmt.Fprintf(os.Stderr, "# warning: an index of the repository of volumes is lost from the store (%s): backups that need what it listed are missing here, or damaged: 'tidemark volumes verify' says what to do\n", lost)
+	}
 }
 
 // noVolumes says what there is in place of the volumes of a cluster. It leaves the error as it is when only the cluster's archive is there: then there are
