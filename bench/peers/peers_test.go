@@ -78,7 +78,7 @@ func TestRatios(t *testing.T) {
 func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
 	whole := made(30, 0.5)
 	whole.Took, whole.Versions = 5600, map[string]string{"tidemark": "abc1234"}
-	text := string(whole.report("raw.json", nil))
+	text := string(whole.report("raw.json", others{}))
 	for _, want := range []string{
 		"| 50000 objects: time of a full backup, velero by a snapshot of ours | >= 12 x | 30 x | met |",
 		"| 50000 objects: CPU per event, churn, recorder by ours | >= 10 x | 0.5 x | **missed** |",
@@ -101,7 +101,7 @@ func TestReportTellsMissedGoalsAndLosses(t *testing.T) {
 		small.Samples[i].Objects = 1000
 	}
 	small.compute()
-	text = string(small.report("raw.json", nil))
+	text = string(small.report("raw.json", others{}))
 	if strings.Contains(text, "full backup, velero by a snapshot of ours | >=") || !strings.Contains(text, "full backup, velero by a snapshot of ours | 30 |") {
 		t.Errorf("the goal of large backups is set for small ones too, or the ratio is not told")
 	}
@@ -175,34 +175,41 @@ func TestOldResultsHaveNoListsWhereNoneWereCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "| 50000 objects: list requests of a full snapshot | 0 | 0 | met |"; !strings.Contains(string(r.report(path, nil)), want) {
+	if want := "| 50000 objects: list requests of a full snapshot | 0 | 0 | met |"; !strings.Contains(string(r.report(path, others{})), want) {
 		t.Errorf("the report lacks %q", want)
 	}
 }
 
-func TestVolumesAreInTheReport(t *testing.T) {
+func TestOtherBenchmarksAreInTheReport(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"2026-11-27-volumes-large.txt": "Unit of-kopia-first better=lower\nBenchmarkVolumes/large-2 \t 6 \t 55 ns/op \t 1.2 of-kopia-first \t 0.9 of-kopia-changed \t 1.001 of-kopia-bytes\n" +
 			"--- BENCH: BenchmarkVolumes/large-2\n    x_test.go:1: first: wall 1.88 s\nPASS\n",
-		"2026-11-27-peers.json": "{}",
+		"2026-11-26-archive-size.txt": "BenchmarkArchiveSize/corpus-2 1 55 ns/op 35.09 json/archived\n",
+		"2026-11-27-archive-size.txt": "BenchmarkArchiveSize/synthetic-2 1 55 ns/op 42.75 json/archived\nBenchmarkArchiveSize/corpus-2 1 55 ns/op 29.1 json/archived\n",
+		"2026-11-27-peers.json":       "{}",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	volumes, err := loadVolumes(dir)
+	kept, err := loadOthers(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := string(made(30, 0.5).report("raw.json", volumes))
+	text := string(made(30, 0.5).report("raw.json", kept))
 	for _, want := range []string{
 		"| 2 files of 1 GiB | time | 1.20 | - | 0.90 | - | 6 | 2026-11-27-volumes-large.txt |",
+		"| bytes per revision once all is merged, raw JSON by ours (made-up changes, `2026-11-27-archive-size.txt`) | >= 30 x | 42.8 x | met |",
+		"| bytes per revision once all is merged, raw JSON by ours (a recorded cluster, `2026-11-27-archive-size.txt`) | >= 30 x | 29.1 x | **missed** |",
 		"\n- volumes, 2 files of 1 GiB, first, time: 1.20 of kopia's (2026-11-27-volumes-large.txt)\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q", want)
 		}
+	}
+	if strings.Contains(text, "2026-11-26") {
+		t.Error("an older result is told as well")
 	}
 	if strings.Contains(text, "bytes stored: 1.0") {
 		t.Error("a thousandth is told as a loss")

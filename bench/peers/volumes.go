@@ -7,15 +7,47 @@ import (
 	"strings"
 )
 
-// volumeRun is what `make bench BENCH=Volumes` has measured of one kind of content beside kopia, as kept in a file.
-type volumeRun struct {
+// keptRun is what one of Go's benchmarks has measured, as kept in a file.
+type keptRun struct {
 	benchmark
 	file string
 }
 
-// loadVolumes reads all files of such results in a directory, the oldest first.
-func loadVolumes(dir string) (all []volumeRun, err error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*-volumes-*.txt"))
+// volumeRun is what `make bench BENCH=Volumes` has measured of one kind of content beside kopia.
+type volumeRun keptRun
+
+// others is what other benchmarks have measured and the report has besides.
+type others struct {
+	volumes []volumeRun
+	merged  []keptRun // of `make bench BENCH=ArchiveSize`
+}
+
+// jsonByArchived is the unit of how many times smaller history is in an archive that has been merged for a day.
+const jsonByArchived = "json/archived"
+
+// mergedContents are the names of that benchmark's parts in words.
+var mergedContents = map[string]string{"ArchiveSize/synthetic": "made-up changes", "ArchiveSize/corpus": "a recorded cluster"}
+
+// loadOthers reads the kept results of a directory: of volumes all, the oldest first, and of merged archives the newest.
+func loadOthers(dir string) (o others, err error) {
+	volumes, err := loadKept(filepath.Join(dir, "*-volumes-*.txt"))
+	if err != nil {
+		return o, err
+	}
+	for _, v := range volumes {
+		o.volumes = append(o.volumes, volumeRun(v))
+	}
+	merged, err := loadKept(filepath.Join(dir, "*-archive-size*.txt"))
+	for _, m := range merged {
+		if m.file == merged[len(merged)-1].file && m.values[jsonByArchived] > 0 {
+			o.merged = append(o.merged, m)
+		}
+	}
+	return o, err
+}
+
+func loadKept(pattern string) (all []keptRun, err error) {
+	files, err := filepath.Glob(pattern)
 	if err != nil {
 		return nil, err
 	}
@@ -25,7 +57,7 @@ func loadVolumes(dir string) (all []volumeRun, err error) {
 			return nil, err
 		}
 		for _, b := range runs {
-			all = append(all, volumeRun{b, filepath.Base(file)})
+			all = append(all, keptRun{b, filepath.Base(file)})
 		}
 	}
 	return all, nil
