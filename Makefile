@@ -77,7 +77,7 @@ bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures
 soak: controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks)
 	go run ./bench/soak $(if $(TIDEMARK),--tidemark $(TIDEMARK)) --for $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(DIR),--dir $(DIR))
 
-bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md, over an hour and a half (OBJECTS=1000 RUNS=1 for less)
+bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md, over two hours (OBJECTS=1000 RUNS=1 for less)
 	go run ./bench/peers --objects $(OBJECTS) --runs $(RUNS)
 
 bench-check: ## has a ratio become worse since OLD=FILE, in NEW=FILE (of bench-peers, or of make bench OUT=FILE)? It never looks at times

@@ -34,18 +34,10 @@ func (l *looked) Iterate(ctx context.Context) (kopiafs.DirectoryIterator, error)
 	return kopiafs.StaticIterator(all, nil), err
 }
 
-func mountTmpfs(t *testing.T, dir string) {
-	t.Helper()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-		t.Skipf("mounting takes root: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-}
-
 // A file system that can no longer be written to, as after an error of its disk, fails the restore: it is no matter of single files.
 func TestTargetThatTurnsReadOnly(t *testing.T) {
 	w, dir, to := newWorld(t), t.TempDir(), t.TempDir()
-	mountTmpfs(t, to)
+	mountAt(t, to, "1m")
 	for _, name := range []string{"a", "b", "c"} {
 		write(t, dir+"/"+name+"/name", name)
 	}
@@ -84,8 +76,7 @@ func TestLinkIntoAnotherFileSystem(t *testing.T) {
 	write(t, dir+"/a/name", "one file")
 	ok(t, os.Mkdir(dir+"/b", 0o700))
 	ok(t, os.Link(dir+"/a/name", dir+"/b/name"))
-	ok(t, os.Mkdir(to+"/b", 0o700))
-	mountTmpfs(t, to+"/b")
+	mountAt(t, to+"/b", "1m")
 	r := w.open()
 	p, err := r.Restore(t.Context(), w.back(r, dir).ID, to, RestoreOptions{})
 	if err != nil || p.Missed != 1 || p.Lost != 0 {
