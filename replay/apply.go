@@ -108,6 +108,7 @@ type applier struct {
 	uids    map[objectKey]string
 	blocked map[string]error    // namespaces and resources whose objects cannot be written, and why
 	empty   map[objectKey]error // claims that did not get their content, and why
+	last    []func()            // what is done when all waves are
 }
 
 // Apply does what the plan shows, wave by wave. An object that fails does not stop the
@@ -147,6 +148,9 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 		}
 		a.wave(ctx, p.Items[start:end])
 		start = end
+	}
+	for _, do := range a.last {
+		do()
 	}
 	a.syncing.Wait()
 	slices.SortStableFunc(a.result.Errors, func(x, y ItemError) int { return cmp.Compare(x.Item.Wave, y.Item.Wave) })

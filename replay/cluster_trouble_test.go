@@ -22,6 +22,7 @@ func troubles(t *testing.T, c *localcluster.Cluster) {
 		"a user with few rights": testTenant,
 		"many namespaces":        testManyNamespaces,
 		"what was applied":       testIntents,
+		"managers of claims":     testClaimManagers,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c) })
 	}

@@ -50,7 +50,7 @@ type intent struct {
 
 // intent returns what the only manager of an object applied; nil when the object has to be created in the plain way.
 func (a *applier) intent(it *Item, body object) *intent {
-	_, entries := creator(it.managed.list())
+	_, entries := creator(it.fieldOwners(body))
 	if len(entries) != 1 || len(body.list("metadata", "ownerReferences")) > 0 {
 		return nil
 	}

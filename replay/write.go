@@ -2,17 +2,14 @@ package replay
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // maxRebases is how often a write is tried again on a newer state of its object.
@@ -71,7 +68,7 @@ func (a *applier) writeItem(ctx context.Context, it *Item) (waited time.Duration
 }
 
 // create makes the object. The API server files the fields under the manager that creates them;
-// where history knows several managers, their entries are put back by a second call. A single one that applied
+// where history knows several managers of what comes back, their entries are put back by a second call. A single one that applied
 // the object does so again, where that leads to the same object.
 func (a *applier) create(ctx context.Context, it *Item) error {
 	if it.create == nil { // it was only to be linked to its new owner
@@ -90,7 +87,7 @@ func (a *applier) create(ctx context.Context, it *Item) error {
 			return a.created(ctx, it, body, in, u, unsure, err)
 		}
 	}
-	manager, _ := creator(it.managed.list())
+	manager, _ := creator(it.fieldOwners(body))
 	u, unsure, err := a.tryCreate(ctx, it, func(ctx context.Context) (*unstructured.Unstructured, error) {
 		return a.target.client(it.served, it.Namespace).Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
 	})
@@ -123,8 +120,8 @@ func (a *applier) created(ctx context.Context, it *Item, body object, in *intent
 		}
 		a.madeAs(it, u.Object)
 	}
-	if _, entries := creator(it.managed.list()); entries != nil && (in == nil || !in.owns(u.Object)) {
-		a.putManagers(ctx, it, u, entries)
+	if _, entries := creator(it.fieldOwners(body)); entries != nil && (in == nil || !in.owns(u.Object)) {
+		a.giveBack(ctx, it, u, entries)
 	}
 	return a.putStatus(ctx, it)
 }
@@ -154,61 +151,6 @@ func (a *applier) putStatus(ctx context.Context, it *Item) error {
 		}
 	}
 	return &otherwise{fmt.Errorf("was made, but its status could not be written: %w", err)}
-}
-
-// creator chooses the field manager to create an object as, so that one call is enough: the
-// only manager it had, if it had one. Else it returns the entries to put back.
-func creator(managed []any) (manager string, entries []any) {
-	for _, v := range managed {
-		// What wrote the status owns nothing in an object that comes back without one.
-		if m, ok := v.(map[string]any); ok && object(m).str("subresource") == "" {
-			entries = append(entries, v)
-		}
-	}
-	if len(entries) == 0 {
-		return fieldManager, nil
-	}
-	if m, _ := entries[0].(map[string]any); len(entries) == 1 && m["operation"] == "Update" && object(m).str("manager") != "" {
-		return object(m).str("manager"), nil
-	}
-	return fieldManager, entries
-}
-
-// putManagers gives a created object its field managers back. Failing costs no data, so it
-// never fails the item.
-func (a *applier) putManagers(ctx context.Context, it *Item, u *unstructured.Unstructured, entries []any) {
-	client := a.target.client(it.served, it.Namespace)
-	for range maxRebases {
-		list := entries
-		live, _ := object(u.Object).at("metadata", "managedFields").([]any)
-		for _, v := range live { // a controller may have been at it already
-			if m, ok := v.(map[string]any); ok && m["manager"] != fieldManager && !hasManager(entries, m) {
-				list = append(slices.Clip(list), v)
-			}
-		}
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"managedFields": list, "uid": u.GetUID(), "resourceVersion": u.GetResourceVersion()}})
-		if err != nil {
-			return
-		}
-		_, err = retry(ctx, func(ctx context.Context) (*unstructured.Unstructured, error) {
-			return client.Patch(ctx, it.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-		})
-		if !apierrors.IsConflict(err) {
-			return
-		}
-		if u, err = a.target.get(ctx, it.served, it.Namespace, it.Name); err != nil || u == nil {
-			return
-		}
-	}
-}
-
-func hasManager(entries []any, m map[string]any) bool {
-	for _, v := range entries {
-		if e, ok := v.(map[string]any); ok && e["manager"] == m["manager"] && e["operation"] == m["operation"] && e["subresource"] == m["subresource"] {
-			return true
-		}
-	}
-	return false
 }
 
 // put sends an update that holds only as long as the object is as it was read.
