@@ -174,7 +174,7 @@ func TestSnapshotRestoreIsAsFastAsTheStorage(t *testing.T) {
 	at := w.moment()
 	w.deleteNamespace("timed")
 	var ratios []float64
-	for range 3 {
+	for range 5 {
 		began := time.Now()
 		w.namespace("timed")
 		for _, b := range all {
@@ -210,8 +210,9 @@ func TestSnapshotRestoreIsAsFastAsTheStorage(t *testing.T) {
 		t.Logf("ready after %s, by hand after %s: %.2f times", ours.Round(time.Millisecond), plain.Round(time.Millisecond), ours.Seconds()/plain.Seconds())
 		w.deleteNamespace("timed")
 	}
-	if slices.Sort(ratios); ratios[1] > 1.2 {
-		t.Errorf("a restore takes %.2f times as long as the same by hand, want at most 1.2", ratios[1])
+	// The slowest shows whether a controller has to wait for its next look at everything, which takes it 15 s.
+	if slices.Sort(ratios); ratios[2] > 1.2 || ratios[4] > 3 {
+		t.Errorf("a restore takes %.2f times as long as the same by hand, and %.2f times once, want at most 1.2 and 3", ratios[2], ratios[4])
 	}
 	w.forget(all...)
 }
