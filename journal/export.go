@@ -180,13 +180,14 @@ type finder struct {
 	s    *pebble.Snapshot
 	it   *pebble.Iterator
 	near bool // the iterator stands on the last one that was found
-	far  int  // how many in a row were not near the one before
+	far  int  // how many were not near the one before, without those that others made good
 }
 
 const (
 	finderSteps = 4  // how far away is still near
-	finderTries = 16 // seeks in vain before the iterator is left alone
-	finderRests = 64 // how many lookups then
+	finderTries = 2  // more seeks in vain than not, before the iterator is left alone
+	finderRests = 64 // how many lookups then, until it is tried twice again
+	finderGain  = 1  // seeks in vain that one near makes good
 )
 
 func newFinder(s *pebble.Snapshot) (*finder, error) {
@@ -200,13 +201,13 @@ func (f *finder) close() { _ = f.it.Close() } // its errors were told when they 
 func (f *finder) find(key []byte, found func(v []byte) error) error {
 	for step := 0; f.near && step < finderSteps; step++ {
 		if f.near = f.it.Next() && bytes.Compare(f.it.Key(), key) <= 0; f.near && bytes.Equal(f.it.Key(), key) {
-			f.far = 0
+			f.far = max(0, f.far-finderGain)
 			return f.here(found)
 		}
 	}
 	f.near = false
 	if f.far++; f.far > finderTries+finderRests {
-		f.far = 1
+		f.far = finderTries - 1
 	}
 	if f.far > finderTries {
 		v, closer, err := f.s.Get(key)
