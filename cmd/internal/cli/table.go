@@ -140,3 +140,11 @@ func text(s string) string {
 		return r
 	}, s)
 }
+
+// shownName shows the name of a file so that it can be typed again: in quotes when it has what a terminal would not show.
+func shownName(s string) string {
+	if strings.HasPrefix(s, `"`) || strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
+}

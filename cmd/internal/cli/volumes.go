@@ -106,8 +106,11 @@ func onlyCluster(ctx context.Context, store archive.Store, o archive.Options) (s
 		return a.Cluster(), nil
 	}
 	have, listErr := repository.Clusters(ctx, store)
-	if listErr != nil || len(have) == 0 || !errors.Is(err, archive.ErrNoArchive) {
+	switch {
+	case listErr != nil || !errors.Is(err, archive.ErrNoArchive):
 		return "", fmt.Errorf("%w; or say whose volumes with --cluster", err)
+	case len(have) == 0:
+		return "", usage("%v; or say whose volumes with --cluster: a first backup of a directory may name it as you like", err)
 	}
 	if _, err := store.Stat(ctx, have[0]+"/format"); len(have) == 1 && errors.Is(err, fs.ErrNotExist) {
 		return have[0], nil
@@ -374,7 +377,8 @@ func newVolumesFiles() *cobra.Command {
 		Use:   "files BACKUP [PATH]",
 		Short: "List the files of a backup",
 		Long: `List the files of a backup. A name that is not UTF-8 is shown as .tidemark-name. and the name, with % and two digits for each byte that
-is none; other commands take it like this, or as it is. A directory that is damaged in the repository is named, and all else is listed (exit code 3).`,
+is none; other commands take it like this, or as it is. One with control characters, such as the end of a line, is shown in quotes ("a\nb": $'a\nb' in a
+shell). A directory that is damaged in the repository is named, and all else is listed (exit code 3).`,
 		Example: "  tidemark volumes files data-20261125 var/lib\n  tidemark volumes files data-20261125 -R -o json",
 		Args:    someArgs(1, 2, "the name of a backup, and optionally a path in it"),
 	}
@@ -398,9 +402,9 @@ is none; other commands take it like this, or as it is. A directory that is dama
 				all = append(all, f)
 				continue
 			}
-			name := text(f.Path)
+			name := shownName(f.Path)
 			if f.Target != "" {
-				name += " -> " + text(f.Target)
+				name += " -> " + shownName(f.Target)
 			}
 			fmt.Fprintf(w, "%s\t%d:%d\t%d\t%s\t%s\n", f.Mode, f.UID, f.GID, f.Size, stamp(f.Modified), name)
 		}
