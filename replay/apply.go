@@ -108,7 +108,7 @@ type applier struct {
 	uids    map[objectKey]string
 	blocked map[string]error    // namespaces and resources whose objects cannot be written, and why
 	empty   map[objectKey]error // claims that did not get their content, and why
-	last    []func()            // what is done when all waves are
+	idle    map[string]bool     // storage classes whose claims nobody writes to at once
 }
 
 // Apply does what the plan shows, wave by wave. An object that fails does not stop the
@@ -124,7 +124,7 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 	a := &applier{
 		plan: p, target: target, o: o, limit: newLimiter(o.Parallel, target.throttled.Load()), total: p.Writes(),
 		common: map[string]int{}, uids: map[objectKey]string{}, blocked: map[string]error{},
-		index: map[*Item]int{}, made: map[objectKey]string{}, empty: map[objectKey]error{},
+		index: map[*Item]int{}, made: map[objectKey]string{}, empty: map[objectKey]error{}, idle: map[string]bool{},
 	}
 	for i, it := range p.Items {
 		a.index[it] = i
@@ -148,9 +148,6 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 		}
 		a.wave(ctx, p.Items[start:end])
 		start = end
-	}
-	for _, do := range a.last {
-		do()
 	}
 	a.syncing.Wait()
 	slices.SortStableFunc(a.result.Errors, func(x, y ItemError) int { return cmp.Compare(x.Item.Wave, y.Item.Wave) })

@@ -121,7 +121,7 @@ func (a *applier) created(ctx context.Context, it *Item, body object, in *intent
 		a.madeAs(it, u.Object)
 	}
 	if _, entries := creator(it.fieldOwners(body)); entries != nil && (in == nil || !in.owns(u.Object)) {
-		a.giveBack(ctx, it, u, entries)
+		a.putManagers(ctx, it, u, entries)
 	}
 	return a.putStatus(ctx, it)
 }
