@@ -21,7 +21,7 @@ const DefaultWait = 2 * time.Minute
 type ApplyOptions struct {
 	// Progress is called, one call at a time, after each item and while Apply waits.
 	Progress func(Progress)
-	// Parallel is how many objects are written at once; 0 starts at 8 and follows the API
+	// Parallel is how many objects are written at once; 0 starts at 16 and follows the API
 	// server's pace up to 32.
 	Parallel int
 	// Wait is the limit for one wait; 0 is DefaultWait.
