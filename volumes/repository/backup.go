@@ -68,7 +68,8 @@ type BackupOptions struct {
 	Checkpoint time.Duration
 	// Blocks of a device are read, and no others. Nil: all.
 	Blocks *Blocks
-	// ReadAll reads files that look as they did in the backup before, too: one whose content changed with neither its size nor its time did.
+	// ReadAll reads files that look as they did in the backup before, too: one whose content changed with neither its size nor its time did. And it reads the
+	// directories of all backups, and has those written anew that are damaged in the repository.
 	ReadAll bool
 	// OneFileSystem leaves out what is in directories that another file system is mounted at; they come back empty.
 	OneFileSystem bool
@@ -203,6 +204,9 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 		return nil, err
 	}
 	gone, err := r.lookForLost(ctx)
+	if err == nil && o.ReadAll {
+		err = gone.readMetadata(ctx, r)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/kopia/kopia/fs"
@@ -16,17 +17,21 @@ import (
 	"github.com/kopia/kopia/repo/object"
 	"github.com/kopia/kopia/snapshot"
 	"github.com/kopia/kopia/snapshot/snapshotfs"
+	"golang.org/x/sync/errgroup"
 )
 
 // Kopia believes its index: content that is named there is not written again, and a file that is as in the backup before is not read. When a
 // pack is gone from the store, all backups from then on would so need what is not there. So each backup compares the index with the
 // list of the packs, which costs one request for a thousand packs. Only when some are gone, it looks through what it has made, and what it needs
 // of theirs is written anew: all is read for that once more. Older backups that need the same content are whole again, too.
+//
+// Damage within a pack is seen by nobody who does not read it. That of a file's content is got over by moving the pack away, but not that of a directory: its
+// packs have the list of backups as well. So a backup that is to read all reads the directories of the repository, too, and has damaged ones written anew.
 
 // lost is what the index names and the store does not have.
 type lost struct {
 	packs map[blob.ID]bool // that are gone, or shorter than they were
-	// metadata are the directories and indexes of files in them.
+	// metadata are the directories and indexes of files in them, or damaged elsewhere.
 	metadata []content.ID
 }
 
@@ -81,9 +86,42 @@ func (r *Repository) compare(ctx context.Context) (*lost, error) {
 	return l, r.failed(err)
 }
 
+// readMetadata adds the directories and indexes of files that are there, and damaged. One that was read wrongly only now is safe: it is written
+// anew, or maintenance finds that it is still needed.
+func (l *lost) readMetadata(ctx context.Context, r *Repository) error {
+	var ids []content.ID
+	if err := r.kopia.ContentReader().IterateContents(ctx, content.IterateOptions{}, func(i content.Info) error {
+		if !l.packs[i.PackBlobID] && i.ContentID.HasPrefix() && i.ContentID.Prefix() != manifest.ContentPrefix {
+			ids = append(ids, i.ContentID)
+		}
+		return nil
+	}); err != nil {
+		return r.failed(err)
+	}
+	var mu sync.Mutex
+	readers, ctx := errgroup.WithContext(ctx)
+	readers.SetLimit(8)
+	for _, id := range ids {
+		readers.Go(func() error {
+			_, err := r.kopia.ContentReader().GetContent(ctx, id)
+			switch {
+			case err == nil || errors.Is(err, content.ErrContentNotFound):
+				return nil
+			case ctx.Err() != nil || r.storage.trouble() != nil || !strings.Contains(err.Error(), "invalid checksum"): // Kopia has no error of its own for it
+				return r.failed(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			l.metadata = append(l.metadata, id)
+			return nil
+		})
+	}
+	return readers.Wait()
+}
+
 // make makes a backup by content that needs nothing of what is lost.
 func (l *lost) make(ctx context.Context, s *session, content func(*session) (*snapshot.Manifest, error)) (*snapshot.Manifest, error) {
-	if len(l.packs) == 0 {
+	if len(l.packs) == 0 && len(l.metadata) == 0 {
 		return content(s)
 	}
 	// Without its directories no old backup can be compared with, so that nothing is kept from being read.

@@ -81,6 +81,35 @@ func TestWhatIsLostIsWrittenAnew(t *testing.T) {
 	}
 }
 
+// A damaged directory is in a pack that has backups as well, which cannot be moved away: a backup that reads all writes it anew.
+func TestDamagedDirectoriesAreWrittenAnew(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	for i := range 10 {
+		write(t, fmt.Sprintf("%s/d%d/f%d", dir, i%3, i), strings.Repeat("x", 1000+i))
+	}
+	first := w.back(w.open(), dir)
+	w.flips(first.ID, "d1")[0]()
+	w.back(w.open(), dir)
+	if v, err := w.open().Verify(t.Context(), 100); err != nil || len(v.Errors) == 0 {
+		t.Errorf("nothing is damaged: %v", err)
+	}
+	b, err := w.open().Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{ReadAll: true})
+	ok(t, err)
+	if v, err := w.open().Verify(t.Context(), 100); err != nil || len(v.Errors) > 0 {
+		t.Errorf("damaged: %v, %v", v.Errors, err)
+	}
+	for _, id := range []string{first.ID, b.ID} {
+		to := t.TempDir()
+		_, err = w.open().Restore(t.Context(), id, to, RestoreOptions{})
+		ok(t, err)
+		same(t, described(t, to), described(t, dir))
+	}
+	maintain(t, w.open(), true)
+	if c := w.back(w.open(), dir); c.Cached != 10 {
+		t.Errorf("of a backup that is whole, %d files were taken over", c.Cached)
+	}
+}
+
 // What is missing of a repository is not made anew: that would hide what is there.
 func TestAMissingFileIsNotMadeAnew(t *testing.T) {
 	w, dir := newWorld(t), t.TempDir()

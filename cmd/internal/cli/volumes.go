@@ -437,7 +437,8 @@ func newVolumesVerify() *cobra.Command {
 		Use:   "verify [BACKUP...]",
 		Short: "Check that backups are whole; all of them without names",
 		Long: `Check that the repository has all that backups need, and read, decrypt and compare the hashes of as many files as --read
-says, chosen anew each time. Nothing else finds content that is damaged in place: a backup, with --read-all too, takes what the repository lists for stored. Exit code 5: damage.`,
+says, chosen anew each time. Nothing else finds files that are damaged in place: a backup takes what the repository lists for stored. With --read-all it reads the
+lists of what is in directories there, and writes damaged ones anew. Exit code 5: damage.`,
 		Example: "  tidemark volumes verify --read 100\n  tidemark volumes verify data-20261125",
 		Args:    cobra.ArbitraryArgs,
 	}
@@ -481,7 +482,8 @@ func afterDamage(found *repository.Verified) string {
 		return "no backup could be looked at, or none is hit by it alone: do what is said above, look after the store, and verify again"
 	}
 	return "backups that share the content are hit as well (name one to check it). Restore from one that is whole, and look after the store. " +
-		"A next backup writes anew what is missing or cut short; where a file (p..., q...) is damaged within, move it out of kopia/ first"
+		"A next backup writes anew what is missing or cut short, for all backups that share it. Where a file p... is damaged within, move it out of kopia/ first; a file q... must stay, since it lists backups, too: " +
+		"back up with --read-all, which writes damaged lists of directories anew, and delete what is still hit then ('tidemark volumes delete')"
 }
 
 func newVolumesCheck() *cobra.Command {

@@ -40,7 +40,7 @@ configuration, or the ready ones for PostgreSQL, MySQL, MongoDB and Redis. Post 
 
 With --path, what is mounted below the directory is backed up with it; --one-file-system leaves that out (but not a bind mount of
 the same file system). Files are read one after another: what is written to meanwhile is as consistent as a copy would be. Files
-that have the size, time, mode and owner that they had in the backup before are not read again (--read-all reads them). Ctrl-C cancels; what was sent is not sent again by the next one.`,
+that have the size, time, mode and owner that they had in the backup before are not read again (--read-all reads them, and has damaged lists of directories in the repository written anew). Ctrl-C cancels; what was sent is not sent again by the next one.`,
 		Example: `  tidemark volumes backup -n shop
   tidemark volumes backup data-db-0 -n shop --action snapshot-then-kopia
   tidemark volumes backup -n shop --name before-upgrade --ttl 30d
@@ -102,7 +102,7 @@ that have the size, time, mode and owner that they had in the backup before are 
 	fs.StringVar(&action, "action", "", "snapshot, kopia, snapshot-then-kopia or auto (default: what the policies say)")
 	fs.BoolVar(&claims.KeepSnapshots, "keep-snapshots", false, "with snapshot-then-kopia: keep the snapshots as well")
 	fs.StringVar(&group, "group", "", "label or pod: which claims are taken at one instant (default: what the policies say, and else label)")
-	fs.BoolVar(&claims.ReadAll, "read-all", false, "read all, also files of the size, time, mode and owner that they had in the backup before, and unchanged blocks of devices (and find out whether the driver's list of those is right)")
+	fs.BoolVar(&claims.ReadAll, "read-all", false, "read all, also files of the size, time, mode and owner that they had in the backup before, and unchanged blocks of devices (and find out whether the driver's list of those is right); damaged lists of directories in the repository are found, and written anew")
 	fs.StringVar(&claims.Run, "name", "", "name of what is made together, which no other has: lower-case letters, digits, '-' and '.' (default: one is made)")
 	fs.StringVar(&ttl, "ttl", "", "delete it after this time, such as 720h or 30d, but not the newest whole one of a volume (default: keep it until it is deleted by hand)")
 	fs.BoolVar(&claims.Pinned, "pin", false, "keep it whatever retention says")
