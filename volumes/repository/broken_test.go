@@ -1,7 +1,10 @@
 package repository
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -71,5 +74,36 @@ func TestDamagedIndexesAreNamed(t *testing.T) {
 	_, err = r.Maintain(t.Context(), Maintenance{Now: true})
 	if !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "is missing, without which nothing can be found") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Damage that ends a command is told with what to do about it.
+func TestDamageIsToldWithTheNextStep(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	large := make([]byte, 12<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(large)
+	write(t, dir+"/a/large", string(large)) // of several contents
+	b := w.back(w.open(), dir)
+	flips := w.flips(b.ID, "a/large")
+	flip := flips[len(flips)-1]
+	flip()
+	var out bytes.Buffer
+	err := w.open().Read(t.Context(), b.ID, "a/large", &out)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("a/large, cut off after %d of %d bytes", out.Len(), len(large))) || !strings.Contains(err.Error(), "use another backup") {
+		t.Error(err)
+	}
+	flip()
+	for _, d := range []string{"", "a"} {
+		flip := w.flips(b.ID, d)[0]
+		flip()
+		for f, err := range w.open().Files(t.Context(), b.ID, d, false) {
+			if err == nil || !strings.Contains(err.Error(), "use another backup") {
+				t.Errorf("files of a damaged %q: %v, %v", d, f, err)
+			}
+		}
+		if _, err := w.open().Restore(t.Context(), b.ID, t.TempDir(), RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "another backup") {
+			t.Errorf("restore of a damaged %q: %v", d, err)
+		}
+		flip()
 	}
 }

@@ -235,7 +235,10 @@ func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) er
 		return r.failed(err)
 	}
 	defer in.Close()
-	_, err = io.Copy(to, &contextReader{ctx, in})
+	n, err := io.Copy(to, &contextReader{ctx, in})
+	if err != nil && isDamage(err) {
+		return r.failed(fmt.Errorf("%s, cut off after %d of %d bytes: %w", EscapePath(at), n, f.Size(), err))
+	}
 	return err
 }
 

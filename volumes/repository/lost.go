@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/kopia/kopia/fs"
@@ -107,7 +106,7 @@ func (l *lost) readMetadata(ctx context.Context, r *Repository) error {
 			switch {
 			case err == nil || errors.Is(err, content.ErrContentNotFound):
 				return nil
-			case ctx.Err() != nil || r.storage.trouble() != nil || !strings.Contains(err.Error(), "invalid checksum"): // Kopia has no error of its own for it
+			case ctx.Err() != nil || r.storage.trouble() != nil || !isDamage(err):
 				return r.failed(err)
 			}
 			mu.Lock()

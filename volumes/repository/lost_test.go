@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kopia/kopia/repo/object"
+
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 )
 
@@ -79,6 +81,36 @@ func TestWhatIsLostIsWrittenAnew(t *testing.T) {
 			maintain(t, r, true)
 		})
 	}
+}
+
+// flips are, for each piece of an entry of a backup, what flips a bit of it in the store, and flips it back.
+func (w *world) flips(id, name string) (all []func()) {
+	w.Helper()
+	r := w.open()
+	top, err := r.top(w.Context(), id)
+	ok(w.T, err)
+	e, err := r.inside(w.Context(), top, name)
+	ok(w.T, err)
+	contents, err := r.kopia.VerifyObject(w.Context(), e.(object.HasObjectID).ObjectID())
+	ok(w.T, err)
+	for _, c := range contents {
+		info, err := r.kopia.ContentInfo(w.Context(), c)
+		ok(w.T, err)
+		var pack string
+		for _, f := range append(w.files("p"), w.files("q")...) {
+			if strings.Contains(f, string(info.PackBlobID)) {
+				pack = w.path(f)
+			}
+		}
+		all = append(all, func() {
+			b, err := os.ReadFile(pack)
+			ok(w.T, err)
+			b[int(info.PackOffset)+int(info.PackedLength)/2] ^= 1
+			ok(w.T, os.Chmod(pack, 0o600))
+			ok(w.T, os.WriteFile(pack, b, 0o600))
+		})
+	}
+	return all
 }
 
 // A damaged directory is in a pack that has backups as well, which cannot be moved away: a backup that reads all writes it anew.

@@ -279,7 +279,18 @@ func (r *Repository) explain(err error) error {
 	case errors.Is(err, repo.ErrRepositoryNotInitialized):
 		return fmt.Errorf("%w in %s", ErrNoRepository, r.o.Store)
 	}
+	if isDamage(err) && r.storage.trouble() == nil {
+		if strings.Contains(err.Error(), "manifest") {
+			return r.brokenFile(err)
+		}
+		return fmt.Errorf("what the backup has there is damaged in the repository, or lost from it: use another backup, and 'tidemark volumes verify' to see what else is hit (repository of volumes in %s: %w)", r.o.Store, err)
+	}
 	return fmt.Errorf("repository of volumes in %s: %w", r.o.Store, err)
+}
+
+// isDamage reports whether content is not what was written, or gone from the store. Kopia has no error of its own for the first.
+func isDamage(err error) bool {
+	return strings.Contains(err.Error(), "invalid checksum") || errors.Is(err, blob.ErrBlobNotFound)
 }
 
 // damage marks an error as ErrBroken when the store gave all that it was asked for, and that is of no use.
