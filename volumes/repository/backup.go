@@ -335,7 +335,7 @@ func unread(m *snapshot.Manifest) error {
 	for _, f := range s.FailedEntries {
 		names = append(names, f.EntryPath+" ("+f.Error+")")
 	}
-	return fmt.Errorf("%w: %d files or directories could not be read, such as %s: make them readable to this user, or leave them out of the path", ErrIncomplete, s.FatalErrorCount+s.IgnoredErrorCount, strings.Join(names[:min(len(names), 3)], ", "))
+	return fmt.Errorf("%w, and none is kept: %d files or directories could not be read, such as %s: make them readable to this user, or leave them out of the path", ErrIncomplete, s.FatalErrorCount+s.IgnoredErrorCount, strings.Join(names[:min(len(names), 3)], ", "))
 }
 
 // dropIncomplete forgets checkpoints that a whole backup makes superfluous.

@@ -294,6 +294,12 @@ func TestNoRoomForBothIsTold(t *testing.T) {
 		t.Errorf("%.20q, %v", have, err)
 	}
 	ok(t, os.Remove(to+"/large"))
+	filler := strings.Repeat("f", 3<<20)
+	write(t, to+"/filler", filler)
+	if _, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{}); !errors.Is(err, unix.ENOSPC) || !strings.HasSuffix(err.Error(), "make room, and run the same command again, which goes on where this one ended") {
+		t.Errorf("%v", err)
+	}
+	ok(t, os.Remove(to+"/filler"))
 	_, err := r.Restore(t.Context(), b.ID, to, RestoreOptions{})
 	ok(t, err)
 }

@@ -76,6 +76,8 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	switch {
 	case ctx.Err() != nil:
 		return out.now(), context.Cause(ctx)
+	case (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !strings.Contains(err.Error(), "make room"):
+		return out.now(), fmt.Errorf("%w: there is no room left: make room, and run the same command again, which goes on where this one ended", r.failed(err))
 	case err != nil:
 		return out.now(), r.failed(err)
 	}

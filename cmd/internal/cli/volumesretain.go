@@ -130,6 +130,9 @@ an older version of the store. Or 'volumes verify --read 0' says which backups l
 		case err == nil:
 			fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to maintain: no content of volumes was backed up yet")
 		}
+		if err != nil && retainErr != nil && strings.Contains(err.Error(), retainErr.Error()) {
+			retainErr = nil // told once
+		}
 		return errors.Join(retainErr, err)
 	})
 	cmd.Flags().BoolVar(&q.Now, "now", false, "free what was just deleted without the day of grace (all of it may take two runs); right only while no backup is being made anywhere")
