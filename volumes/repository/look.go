@@ -232,7 +232,7 @@ func (r *Repository) Read(ctx context.Context, id, part string, to io.Writer) er
 	}
 	in, err := f.Open(ctx)
 	if err != nil {
-		return r.failed(err)
+		return r.failed(fmt.Errorf("%s: %w", EscapePath(at), err))
 	}
 	defer in.Close()
 	n, err := io.Copy(to, &contextReader{ctx, in})
@@ -248,6 +248,8 @@ type Verified struct {
 	Files   int64    `json:"files"` // looked at
 	Read    int64    `json:"read"`  // bytes that were read and decrypted
 	Errors  []string `json:"errors,omitempty"`
+	// Hit are the backups, of those that were looked at, that need what was found to be damaged: what several share is in Errors once.
+	Hit []string `json:"hit,omitempty"`
 }
 
 // Wanted is a backup that Verify looks at. Name is what it is called in Errors; empty: its ID.
@@ -323,11 +325,14 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 	if err != nil {
 		return r.failed(err)
 	}
-	c := &checker{r: r, blobs: blobs, percent: percent}
+	c := &checker{r: r, blobs: blobs, percent: percent, hits: hits{bad: map[object.ID]bool{}, dirs: map[object.ID]bool{}}}
 	w, err := snapshotfs.NewTreeWalker(ctx, snapshotfs.TreeWalkerOptions{
 		Parallelism: 4, MaxErrors: errorsToKeep,
 		EntryCallback: func(ctx context.Context, e fs.Entry, id object.ID, at string) error {
 			if err := r.storage.judged(func() error { return c.check(ctx, e, id) }); err != nil {
+				if !errors.Is(err, errUnread) {
+					c.hits.add(id)
+				}
 				return fmt.Errorf("%s: %w", at, err)
 			}
 			return nil
@@ -361,6 +366,9 @@ func (r *Repository) verify(ctx context.Context, v *Verified, percent float64, w
 		}
 	}
 	v.Files, v.Read = c.looked.Load(), c.read.Load()
+	if len(v.Errors) > 0 {
+		v.Hit = c.hits.among(ctx, r, wanted)
+	}
 	return ctx.Err()
 }
 
@@ -370,6 +378,7 @@ type checker struct {
 	blobs        map[blob.ID]blob.Metadata
 	percent      float64
 	looked, read atomic.Int64
+	hits         hits
 }
 
 func (c *checker) check(ctx context.Context, e fs.Entry, id object.ID) error {

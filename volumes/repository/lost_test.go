@@ -121,9 +121,14 @@ func TestDamagedDirectoriesAreWrittenAnew(t *testing.T) {
 	}
 	first := w.back(w.open(), dir)
 	w.flips(first.ID, "d1")[0]()
-	w.back(w.open(), dir)
-	if v, err := w.open().Verify(t.Context(), 100); err != nil || len(v.Errors) == 0 {
-		t.Errorf("nothing is damaged: %v", err)
+	second, other := w.back(w.open(), dir), t.TempDir()
+	write(t, other+"/a", "a")
+	_, err := w.open().Back(t.Context(), Source{"shop", "other"}, other, BackupOptions{})
+	ok(t, err)
+	v, err := w.open().Verify(t.Context(), 100)
+	ok(t, err)
+	if want := []string{first.ID, second.ID}; len(v.Errors) != 1 || !slices.Equal(slices.Sorted(slices.Values(v.Hit)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("found %v, which hits %v, want %v", v.Errors, v.Hit, want)
 	}
 	b, err := w.open().Back(t.Context(), Source{"shop", "data"}, dir, BackupOptions{ReadAll: true})
 	ok(t, err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
@@ -481,9 +482,24 @@ func afterDamage(found *repository.Verified) string {
 	if !slices.ContainsFunc(found.Errors, func(e string) bool { return !strings.HasPrefix(e, repository.OfAll) }) {
 		return "no backup could be looked at, or none is hit by it alone: do what is said above, look after the store, and verify again"
 	}
-	return "backups that share the content are hit as well (name one to check it). Restore from one that is whole, and look after the store. " +
+	hit := "no backup is hit by it yet: look after the store. "
+	switch n := len(found.Hit); {
+	case n > 0 && n == found.Backups:
+		hit = "all of these backups are hit, and what is not named above can still be restored: look after the store. "
+	case n > 0:
+		hit = fmt.Sprintf("%d of %s hit, %s: restore from another, and look after the store. ", n, english.Plural(found.Backups, "backup is", "backups are"), shortened(found.Hit, 20))
+	}
+	return hit +
 		"A next backup writes anew what is missing or cut short, for all backups that share it. Where a file p... is damaged within, move it out of kopia/ first; a file q... must stay, since it lists backups, too: " +
 		"back up with --read-all, which writes damaged lists of directories anew, and delete what is still hit then ('tidemark volumes delete')"
+}
+
+// shortened lists names, at most so many.
+func shortened(names []string, most int) string {
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more (all with -o json)", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 func newVolumesCheck() *cobra.Command {
