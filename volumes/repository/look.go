@@ -283,6 +283,7 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case fresh != nil && trouble != nil && len(v.Errors) > 0:
+		v.Hit = nil // what could not be read is not known to be damaged
 		return v, fmt.Errorf("%w, so that nothing can be said of the rest: %w", errUnread, trouble)
 	case fresh != nil && trouble != nil:
 		return nil, fmt.Errorf("%w, so that nothing can be said of the backups in it: %w", errUnread, trouble)
