@@ -193,9 +193,10 @@ type session struct {
 	source   snapshot.SourceInfo
 	before   []*snapshot.Manifest
 	progress *counter
-	again    bool // everything is to be read, whatever was before
-	sockets  int  // that were left out
-	reserved bool // a file was left out whose name is ours
+	again    bool        // everything is to be read, whatever was before
+	sockets  int         // that were left out
+	reserved bool        // a file was left out whose name is ours
+	damage   atomic.Bool // a directory of the backup before is damaged
 }
 
 // write makes a backup of what content writes: with its tags, and recorded last.
@@ -226,7 +227,7 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 		}
 		go progress.run()
 		s := &session{ctx: ctx, whole: whole, w: w, source: source, before: before, progress: progress}
-		m, err = gone.make(whole, s, content)
+		m, err = gone.make(whole, r, s, content)
 		progress.stop()
 		if err != nil {
 			return err
@@ -273,7 +274,11 @@ func (r *Repository) write(ctx context.Context, source snapshot.SourceInfo, o Ba
 
 // upload has Kopia read a directory.
 func (r *Repository) upload(s *session, root fs.Directory, kept *attributes, o BackupOptions) (*snapshot.Manifest, error) {
-	u := upload.NewUploader(s.w)
+	from := s.w
+	if direct, ok := s.w.(repo.DirectRepositoryWriter); ok {
+		from = &noticing{direct, &s.damage}
+	}
+	u := upload.NewUploader(from)
 	u.Progress, u.ParallelUploads, u.DisableIgnoreRules, u.EnableActions = s.progress, o.Parallel, true, false
 	u.CheckpointInterval = min(cmp.Or(o.Checkpoint, DefaultCheckpoint), upload.DefaultCheckpointInterval) // no more is accepted
 	if u.ParallelUploads == 0 {

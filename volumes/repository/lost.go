@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/repo"
@@ -25,7 +26,8 @@ import (
 // of theirs is written anew: all is read for that once more. Older backups that need the same content are whole again, too.
 //
 // Damage within a pack is seen by nobody who does not read it. That of a file's content is got over by moving the pack away, but not that of a directory: its
-// packs have the list of backups as well. So a backup that is to read all reads the directories of the repository, too, and has damaged ones written anew.
+// packs have the list of backups as well. So a backup that meets a damaged directory, as it compares with the one before, or that is to read all, reads all directories of the
+// repository, and has damaged ones written anew.
 
 // lost is what the index names and the store does not have.
 type lost struct {
@@ -119,9 +121,16 @@ func (l *lost) readMetadata(ctx context.Context, r *Repository) error {
 }
 
 // make makes a backup by content that needs nothing of what is lost.
-func (l *lost) make(ctx context.Context, s *session, content func(*session) (*snapshot.Manifest, error)) (*snapshot.Manifest, error) {
+func (l *lost) make(ctx context.Context, r *Repository, s *session, content func(*session) (*snapshot.Manifest, error)) (*snapshot.Manifest, error) {
 	if len(l.packs) == 0 && len(l.metadata) == 0 {
-		return content(s)
+		m, err := content(s)
+		if err != nil || !s.damage.Load() || m.IncompleteReason != "" || unread(m) != nil {
+			return m, err
+		}
+		if err := l.readMetadata(ctx, r); err != nil || len(l.metadata) == 0 {
+			return m, err
+		}
+		s.progress.restart()
 	}
 	// Without its directories no old backup can be compared with, so that nothing is kept from being read.
 	if err := s.forget(ctx, l.metadata); err != nil {
@@ -180,6 +189,21 @@ func (l *lost) wanted(ctx context.Context, w repo.RepositoryWriter, m *snapshot.
 	defer walker.Close(ctx)
 	err = walker.Process(ctx, root, "")
 	return slices.Collect(maps.Keys(found)), err
+}
+
+// noticing is a session's repository, as Kopia reads the directories of the backup before from it: it goes on without those that it cannot read, and says nothing.
+type noticing struct {
+	repo.DirectRepositoryWriter
+	damage *atomic.Bool
+}
+
+// OpenObject implements repo.Repository.
+func (n *noticing) OpenObject(ctx context.Context, id object.ID) (object.Reader, error) {
+	in, err := n.DirectRepositoryWriter.OpenObject(ctx, id)
+	if err != nil && isDamage(err) {
+		n.damage.Store(true)
+	}
+	return in, err //nolint:wrapcheck // Kopia asked
 }
 
 // forget has the index take contents for deleted, so that they are written when they are wanted again. Whoever needs them cannot read them anyway; should

@@ -438,8 +438,8 @@ func newVolumesVerify() *cobra.Command {
 		Use:   "verify [BACKUP...]",
 		Short: "Check that backups are whole; all of them without names",
 		Long: `Check that the repository has all that backups need, and read, decrypt and compare the hashes of as many files as --read
-says, chosen anew each time. Nothing else finds files that are damaged in place: a backup takes what the repository lists for stored. With --read-all it reads the
-lists of what is in directories there, and writes damaged ones anew. Exit code 5: damage.`,
+says, chosen anew each time. Nothing else finds files that are damaged in place: a backup takes what the repository lists for stored. It reads the lists of what was in
+directories the last time, with --read-all those of all backups, and writes damaged ones anew. Exit code 5: damage.`,
 		Example: "  tidemark volumes verify --read 100\n  tidemark volumes verify data-20261125",
 		Args:    cobra.ArbitraryArgs,
 	}
@@ -490,8 +490,8 @@ func afterDamage(found *repository.Verified) string {
 		hit = fmt.Sprintf("%d of %s hit, %s: restore from another, and look after the store. ", n, english.Plural(found.Backups, "backup is", "backups are"), shortened(found.Hit, 20))
 	}
 	return hit +
-		"A next backup writes anew what is missing or cut short, for all backups that share it. Where a file p... is damaged within, move it out of kopia/ first; a file q... must stay, since it lists backups, too: " +
-		"back up with --read-all, which writes damaged lists of directories anew, and delete what is still hit then ('tidemark volumes delete')"
+		"A next backup with --read-all writes anew, for all backups that share it, what is missing or cut short, and damaged lists of directories (in files q..., which must stay: they list backups, too). Where a file p... is damaged within, move it out of kopia/ first. " +
+		"What is still hit then, delete ('tidemark volumes delete')"
 }
 
 // shortened lists names, at most so many.
