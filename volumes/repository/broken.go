@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/kopia/kopia/repo/blob"
@@ -50,22 +49,9 @@ func (r *Repository) stopped(ctx context.Context, err error) error {
 		return err
 	}
 	v, verifyErr := r.Verify(ctx, 0, wanted...)
-	if verifyErr != nil || len(v.Errors) == 0 {
-		return err
-	}
-	var hit []string
-	for _, w := range wanted {
-		name := w.Name
-		if name == "" {
-			name = w.ID
-		}
-		if slices.ContainsFunc(v.Errors, func(e string) bool { return strings.HasPrefix(e, name+"/") || strings.HasPrefix(e, name+":") }) {
-			hit = append(hit, name)
-		}
-	}
-	if len(hit) == 0 {
+	if verifyErr != nil || len(v.Hit) == 0 {
 		return err
 	}
 	return fmt.Errorf("nothing more is freed, because content that backups need is lost from the store: of %s. 'tidemark volumes verify --read 0' says what. Bring its files back from a copy or an older version; or back the volumes up anew, "+
-		"delete those backups that are still hit ('tidemark volumes delete'), and maintain again (%w)", strings.Join(hit, ", "), err)
+		"delete those backups that are still hit ('tidemark volumes delete'), and maintain again (%w)", strings.Join(v.Hit, ", "), err)
 }
