@@ -39,7 +39,7 @@ func (l *lab) measure(ctx context.Context, s subject, scenario string, f func() 
 	if err != nil {
 		return sample{}, err
 	}
-	servers, err := watch(l.s3.Pid(), l.apiserver, l.etcd)
+	servers, err := watchServers(l.s3.Pid(), l.apiserver, l.etcd)
 	if err != nil {
 		return sample{}, err
 	}
@@ -49,22 +49,23 @@ func (l *lab) measure(ctx context.Context, s subject, scenario string, f func() 
 			return sample{}, err
 		}
 	}
-	own, err := watchWith(func() int { return int(l.command.Load()) }, s.pid)
+	own, err := watchTool(func() int { return int(l.command.Load()) }, s.pid)
 	if err != nil {
 		return sample{}, err
 	}
 	if s.start != nil {
 		own.began[0] = 0
 	}
+	idle := ownCPU()
 	values, err := f()
-	took := time.Since(began)
+	took, bench := time.Since(began), ownCPU()-idle
 	tool, server := own.end()[0], servers.end()
 	if err != nil {
 		return sample{}, fmt.Errorf("%s: %s: %w", s.tool, scenario, err)
 	}
 	all := map[string]float64{
 		"seconds": took.Seconds(), "cpu_seconds": tool.cpu.Seconds(), "peak_bytes": float64(tool.peak), "anonymous_peak_bytes": float64(tool.anonymous), "store_cpu_seconds": server[0].cpu.Seconds(),
-		"own_peak_bytes": float64(tool.own), "others_peak_bytes": float64(tool.others),
+		"bench_cpu_seconds": bench.Seconds(), "own_peak_bytes": float64(tool.own), "others_peak_bytes": float64(tool.others),
 		"store_peak_bytes": float64(server[0].peak), "apiserver_peak_bytes": float64(server[1].peak), "etcd_peak_bytes": float64(server[2].peak),
 	}
 	now, err := l.serverCounters(ctx)

@@ -316,26 +316,37 @@ func TestTreeHasChildrenOfChildren(t *testing.T) {
 			t.Fatalf("tree: %+v, want two shells and a sleep", all)
 		}
 	}
-	m, err := watch(cmd.Process.Pid, 0, os.Getpid())
-	if err != nil {
-		t.Fatal(err)
+	watching := func(guest func() int, root int) *meter {
+		m, err := watchTool(guest, root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
 	}
-	alone, err := watchWith(func() int { return cmd.Process.Pid }, 0)
+	shells, nothing, self := watching(nil, cmd.Process.Pid), watching(nil, 0), watching(nil, os.Getpid())
+	alone := watching(func() int { return cmd.Process.Pid }, 0)
+	server, err := watchServers(os.Getpid(), cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if guest := alone.end()[0]; guest.peak == 0 || guest.anonymous == 0 || guest.anonymous >= guest.peak {
 		t.Errorf("a command alone: %+v", guest)
 	}
-	got := m.end()
-	if shell := got[0]; shell.own == 0 || shell.others == 0 || shell.peak <= shell.own || shell.peak > shell.own+shell.others || shell.anonymous == 0 || shell.anonymous >= shell.peak {
+	shell := shells.end()[0]
+	if shell.own == 0 || shell.others == 0 || shell.peak <= shell.own || shell.peak > shell.own+shell.others || shell.anonymous == 0 || shell.anonymous >= shell.peak {
 		t.Errorf("a shell and its children: %+v", shell)
 	}
-	if got[1] != (taken{}) {
-		t.Errorf("no process: %+v, want nothing", got[1])
+	if got := nothing.end()[0]; got != (taken{}) {
+		t.Errorf("no process: %+v, want nothing", got)
 	}
-	if got[2].others < got[0].peak {
-		t.Errorf("this process: %+v, which lacks the shells", got[2])
+	own := self.end()[0]
+	if own.others < shell.peak {
+		t.Errorf("this process: %+v, which lacks the shells", own)
+	}
+	// As a server a process counts alone, pages that it shares included.
+	got := server.end()
+	if got[0].peak < own.own || got[0].peak > own.own*2 || got[1].peak < shell.own || got[1].others != 0 {
+		t.Errorf("as servers: %+v, beside %+v and %+v", got, own, shell)
 	}
 }
 

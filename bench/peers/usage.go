@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -139,37 +141,120 @@ func kilobytes(text []byte, name string) int64 {
 	return n << 10
 }
 
-// taken is what a tree of processes took.
+// residentOf is what a process has in memory, shared pages included, in bytes. Other than memory it is little work: that walks
+// through page tables, which takes 10 ms for an API server and holds up what it allocates meanwhile.
+func residentOf(p process) int64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
+	if err != nil {
+		return 0
+	}
+	return kilobytes(text, "VmRSS:")
+}
+
+// taken is what a process took, alone or with those that descend from it.
 type taken struct {
 	cpu  time.Duration
 	peak int64 // the most memory that all had at one time
-	// The most that was anonymous of it at one time.
+	// The most that was anonymous of it at one time. Of a server it is not asked.
 	anonymous int64
 	// The most that the first of them had, and that the others had together.
 	own, others int64
 }
 
-// meter watches trees of processes.
+// meter watches processes.
 type meter struct {
-	roots []int
-	// guest, when not nil, is a process that counts with the memory of the first tree while it lives; 0: there is none.
-	guest func() int
+	look  func(now []taken) error
 	began []time.Duration
 	stop  chan struct{}
 	done  sync.WaitGroup
+	now   []taken // cpu: since the processes' start; the goroutine's alone until end has waited for it
+}
 
-	mu  sync.Mutex
-	now []taken // cpu: since the processes' start
+// ownCPU is what this process took so far, its children apart.
+func ownCPU() time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 const sampleEvery = 100 * time.Millisecond
 
-// watch begins to watch processes and their children. One that is 0 takes nothing.
-func watch(roots ...int) (*meter, error) { return watchWith(nil, roots...) }
+// watchServers begins to watch processes that have no children and share no pages with others.
+func watchServers(pids ...int) (*meter, error) {
+	return watch(len(pids), func(now []taken) (err error) {
+		for i, pid := range pids {
+			text, readErr := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if readErr != nil {
+				err = fmt.Errorf("process %d has ended: %w", pid, readErr)
+				continue
+			}
+			p, parseErr := parseStat(text)
+			if parseErr != nil {
+				return parseErr
+			}
+			now[i].cpu, now[i].peak = p.cpu, max(now[i].peak, residentOf(p))
+		}
+		return err
+	})
+}
 
-func watchWith(guest func() int, roots ...int) (*meter, error) {
-	m := &meter{roots: roots, guest: guest, began: make([]time.Duration, len(roots)), now: make([]taken, len(roots)), stop: make(chan struct{})}
-	if err := m.look(); err != nil {
+// watchTool begins to watch a process with all that descend from it; 0 is none. guest, when not nil, is a process that counts
+// with their memory while it lives; 0: there is none. How much of shared pages is whose is only asked when more is
+// resident than ever before: it takes milliseconds, which those who are measured do not have then.
+func watchTool(guest func() int, root int) (*meter, error) {
+	var most int64
+	return watch(1, func(now []taken) error {
+		t := &now[0]
+		var own, others []process
+		if root != 0 {
+			all, err := tree(root)
+			if err != nil {
+				return err
+			}
+			own, others = all[:1], all[1:]
+			t.cpu = sum(all, func(p process) time.Duration { return p.cpu })
+		}
+		var visiting []process
+		if guest != nil {
+			if pid := guest(); pid != 0 {
+				visiting = []process{{pid: pid}}
+			}
+		}
+		if now := sum(slices.Concat(own, others, visiting), residentOf); now > most {
+			most = now
+			t.keep(heldBy(own), heldBy(others), heldBy(visiting))
+		}
+		return nil
+	})
+}
+
+// keep keeps what is the most.
+func (t *taken) keep(own, others, visiting held) {
+	together := own.add(others).add(visiting)
+	t.peak, t.anonymous = max(t.peak, together.all), max(t.anonymous, together.anonymous)
+	t.own, t.others = max(t.own, own.all), max(t.others, others.all)
+}
+
+func sum[N int64 | time.Duration](all []process, of func(process) N) (n N) {
+	for _, p := range all {
+		n += of(p)
+	}
+	return n
+}
+
+func heldBy(all []process) (h held) {
+	for _, p := range all {
+		h = h.add(memory(p.pid))
+	}
+	return h
+}
+
+// watch calls look again and again. It returns an error when a process has ended; what the others take is counted.
+func watch(n int, look func(now []taken) error) (*meter, error) {
+	m := &meter{look: look, began: make([]time.Duration, n), now: make([]taken, n), stop: make(chan struct{})}
+	if err := look(m.now); err != nil {
 		return nil, err
 	}
 	for i, t := range m.now {
@@ -183,59 +268,18 @@ func watchWith(guest func() int, roots ...int) (*meter, error) {
 			case <-m.stop:
 				return
 			case <-tick.C:
-				_ = m.look() // who has ended takes nothing more
+				_ = m.look(m.now) // who has ended takes nothing more
 			}
 		}
 	})
 	return m, nil
 }
 
-// look returns an error when a process has ended; what the others take is counted.
-func (m *meter) look() error {
-	l, err := listProcesses()
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for i, root := range m.roots {
-		t := &m.now[i]
-		var together held
-		if i == 0 && m.guest != nil {
-			if pid := m.guest(); pid != 0 {
-				together = memory(pid)
-			}
-		}
-		if root != 0 {
-			all, endErr := l.tree(root)
-			if endErr != nil {
-				err = endErr
-				continue
-			}
-			var cpu time.Duration
-			var others held
-			for _, p := range all {
-				cpu += p.cpu
-				if p.pid != root {
-					others = others.add(memory(p.pid))
-				}
-			}
-			own := memory(root)
-			t.cpu, t.own, t.others = cpu, max(t.own, own.all), max(t.others, others.all)
-			together = together.add(own).add(others)
-		}
-		t.peak, t.anonymous = max(t.peak, together.all), max(t.anonymous, together.anonymous)
-	}
-	return err
-}
-
 // end returns what each took since watch.
 func (m *meter) end() []taken {
 	close(m.stop)
 	m.done.Wait()
-	_ = m.look() // as above
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	_ = m.look(m.now) // as above
 	for i := range m.now {
 		m.now[i].cpu -= m.began[i]
 	}
@@ -250,13 +294,11 @@ func highWater(pid int) func() int64 {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(2 * time.Millisecond)
-		defer tick.Stop()
-		for {
+		for pause := 2 * time.Millisecond; ; pause = min(pause*21/20, 25*time.Millisecond) { // who lives long grows slowly
 			select {
 			case <-stop:
 				return
-			case <-tick.C:
+			case <-time.After(pause):
 			}
 			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 			if err != nil {
