@@ -93,8 +93,9 @@ type applier struct {
 	o      ApplyOptions
 	limit  *limiter
 
-	index  map[*Item]int // in plan.Items
-	shapes shapes
+	index   map[*Item]int // in plan.Items
+	workers workers
+	shapes  shapes
 
 	syncing sync.WaitGroup // the record, beside what the next wave writes
 
@@ -141,6 +142,7 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 		}
 	}
 	a.recall()
+	defer a.workers.end()
 	for start := 0; start < len(p.Items) && ctx.Err() == nil && !a.stopped(); {
 		end := start
 		for end < len(p.Items) && p.Items[end].Wave == p.Items[start].Wave {
@@ -194,7 +196,9 @@ func (a *applier) wave(ctx context.Context, items []*Item) {
 			break
 		}
 		defs = defs || it.Resource == definitions && it.Action != ActionDelete
-		wg.Go(func() {
+		wg.Add(1)
+		a.workers.do(func() {
+			defer wg.Done()
 			start := time.Now()
 			waited, err := a.write(ctx, it)
 			took := time.Since(start) - waited
@@ -211,6 +215,33 @@ func (a *applier) wave(ctx context.Context, items []*Item) {
 	a.syncRecord(items)
 	if defs && ctx.Err() == nil {
 		a.awaitDefinitions(ctx, items)
+	}
+}
+
+// workers run what they are told in goroutines that stay: parsing an object needs a deep stack, which a new goroutine has to grow each time. The zero value is usable.
+type workers struct{ tasks chan func() }
+
+// do runs a task in the background, in a new goroutine if no other is idle. One caller at a time.
+func (w *workers) do(task func()) {
+	if w.tasks == nil {
+		w.tasks = make(chan func())
+	}
+	select {
+	case w.tasks <- task:
+	default:
+		go func() {
+			task()
+			for next := range w.tasks {
+				next()
+			}
+		}()
+	}
+}
+
+// end lets the goroutines go when they are done.
+func (w *workers) end() {
+	if w.tasks != nil {
+		close(w.tasks)
 	}
 }
 

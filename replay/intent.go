@@ -49,8 +49,7 @@ type intent struct {
 }
 
 // intent returns what the only manager of an object applied; nil when the object has to be created in the plain way.
-func (a *applier) intent(it *Item, body object) *intent {
-	_, entries := creator(it.fieldOwners(body))
+func (a *applier) intent(it *Item, body object, entries []any) *intent {
 	if len(entries) != 1 || len(body.list("metadata", "ownerReferences")) > 0 {
 		return nil
 	}
@@ -268,12 +267,13 @@ func (s *shapes) isNowDeaf(r schema.GroupResource, namespace string) {
 	s.deaf[r.String()+"/"+namespace] = true
 }
 
-// applicable returns the intent to make the object by, nil when a plain creation is the way.
-func (a *applier) applicable(ctx context.Context, it *Item, body object) *intent {
+// applicable returns the intent to make the object by, nil when a plain creation is the way. entries are the object's field managers that
+// a plain creation leaves to be put back.
+func (a *applier) applicable(ctx context.Context, it *Item, body object, entries []any) *intent {
 	if a.shapes.isDeaf(it.Resource, it.Namespace) {
 		return nil
 	}
-	in := a.intent(it, body)
+	in := a.intent(it, body, entries)
 	if in == nil || in.shape == "" {
 		return in
 	}

@@ -2,9 +2,11 @@ package replay
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/tidwall/gjson"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -104,6 +106,27 @@ func packParts(list []any) parts {
 		return parts{}
 	}
 	return parts{pack(object{"list": list}.json())}
+}
+
+// MarshalJSON writes the list as it is.
+func (p parts) MarshalJSON() ([]byte, error) {
+	if p.packed == nil {
+		return []byte("null"), nil
+	}
+	return []byte(gjson.GetBytes(p.packed.json(), "list").Raw), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (p *parts) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		return nil
+	}
+	o, err := parseObject(slices.Concat([]byte(`{"list":`), text, []byte("}")))
+	if err != nil {
+		return err
+	}
+	*p = packParts(o.list("list"))
+	return nil
 }
 
 func (p parts) list() []any {

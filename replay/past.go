@@ -228,13 +228,12 @@ func (p *past) foldDefinitions(ctx context.Context, src Source, target *Target, 
 // refuseAll runs the rules that leave objects out. Those that look at owners come last: an
 // owner that is left out itself makes nothing anew.
 func (p *past) refuseAll(req *RestoreRequest) {
-	judge := func(e *entry) *subject {
-		o := e.object()
+	judge := func(e *entry, o object) *subject {
 		return &subject{gr: e.gr, obj: o, original: o, req: req, past: p}
 	}
 	var remade []*entry
-	for _, e := range p.list {
-		reason, rule := refuse(judge(e))
+	for e, o := range ahead(p.list, entryObject) {
+		reason, rule := refuse(judge(e, o))
 		if rule == "made-by-controller" {
 			remade = append(remade, e)
 			continue
@@ -245,7 +244,7 @@ func (p *past) refuseAll(req *RestoreRequest) {
 	// is refused: a ReplicaSet that its Deployment makes anew does make its Pods anew.
 	reasons := make([]string, len(remade))
 	for i, e := range remade {
-		reasons[i] = skipRemade(judge(e))
+		reasons[i] = skipRemade(judge(e, e.object()))
 	}
 	for i, e := range remade {
 		if reasons[i] != "" {
@@ -253,6 +252,9 @@ func (p *past) refuseAll(req *RestoreRequest) {
 		}
 	}
 }
+
+// entryObject is the entry as it was recorded.
+func entryObject(e *entry) object { return e.object() }
 
 func nothing(req *RestoreRequest) error {
 	what, flag := "in the cluster", ""

@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/journal"
@@ -136,6 +139,7 @@ type planner struct {
 	sameCluster bool
 	strategies  map[schema.GroupResource]string // conversion strategies of CRDs looked up
 	fieldsSeen  []bool                          // which of req.Fields some object has, or had
+	packing     errgroup.Group                  // packs what is to be created
 }
 
 // NewPlan compares what was at the cut with what is live and decides about each object. It
@@ -171,10 +175,8 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 		return nil, err
 	}
 	p.plan.gone = p.live.gone
-	for _, e := range p.past.list {
-		if err := p.decide(ctx, e); err != nil {
-			return nil, err
-		}
+	if err := p.decideAll(ctx); err != nil {
+		return nil, err
 	}
 	if err := p.unknownField(); err != nil {
 		return nil, err
@@ -260,8 +262,25 @@ func namedID(name string, made time.Time) string {
 
 func (p *planner) add(it *Item) { p.plan.Items = append(p.plan.Items, it) }
 
-// decide makes the item of one object of the past.
-func (p *planner) decide(ctx context.Context, e *entry) error {
+// decideAll makes the items of all objects of the past. Parsing them and packing what is made of them is done beside it.
+func (p *planner) decideAll(ctx context.Context) error {
+	wanted := func(e *entry) object {
+		if e.refused != "" {
+			return nil
+		}
+		return e.object()
+	}
+	p.packing.SetLimit(runtime.GOMAXPROCS(0))
+	for e, recorded := range ahead(p.past.list, wanted) {
+		if err := p.decide(ctx, e, recorded); err != nil {
+			return errors.Join(err, p.packing.Wait())
+		}
+	}
+	return p.packing.Wait()
+}
+
+// decide makes the item of one object of the past, which is parsed if it is not refused. What is to be created is packed when packing has ended.
+func (p *planner) decide(ctx context.Context, e *entry, recorded object) error {
 	it := &Item{Resource: e.gr, Namespace: e.namespace, Name: e.name, entry: e}
 	if e.gr == namespaces {
 		it.Name = p.req.namespace(e.name)
@@ -281,7 +300,7 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 		it.Action, it.Reason = ActionSkip, "may not be read with these rights; taken to be as it should"
 		return nil
 	}
-	original, why, err := p.inServedVersion(ctx, it)
+	original, why, err := p.inServedVersion(ctx, it, recorded)
 	if err != nil {
 		return err
 	}
@@ -292,7 +311,6 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 		it.Action, it.Reason = ActionFail, why
 		return nil
 	}
-	it.managed = packParts(original.list("metadata", "managedFields"))
 	it.live = p.live.objects[it.key()]
 	if len(p.req.Fields) > 0 && (it.live == nil || it.live.deleting) {
 		it.Action, it.Reason = ActionFail, "is not there, so that no field of it can be restored: restore it as a whole, without --field"
@@ -305,7 +323,14 @@ func (p *planner) decide(ctx context.Context, e *entry) error {
 	}
 	it.Transformed = by
 	p.linkOwners(ctx, it, create)
-	it.create = pack(create.json())
+	if it.live == nil {
+		p.packing.Go(func() error {
+			it.create, it.managed = pack(create.json()), packParts(original.list("metadata", "managedFields"))
+			return nil
+		})
+	} else {
+		it.create, it.managed = pack(create.json()), packParts(original.list("metadata", "managedFields"))
+	}
 	if s := original.sub("status"); len(s) > 0 && p.req.restoresStatus(e.gr, original) {
 		switch {
 		case !it.served.HasStatus:

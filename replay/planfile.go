@@ -1,11 +1,13 @@
 package replay
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -31,7 +33,7 @@ type savedPlan struct {
 		Namespaces map[string]string `json:"namespaceMappings,omitempty"`
 	} `json:"request"`
 	Scaled [][3]string `json:"scaled,omitempty"`
-	Bodies []savedItem `json:"bodies"`
+	Bodies []savedItem `json:"bodies,omitempty"`
 }
 
 // savedItem is what an item holds beside what it shows; of items that write only.
@@ -42,8 +44,8 @@ type savedItem struct {
 	Create    packed       `json:"create,omitempty"`
 	Update    packed       `json:"update,omitempty"`
 	Live      packed       `json:"live,omitempty"`
-	Managed   []any        `json:"managed,omitempty"`
-	Status    []any        `json:"status,omitempty"`
+	Managed   parts        `json:"managed,omitzero"`
+	Status    parts        `json:"status,omitzero"`
 	Owners    []savedOwner `json:"owners,omitempty"`
 	AwaitGone bool         `json:"awaitGone,omitempty"`
 }
@@ -62,27 +64,64 @@ func (p *Plan) Save(w io.Writer) error {
 	for t := range p.past.scaled {
 		s.Scaled = append(s.Scaled, [3]string{t.kind, t.namespace, t.name})
 	}
-	for i, it := range p.Items {
-		if !it.Action.writes() {
-			continue
-		}
-		b := savedItem{Index: i, Version: it.served.Version, Kind: it.served.Kind, Create: it.create, Update: it.update, Managed: it.managed.list(), Status: it.status.list(), AwaitGone: it.awaitGone}
-		if it.live != nil {
-			b.Live = it.live.packed
-		}
-		for _, o := range it.owners {
-			b.Owners = append(b.Owners, savedOwner{o.key.gr.String(), o.key.namespace, o.key.name, o.kind})
-		}
-		s.Bodies = append(s.Bodies, b)
-	}
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
 		return err
 	}
-	if err := json.NewEncoder(z).Encode(s); err != nil {
-		return fmt.Errorf("writing the plan: %w", err)
+	head, err := json.Marshal(s)
+	if err == nil {
+		err = p.saveBodies(z, bytes.TrimSuffix(head, []byte("}")))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing the plan: %w", err), z.Close())
 	}
 	return z.Close()
+}
+
+// saveBodies writes the bodies behind the open head of a saved plan, one after the other: of a whole cluster they are hundreds of megabytes.
+func (p *Plan) saveBodies(w io.Writer, head []byte) error {
+	var written []int
+	for i, it := range p.Items {
+		if it.Action.writes() {
+			written = append(written, i)
+		}
+	}
+	type body struct {
+		text []byte
+		err  error
+	}
+	lead := slices.Concat(head, []byte(`,"bodies":[`))
+	for _, b := range ahead(written, func(i int) body {
+		text, err := json.Marshal(p.Items[i].saved(i))
+		return body{text, err}
+	}) {
+		if b.err != nil {
+			return b.err
+		}
+		for _, part := range [][]byte{lead, b.text} {
+			if _, err := w.Write(part); err != nil {
+				return err
+			}
+		}
+		lead = []byte(",")
+	}
+	if len(written) > 0 {
+		lead = nil
+	}
+	_, err := w.Write(append(lead, "]}\n"...))
+	return err
+}
+
+// saved is what an item holds beside what it shows.
+func (it *Item) saved(index int) savedItem {
+	s := savedItem{Index: index, Version: it.served.Version, Kind: it.served.Kind, Create: it.create, Update: it.update, Managed: it.managed, Status: it.status, AwaitGone: it.awaitGone}
+	if it.live != nil {
+		s.Live = it.live.packed
+	}
+	for _, o := range it.owners {
+		s.Owners = append(s.Owners, savedOwner{o.key.gr.String(), o.key.namespace, o.key.name, o.kind})
+	}
+	return s
 }
 
 // LoadPlan reads what Save wrote.
@@ -112,7 +151,7 @@ func LoadPlan(r io.Reader) (*Plan, error) {
 			return nil, errors.New("this is no plan that tidemark saved: it has no such item")
 		}
 		it := p.Items[b.Index]
-		it.create, it.update, it.managed, it.status, it.awaitGone = b.Create, b.Update, packParts(b.Managed), packParts(b.Status), b.AwaitGone
+		it.create, it.update, it.managed, it.status, it.awaitGone = b.Create, b.Update, b.Managed, b.Status, b.AwaitGone
 		it.served = servedResource{GroupVersionResource: it.Resource.WithVersion(b.Version), Kind: b.Kind, Namespaced: it.Namespace != ""}
 		if b.Live != nil {
 			it.live = newFound(b.Live.object())

@@ -271,7 +271,7 @@ func by(live object) string {
 
 // bringBack plans to create what is not there any more, as a restore does.
 func (u *undoer) bringBack(ctx context.Context, it *Item) error {
-	original, why, err := u.inServedVersion(ctx, it)
+	original, why, err := u.inServedVersion(ctx, it, it.entry.object())
 	if err != nil {
 		return err
 	}

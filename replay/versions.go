@@ -110,10 +110,10 @@ func convertIngress(o object) string {
 	return ""
 }
 
-// inServedVersion returns the recorded object in a version that the target serves, and sets
+// inServedVersion returns the object that was recorded in a version that the target serves, and sets
 // the item's resource; or why there is none.
-func (p *planner) inServedVersion(ctx context.Context, it *Item) (o object, why string, err error) {
-	o = it.entry.object()
+func (p *planner) inServedVersion(ctx context.Context, it *Item, recorded object) (o object, why string, err error) {
+	o = recorded
 	apiVersion, kind := o.str("apiVersion"), o.str("kind")
 	gv, err := schema.ParseGroupVersion(apiVersion)
 	if err != nil || kind == "" {

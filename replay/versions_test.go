@@ -56,7 +56,7 @@ func TestVersionsThatAreNoLongerServed(t *testing.T) {
 			p := &planner{target: target, req: req, past: past, plan: &Plan{}, strategies: map[schema.GroupResource]string{}}
 			e := past.list[0]
 			it := &Item{Resource: e.gr, Name: e.name, entry: e}
-			o, why, err := p.inServedVersion(t.Context(), it)
+			o, why, err := p.inServedVersion(t.Context(), it, it.entry.object())
 			if err != nil || (why == "") != (tc.why == "") || !strings.Contains(why, tc.why) {
 				t.Fatalf("%q, %v; want %q", why, err, tc.why)
 			}

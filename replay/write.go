@@ -81,17 +81,18 @@ func (a *applier) create(ctx context.Context, it *Item) error {
 	if err := it.link(body, a.uid); err != nil {
 		return err
 	}
-	if in := a.applicable(ctx, it, body); in != nil {
+	manager, entries := creator(it.fieldOwners(body))
+	if in := a.applicable(ctx, it, body, entries); in != nil {
 		u, unsure, err := a.tryCreate(ctx, it, func(ctx context.Context) (*unstructured.Unstructured, error) { return a.apply(ctx, it, in) })
 		if !a.isNoWay(it, err) {
-			return a.created(ctx, it, body, in, u, unsure, err)
+			return a.created(ctx, it, body, entries, in, u, unsure, err)
 		}
 	}
-	manager, _ := creator(it.fieldOwners(body))
+	text := body.json()
 	u, unsure, err := a.tryCreate(ctx, it, func(ctx context.Context) (*unstructured.Unstructured, error) {
-		return a.target.client(it.served, it.Namespace).Create(ctx, body.clone().unstructured(), metav1.CreateOptions{FieldManager: manager})
+		return a.target.create(ctx, it.served, it.Namespace, text, manager)
 	})
-	return a.created(ctx, it, body, nil, u, unsure, err)
+	return a.created(ctx, it, body, entries, nil, u, unsure, err)
 }
 
 // tryCreate sends a creation until it is answered.
@@ -104,8 +105,8 @@ func (a *applier) tryCreate(ctx context.Context, it *Item, send func(context.Con
 	return u, unsure, err
 }
 
-// created does what comes after a creation: by the intent of the object's manager, or a plain one.
-func (a *applier) created(ctx context.Context, it *Item, body object, in *intent, u *unstructured.Unstructured, unsure bool, err error) error {
+// created does what comes after a creation: by the intent of the object's manager, or a plain one. entries are the field managers to put back, if any.
+func (a *applier) created(ctx context.Context, it *Item, body object, entries []any, in *intent, u *unstructured.Unstructured, unsure bool, err error) error {
 	if apierrors.IsAlreadyExists(err) || in != nil && apierrors.IsConflict(err) {
 		return a.meet(ctx, it, body, unsure || it.unsure)
 	}
@@ -120,7 +121,7 @@ func (a *applier) created(ctx context.Context, it *Item, body object, in *intent
 		}
 		a.madeAs(it, u.Object)
 	}
-	if _, entries := creator(it.fieldOwners(body)); entries != nil && (in == nil || !in.owns(u.Object)) {
+	if entries != nil && (in == nil || !in.owns(u.Object)) {
 		a.putManagers(ctx, it, u, entries)
 	}
 	return a.putStatus(ctx, it)
