@@ -5,11 +5,13 @@ import (
 	"runtime"
 )
 
-// aheadChunk is how many elements one goroutine takes at a time: so many that handing them over costs nothing beside the work.
-const aheadChunk = 16
+const (
+	aheadChunk   = 8 // elements that one goroutine takes at a time: handing them over costs nothing beside the work then
+	mostForAhead = 4 // goroutines
+)
 
 // ahead yields what f makes of each element, in order. It works on the next elements while the caller has the present one, on
-// all processors, and never on more than some dozens: what f makes may be large. f must not depend on what the caller does.
+// several processors, and never on more than some dozens: what f makes may be large. f must not depend on what the caller does.
 func ahead[T, R any](list []T, f func(T) R) iter.Seq2[T, R] {
 	return func(yield func(T, R) bool) {
 		var begun []chan []R
@@ -30,7 +32,7 @@ func ahead[T, R any](list []T, f func(T) R) iter.Seq2[T, R] {
 				made <- out
 			}()
 		}
-		for range runtime.GOMAXPROCS(0) {
+		for range min(runtime.GOMAXPROCS(0), mostForAhead) {
 			begin()
 		}
 		for at := 0; at < len(list); begun = begun[1:] {

@@ -223,12 +223,15 @@ func (t *Target) create(ctx context.Context, r servedResource, namespace string,
 		path = []string{"apis", r.Group}
 	}
 	path = append(path, r.Version)
-	if r.Namespaced {
+	if r.Namespaced && namespace != "" {
+		if wrong := rest.IsValidPathSegmentName(namespace); len(wrong) > 0 {
+			return nil, fmt.Errorf("invalid namespace %q: %s", namespace, strings.Join(wrong, "; "))
+		}
 		path = append(path, "namespaces", namespace)
 	}
 	result := t.rest.Post().AbsPath(append(path, r.Resource)...).
 		Param("fieldManager", manager).Param("fieldValidation", metav1.FieldValidationIgnore).
-		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(text).Do(ctx)
+		SetHeader("Content-Type", runtime.ContentTypeJSON).SetHeader("Accept", runtime.ContentTypeJSON).Body(text).Do(ctx)
 	if err := result.Error(); err != nil {
 		return nil, err
 	}
@@ -237,8 +240,8 @@ func (t *Target) create(ctx context.Context, r servedResource, namespace string,
 		return nil, err
 	}
 	o, err := parseObject(answer)
-	if err != nil {
-		return nil, fmt.Errorf("the API server answered to the creation with what is no object: %w", err)
+	if err != nil || o.str("kind") == "" {
+		return nil, fmt.Errorf("the API server answered to the creation with what is no object: %w", ErrNotObject)
 	}
 	return o.unstructured(), nil
 }

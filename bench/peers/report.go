@@ -31,7 +31,7 @@ const reportMethod = `
   That is the like of Velero's "restore other", and compared with it. For half a minute after the end of a namespace the API server asks, at each creation in one of that name, whether it is there (admission
   plug-in NamespaceLifecycle), one request more of its own per object: "restore same" begins after that time, for all tools.
 - Before each turn Events are deleted, as soon as the cluster is quiet: Tidemark and the recorder leave them and leases out, Velero backs up what there is of them. Leases are few.
-- Memory is the most that all processes of a tool had resident together (daemon and command; Velero's server and its plug-ins), a page that several share counted once (Pss), looked at ten times a second; where there is only a command, its high-water mark. "Anonymous" is what is not of files: heaps and stacks. The rest is nearly all the programs themselves, which
+- Memory is the most that all processes of a tool had resident together (daemon and command; Velero's server and its plug-ins), a page that several share counted once (Pss), looked at ten times a second while it grows; where there is only a command, its high-water mark. Of servers it is what they have resident. Looking takes CPU, which is told beside restores. "Anonymous" is what is not of files: heaps and stacks. The rest is nearly all the programs themselves, which
   the kernel maps in large pieces, needed or not, and can drop at any time. CPU is what they took, the store and the API server apart.
 - Requests are those of the tool alone, by the API server's audit log. "of the audit" are those of them by which the daemon compares its history with
   the cluster at all times, whatever else goes on (user agent ` + "`tidemark-audit`" + `); they are in "requests" and in "requests per object", not in "of them lists". "objects/s" and "requests per object" count the objects of the mix that are there afterwards.
@@ -220,7 +220,8 @@ func (r *results) writeSize(b *bytes.Buffer, n int) {
 	fmt.Fprintf(b, "\nRestores of one namespace out of it:\n")
 	r.writeTable(b, n, tools, append(slices.Clone(ourRestores), "restore-all"),
 		columnSeconds, column{"objects", "objects", "%.0f", 1}, column{"missing", "objects_missing", "%.0f", 1}, column{"objects/s", "objects_per_second", "%.1f", 1},
-		column{"requests", "requests", "%.0f", 1}, column{"of the audit", "requests_audit", "%.0f", 1}, column{"requests per object", "requests_per_object", "%.2f", 1}, columnServer, columnCPU, columnMemory, columnAnonymous)
+		column{"requests", "requests", "%.0f", 1}, column{"of the audit", "requests_audit", "%.0f", 1}, column{"requests per object", "requests_per_object", "%.2f", 1}, columnServer, columnCPU, columnMemory, columnAnonymous,
+		column{"CPU of the measuring, s", "bench_cpu_seconds", "%.2f", 1})
 	r.writeEvents(b, n)
 	r.writeLag(b, n)
 	r.writeHistory(b, n)

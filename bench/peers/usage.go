@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -117,8 +116,17 @@ func (h held) add(other held) held {
 	return held{h.all + other.all, h.anonymous + other.anonymous}
 }
 
-// memory is what a process has in memory; a page that several processes have counts for each in part (Pss,
-// proc_pid_smaps(5)). It is nothing when the process has ended.
+// resident is what a process has in memory, shared pages included. It is nothing when the process has ended. Other than memory it is little
+// work: that walks through page tables, which takes 10 ms for an API server and holds up what it allocates meanwhile.
+func resident(pid int) held {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return held{}
+	}
+	return held{kilobytes(text, "VmRSS:"), kilobytes(text, "RssAnon:")}
+}
+
+// memory is the same, but a page that several processes have counts for each in part (Pss, proc_pid_smaps(5)).
 func memory(pid int) held {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
@@ -139,16 +147,6 @@ func kilobytes(text []byte, name string) int64 {
 		return 0
 	}
 	return n << 10
-}
-
-// residentOf is what a process has in memory, shared pages included, in bytes. Other than memory it is little work: that walks
-// through page tables, which takes 10 ms for an API server and holds up what it allocates meanwhile.
-func residentOf(p process) int64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
-	if err != nil {
-		return 0
-	}
-	return kilobytes(text, "VmRSS:")
 }
 
 // taken is what a process took, alone or with those that descend from it.
@@ -194,59 +192,55 @@ func watchServers(pids ...int) (*meter, error) {
 			if parseErr != nil {
 				return parseErr
 			}
-			now[i].cpu, now[i].peak = p.cpu, max(now[i].peak, residentOf(p))
+			now[i].cpu, now[i].peak = p.cpu, max(now[i].peak, resident(pid).all)
 		}
 		return err
 	})
 }
 
 // watchTool begins to watch a process with all that descend from it; 0 is none. guest, when not nil, is a process that counts
-// with their memory while it lives; 0: there is none. How much of shared pages is whose is only asked when more is
-// resident than ever before: it takes milliseconds, which those who are measured do not have then.
+// with their memory while it lives; 0: there is none. How much of shared pages is whose is only asked when something takes
+// more than ever before: it takes milliseconds, which those who are measured do not have then.
 func watchTool(guest func() int, root int) (*meter, error) {
-	var most int64
+	var coarse taken
 	return watch(1, func(now []taken) error {
 		t := &now[0]
-		var own, others []process
+		var own, others, visiting []process
 		if root != 0 {
 			all, err := tree(root)
 			if err != nil {
 				return err
 			}
 			own, others = all[:1], all[1:]
-			t.cpu = sum(all, func(p process) time.Duration { return p.cpu })
+			t.cpu = 0
+			for _, p := range all {
+				t.cpu += p.cpu
+			}
 		}
-		var visiting []process
 		if guest != nil {
 			if pid := guest(); pid != 0 {
 				visiting = []process{{pid: pid}}
 			}
 		}
-		if now := sum(slices.Concat(own, others, visiting), residentOf); now > most {
-			most = now
-			t.keep(heldBy(own), heldBy(others), heldBy(visiting))
+		if coarse.grows(heldBy(own, resident), heldBy(others, resident), heldBy(visiting, resident)) {
+			t.grows(heldBy(own, memory), heldBy(others, memory), heldBy(visiting, memory))
 		}
 		return nil
 	})
 }
 
-// keep keeps what is the most.
-func (t *taken) keep(own, others, visiting held) {
+// grows keeps what is the most, and reports whether anything is.
+func (t *taken) grows(own, others, visiting held) bool {
+	before := *t
 	together := own.add(others).add(visiting)
 	t.peak, t.anonymous = max(t.peak, together.all), max(t.anonymous, together.anonymous)
 	t.own, t.others = max(t.own, own.all), max(t.others, others.all)
+	return *t != before
 }
 
-func sum[N int64 | time.Duration](all []process, of func(process) N) (n N) {
+func heldBy(all []process, of func(pid int) held) (h held) {
 	for _, p := range all {
-		n += of(p)
-	}
-	return n
-}
-
-func heldBy(all []process) (h held) {
-	for _, p := range all {
-		h = h.add(memory(p.pid))
+		h = h.add(of(p.pid))
 	}
 	return h
 }
