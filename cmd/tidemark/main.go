@@ -27,16 +27,23 @@ func main() {
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Version: version,
 		Name: strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe"),
 	}).ExecuteContext(ctx)
+	interrupted := context.Cause(ctx)
 	stop()
-	report(os.Stderr, err)
+	report(os.Stderr, err, interrupted)
 	os.Exit(exitCode(err))
 }
 
-// report prints what went wrong; that there are differences is an answer and nothing wrong.
-func report(w io.Writer, err error) {
-	if err != nil && !errors.Is(err, cli.ErrDifferent) {
-		fmt.Fprintln(w, "error: "+err.Error())
+// report prints what went wrong; that there are differences is an answer and nothing wrong. interrupted, when not nil, is the signal that ended the
+// command: whatever was being done then tells only that its context was canceled.
+func report(w io.Writer, err, interrupted error) {
+	if err == nil || errors.Is(err, cli.ErrDifferent) {
+		return
 	}
+	text := err.Error()
+	if interrupted != nil {
+		text = strings.ReplaceAll(text, context.Canceled.Error(), interrupted.Error())
+	}
+	fmt.Fprintln(w, "error: "+text)
 }
 
 // exitCode is the only place that knows the numbers; 'tidemark help exit-codes' tells them.

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +28,20 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"tidemark": main, "kubectl-tidemark": main})
+}
+
+func TestReportOfWhatWasInterrupted(t *testing.T) {
+	canceled := fmt.Errorf("list the archives: %w", context.Canceled)
+	for want, got := range map[string][2]error{
+		"error: list the archives: interrupt signal received\n": {canceled, errors.New("interrupt signal received")},
+		"error: list the archives: context canceled\n":          {canceled, nil}, // not by a signal
+		"": {cli.ErrDifferent, nil},
+	} {
+		var b strings.Builder
+		if report(&b, got[0], got[1]); b.String() != want {
+			t.Errorf("%q, want %q", b.String(), want)
+		}
+	}
 }
 
 // TestScripts runs the real binary, daemon and all, over a journal that holds the story of

@@ -179,7 +179,7 @@ func noArchive(ctx context.Context, store Store, cluster string, clusters []stri
 	case len(clusters) > 0:
 		return fmt.Errorf("%w%s in %s: it holds %s", ErrNoArchive, of, store, strings.Join(clusters, ", "))
 	case len(volumes) > 0:
-		return fmt.Errorf("%w%s in %s, only volumes, of %s", ErrNoArchive, of, store, strings.Join(volumes, ", "))
+		return fmt.Errorf("%w%s in %s, only volumes, of %s: 'tidemark volumes' has list, verify and maintain for them", ErrNoArchive, of, store, strings.Join(volumes, ", "))
 	}
 	return fmt.Errorf("%w%s in %s: 'tidemark run --archive %s' makes one", ErrNoArchive, of, store, store)
 }
