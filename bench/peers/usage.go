@@ -92,7 +92,7 @@ func tree(root int) ([]process, error) {
 			if err != nil {
 				continue
 			}
-			for _, word := range bytes.FieldsSeq(text) {
+			for word := range bytes.FieldsSeq(text) {
 				pid, err := strconv.Atoi(string(word))
 				if err != nil {
 					return nil, err
