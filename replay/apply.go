@@ -22,7 +22,7 @@ type ApplyOptions struct {
 	// Progress is called, one call at a time, after each item and while Apply waits.
 	Progress func(Progress)
 	// Parallel is how many objects are written at once; 0 starts at 16 and follows the API
-	// server's pace up to 32.
+	// server's pace up to 64.
 	Parallel int
 	// Wait is the limit for one wait; 0 is DefaultWait.
 	Wait time.Duration

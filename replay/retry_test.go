@@ -73,12 +73,24 @@ func TestRetryHonoursRetryAfterAndEnds(t *testing.T) {
 
 func TestLimiterFollowsTheServer(t *testing.T) {
 	l := newLimiter(0, 5)
-	for range 1000 {
-		if !l.acquire(t.Context()) {
-			t.Fatal("no turn")
+	answers := func(n int, took time.Duration, throttled int64) {
+		t.Helper()
+		for range n {
+			if !l.acquire(t.Context()) {
+				t.Fatal("no turn")
+			}
+			l.release(took, throttled)
 		}
-		l.release(time.Millisecond, 5)
 	}
+	answers(firstParallel, time.Second, 5)
+	if l.limit != firstParallel {
+		t.Errorf("slow answers: %d at once, want %d", l.limit, firstParallel)
+	}
+	answers(firstParallel, time.Millisecond, 5)
+	if l.limit != 2*firstParallel {
+		t.Errorf("a round of fast answers: %d at once, want %d", l.limit, 2*firstParallel)
+	}
+	answers(1000, time.Millisecond, 5)
 	if l.limit != mostParallel {
 		t.Errorf("fast answers: %d at once, want %d", l.limit, mostParallel)
 	}
@@ -88,6 +100,10 @@ func TestLimiterFollowsTheServer(t *testing.T) {
 	}
 	if l.limit != mostParallel/2 {
 		t.Errorf("after 429: %d at once, want %d", l.limit, mostParallel/2)
+	}
+	answers(mostParallel/2, time.Millisecond, 9)
+	if l.limit != mostParallel/2+1 {
+		t.Errorf("a round after 429: %d at once, want %d", l.limit, mostParallel/2+1)
 	}
 	l = newLimiter(3, 0)
 	for range 100 {
