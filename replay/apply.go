@@ -208,6 +208,9 @@ func (a *applier) wave(ctx context.Context, items []*Item) {
 			if (ctx.Err() == nil || err == nil) && !errors.Is(err, ErrStopped) {
 				a.finish(it, err)
 			}
+			if err != nil && took <= fastAnswer {
+				took = noPace // a refusal is soon told
+			}
 			a.limit.release(took, a.target.throttled.Load()) // last: who stops the restore when told of this item wants no other begun
 		})
 	}

@@ -19,6 +19,7 @@ var (
 	secrets     = schema.GroupResource{Resource: "secrets"}
 	services    = schema.GroupResource{Resource: "services"}
 	accounts    = schema.GroupResource{Resource: "serviceaccounts"}
+	quotas      = schema.GroupResource{Resource: "resourcequotas"}
 )
 
 // objectKey names one object.

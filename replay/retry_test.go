@@ -71,48 +71,82 @@ func TestRetryHonoursRetryAfterAndEnds(t *testing.T) {
 	})
 }
 
+func TestConflictAboutAQuotaIsKnown(t *testing.T) {
+	aPod, aQuota := &Item{Resource: schema.GroupResource{Resource: "pods"}}, &Item{Resource: quotas}
+	of := func(gr schema.GroupResource) error {
+		return fmt.Errorf("create: %w", apierrors.NewConflict(gr, "x", nil))
+	}
+	if !ofQuota(aPod, of(quotas)) {
+		t.Error("a Pod that its quota was busy for")
+	}
+	if ofQuota(aPod, of(aPod.Resource)) || ofQuota(aQuota, of(quotas)) || ofQuota(aPod, apierrors.NewForbidden(quotas, "x", nil)) || ofQuota(aPod, nil) {
+		t.Error("what is no conflict about somebody else's quota")
+	}
+}
+
 func TestLimiterFollowsTheServer(t *testing.T) {
 	l := newLimiter(0, 5)
-	answers := func(n int, took time.Duration, throttled int64) {
+	// turns has so many turns at once, with more that wait for theirs.
+	turns := func(n int, took time.Duration, throttled int64) {
 		t.Helper()
+		l.limit += n // whatever the limit is
 		for range n {
 			if !l.acquire(t.Context()) {
 				t.Fatal("no turn")
 			}
+		}
+		l.limit -= n
+		l.waiting = 1
+		for range n {
 			l.release(took, throttled)
 		}
+		l.waiting = 0
 	}
-	answers(firstParallel, time.Second, 5)
-	if l.limit != firstParallel {
-		t.Errorf("slow answers: %d at once, want %d", l.limit, firstParallel)
+	is := func(want int, when string) {
+		t.Helper()
+		if l.limit != want {
+			t.Errorf("%s: %d at once, want %d", when, l.limit, want)
+		}
 	}
-	answers(firstParallel, time.Millisecond, 5)
-	if l.limit != 2*firstParallel {
-		t.Errorf("a round of fast answers: %d at once, want %d", l.limit, 2*firstParallel)
-	}
-	answers(1000, time.Millisecond, 5)
-	if l.limit != mostParallel {
-		t.Errorf("fast answers: %d at once, want %d", l.limit, mostParallel)
-	}
-	for range 4 { // four answers of one burst count once
-		l.acquire(t.Context())
-		l.release(time.Millisecond, 9)
-	}
-	if l.limit != mostParallel/2 {
-		t.Errorf("after 429: %d at once, want %d", l.limit, mostParallel/2)
-	}
-	answers(mostParallel/2, time.Millisecond, 9)
-	if l.limit != mostParallel/2+1 {
-		t.Errorf("a round after 429: %d at once, want %d", l.limit, mostParallel/2+1)
-	}
-	l = newLimiter(3, 0)
+	turns(16, fastAnswer+1, 5)
+	is(16, "answers that are not fast")
+	turns(16, time.Millisecond, 5)
+	is(32, "a round of fast answers")
 	for range 100 {
 		l.acquire(t.Context())
-		l.release(time.Millisecond, 0)
+		l.release(time.Millisecond, 5)
 	}
-	if l.limit != 3 {
-		t.Errorf("parallel 3: %d at once", l.limit)
+	is(32, "fast answers that nobody waits behind")
+	turns(1000, time.Millisecond, 5)
+	is(mostParallel, "fast answers")
+	for i := range int64(64) { // each of those that run is asked for patience
+		l.limit += 64
+		l.acquire(t.Context())
+		l.limit -= 64
+		if i == 63 {
+			for n := range int64(64) {
+				l.release(time.Millisecond, 6+n)
+			}
+		}
 	}
+	is(mostParallel/2, "one burst of 429")
+	turns(mostParallel/2, time.Millisecond, 69)
+	is(mostParallel/2+1, "a round after it")
+	turns(1, time.Millisecond, 70)
+	is(16, "another 429")
+	turns(1, time.Millisecond, 71)
+	is(8, "and another")
+	l = newLimiter(0, 0)
+	turns(1000, time.Millisecond, 0)
+	turns(mostParallel, 2*time.Second, 0)
+	is(mostParallel/2, "a round of slow answers")
+	turns(mostParallel/2, 2*time.Second, 0)
+	turns(mostParallel/4, 2*time.Second, 0)
+	is(firstParallel, "slow answers")
+	l = newLimiter(3, 0)
+	turns(100, time.Millisecond, 0)
+	turns(3, 2*time.Second, 0)
+	is(3, "parallel 3")
 	for range 3 {
 		l.acquire(t.Context())
 	}

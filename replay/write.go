@@ -99,10 +99,24 @@ func (a *applier) create(ctx context.Context, it *Item) error {
 func (a *applier) tryCreate(ctx context.Context, it *Item, send func(context.Context) (*unstructured.Unstructured, error)) (u *unstructured.Unstructured, unsure bool, err error) {
 	u, unsure, err = retryCounting(ctx, send)
 	// The API server may take a moment to notice that the namespace is a new one.
-	for try := 0; try < 25 && apierrors.HasStatusCause(err, "NamespaceTerminating") && a.uid(objectKey{namespaces, "", it.Namespace}) != "" && sleep(ctx, pollEvery); try++ {
+	again := func() bool {
+		return ofQuota(it, err) || apierrors.HasStatusCause(err, "NamespaceTerminating") && a.uid(objectKey{namespaces, "", it.Namespace}) != ""
+	}
+	for try := 0; try < 25 && again() && sleep(ctx, pollEvery); try++ {
 		u, err = send(ctx)
 	}
 	return u, unsure, err
+}
+
+// ofQuota reports whether a creation was refused with a conflict about the namespace's quota, in which it counts itself: the API server gives up after some
+// tries when many are at it. Nothing was written then.
+func ofQuota(it *Item, err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsConflict(err) || !errors.As(err, &status) || it.Resource == quotas {
+		return false
+	}
+	of := status.Status().Details
+	return of != nil && of.Kind == quotas.Resource
 }
 
 // created does what comes after a creation: by the intent of the object's manager, or a plain one. entries are the field managers to put back, if any.

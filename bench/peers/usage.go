@@ -74,7 +74,12 @@ func tree(root int) ([]process, error) {
 		return l.tree(root)
 	}
 	var found []process
+	seen := map[int]bool{} // the children of a thread that ends go to another
 	for next := []int{root}; len(next) > 0; next = next[1:] {
+		if seen[next[0]] {
+			continue
+		}
+		seen[next[0]] = true
 		p, err := readProcess(next[0])
 		if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)) && next[0] != root {
 			continue // it has ended
@@ -261,8 +266,17 @@ func watchTool(guest func() int, root int) (*meter, error) {
 				visiting = []process{{pid: pid}}
 			}
 		}
+		before, ended := coarse, false
 		if coarse.grows(heldBy(own, resident), heldBy(others, resident), heldBy(visiting, resident)) {
-			t.grows(heldBy(own, memory), heldBy(others, memory), heldBy(visiting, memory))
+			closely := func(pid int) held {
+				h := memory(pid)
+				ended = ended || h.all == 0
+				return h
+			}
+			t.grows(heldBy(own, closely), heldBy(others, closely), heldBy(visiting, closely))
+		}
+		if ended {
+			coarse = before // what comes may be less, and more than what is known
 		}
 		return nil
 	})

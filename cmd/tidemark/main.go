@@ -40,7 +40,7 @@ func report(w io.Writer, err, interrupted error) {
 		return
 	}
 	text := err.Error()
-	if interrupted != nil {
+	if interrupted != nil && errors.Is(err, context.Canceled) {
 		text = strings.ReplaceAll(text, context.Canceled.Error(), interrupted.Error())
 	}
 	fmt.Fprintln(w, "error: "+text)

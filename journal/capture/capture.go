@@ -257,7 +257,7 @@ func (c *Capture) clusterID(ctx context.Context) (string, error) {
 		if json.Unmarshal(body, &why) == nil && why.Message != "" {
 			err = &apierrors.StatusError{ErrStatus: why}
 		}
-		return "", fmt.Errorf("the cluster refuses: %w (tidemark needs 'get' on namespace kube-system, whose uid tells clusters apart, and 'list' and 'watch' on what it is to record)", err)
+		return "", fmt.Errorf("the cluster refuses: %w (tidemark needs 'get' on namespace kube-system, whose uid tells clusters apart, and 'get', 'list' and 'watch' on what it is to record)", err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cluster cannot be reached: %w", plain(err))
