@@ -1,15 +1,19 @@
 package replay
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
@@ -23,6 +27,7 @@ func troubles(t *testing.T, c *localcluster.Cluster) {
 		"many namespaces":        testManyNamespaces,
 		"what was applied":       testIntents,
 		"managers of claims":     testClaimManagers,
+		"a busy quota":           testBusyQuota,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, c) })
 	}
@@ -141,6 +146,43 @@ func testBadConnection(t *testing.T, c *localcluster.Cluster) {
 	if got := requests.Load(); got != n+1 {
 		t.Errorf("%d objects took %d requests", n+1, got)
 	}
+}
+
+// testBusyQuota: what several API servers refuse when they count objects in one quota at the same time comes back all the same. (One alone does not
+// refuse: it counts one after another. So the refusals are made up.)
+func testBusyQuota(t *testing.T, c *localcluster.Cluster) {
+	w := newWorld(t, c.Config())
+	const n = 20
+	w.make("ci", ns("counted"))
+	w.make("ci", manyConfigMaps("counted", n))
+	h := w.record()
+	for i := range n {
+		w.delete("configmaps", "counted", fmt.Sprintf("c%d", i))
+	}
+	busy := apierrors.NewConflict(quotas, "all", errors.New("the object has been modified; please apply your changes to the latest version and try again"))
+	busy.ErrStatus.Kind, busy.ErrStatus.APIVersion = "Status", "v1"
+	body, err := json.Marshal(busy.ErrStatus)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var posts atomic.Int64
+	crowded := c.Config()
+	crowded.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, "/configmaps") || posts.Add(1)%2 == 0 {
+				return rt.RoundTrip(r)
+			}
+			return &http.Response{
+				StatusCode: http.StatusConflict, Header: http.Header{"Content-Type": {"application/json"}},
+				Body: io.NopCloser(bytes.NewReader(body)), Request: r,
+			}, nil
+		})
+	})
+	w = newWorld(t, crowded)
+	if res := w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("counted")})); res.Done != n || res.Failed != 0 || posts.Load() < 2*n {
+		t.Errorf("%+v, %d creations sent", res, posts.Load())
+	}
+	w.settled(h, RestoreRequest{Scope: InNamespace("counted")})
 }
 
 // testTenant: a user restores with his own rights; what he may not do fails alone.
