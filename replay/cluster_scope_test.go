@@ -240,7 +240,7 @@ kind: ValidatingAdmissionPolicyBinding
 metadata: {name: no-bad}
 spec: {policyName: no-bad, validationActions: [Deny], matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: strict}}}}`)
 	defer w.delete("validatingadmissionpolicybindings.admissionregistration.k8s.io", "", "no-bad")
-	w.eventually("the quota", func() bool { return w.get("resourcequotas", "strict", "one-pod").at("status", "hard") != nil })
+	w.eventually("the quota, without the Pods that are gone", func() bool { return w.get("resourcequotas", "strict", "one-pod").str("status", "used", "pods") == "0" })
 	w.eventually("the policy", func() bool {
 		_, err := w.target.client(w.resource("configmaps"), "strict").Create(t.Context(), fromYAML(t, `{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}}`).unstructured(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err != nil
