@@ -323,13 +323,14 @@ func (p *planner) decide(ctx context.Context, e *entry, recorded object) error {
 	}
 	it.Transformed = by
 	p.linkOwners(ctx, it, create)
-	if it.live == nil {
-		p.packing.Go(func() error {
-			it.create, it.managed = pack(create.json()), packParts(original.list("metadata", "managedFields"))
-			return nil
-		})
-	} else {
+	packed := func() error {
 		it.create, it.managed = pack(create.json()), packParts(original.list("metadata", "managedFields"))
+		return nil
+	}
+	if it.live == nil {
+		p.packing.Go(packed)
+	} else {
+		_ = packed() // what comes compares it
 	}
 	if s := original.sub("status"); len(s) > 0 && p.req.restoresStatus(e.gr, original) {
 		switch {

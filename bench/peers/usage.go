@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -16,63 +15,16 @@ import (
 // clockTick is the unit of CPU times in /proc: on Linux always 10 ms for user space.
 const clockTick = 10 * time.Millisecond
 
-// process is one line of the system's list of processes.
+// process is what the system tells of one.
 type process struct {
 	pid, parent int
 	name        string        // its first 15 bytes
 	cpu         time.Duration // its own and that of its children that have ended
 }
 
-// processes is the system's list of them.
-type processes struct {
-	all      map[int]process
-	children map[int][]process
-}
-
-func listProcesses() (l processes, err error) {
-	names, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return l, err
-	}
-	l = processes{all: map[int]process{}, children: map[int][]process{}}
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue // it has ended
-		}
-		p, err := parseStat(text)
-		if err != nil {
-			return l, fmt.Errorf("%s: %w", name, err)
-		}
-		l.all[p.pid] = p
-		l.children[p.parent] = append(l.children[p.parent], p)
-	}
-	return l, nil
-}
-
-// tree is a process, and behind it all that descend from it.
-func (l processes) tree(root int) ([]process, error) {
-	first, ok := l.all[root]
-	if !ok {
-		return nil, fmt.Errorf("process %d has ended", root)
-	}
-	found := []process{first}
-	for i := 0; i < len(found); i++ {
-		found = append(found, l.children[found[i].pid]...)
-	}
-	return found, nil
-}
-
-// tree is a process, and behind it all that descend from it. It asks the kernel for the children of each thread (CONFIG_PROC_CHILDREN): to
-// look through all processes takes ten times as long.
+// tree is a process, and behind it all that descend from it. It asks the kernel for the children of each thread (/proc/PID/task/TID/children, of
+// CONFIG_PROC_CHILDREN): to look through all processes takes ten times as long.
 func tree(root int) ([]process, error) {
-	if _, err := os.Stat("/proc/self/task/" + strconv.Itoa(os.Getpid()) + "/children"); err != nil {
-		l, err := listProcesses()
-		if err != nil {
-			return nil, err
-		}
-		return l.tree(root)
-	}
 	var found []process
 	seen := map[int]bool{} // the children of a thread that ends go to another
 	for next := []int{root}; len(next) > 0; next = next[1:] {
@@ -119,12 +71,12 @@ func readProcess(pid int) (process, error) {
 
 // childNamed finds a process that this one has started.
 func childNamed(name string) (pid int, err error) {
-	l, err := listProcesses()
+	all, err := tree(os.Getpid())
 	if err != nil {
 		return 0, err
 	}
-	for _, p := range l.children[os.Getpid()] {
-		if p.name == name {
+	for _, p := range all {
+		if p.parent == os.Getpid() && p.name == name {
 			return p.pid, nil
 		}
 	}
