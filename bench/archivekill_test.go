@@ -17,13 +17,15 @@ import (
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
-// TestKillLoopKeepsTheArchiveWhole kills the real daemon again and again while it seals, merges and takes
+// TestKillLoopKeepsTheArchiveWhole ends the real daemon again and again while it seals, merges and takes
 // snapshots under traffic. The archive is whole afterwards, has everything that the journal has, and
 // alone gives the API server's exact lists; a journal made from it goes on where it ends.
-func TestKillLoopKeepsTheArchiveWhole(t *testing.T) {
+func TestKillLoopKeepsTheArchiveWhole(t *testing.T) { onMachines(t, testKillLoopKeepsTheArchiveWhole) }
+
+func testKillLoopKeepsTheArchiveWhole(t *testing.T, m machine) {
 	cluster := startCluster(t, localcluster.Options{})
 	d := fastClient(t, cluster.Config())
-	dir, url := t.TempDir(), "dir://"+t.TempDir()
+	dir, url := filepath.Join(m.dir, "data"), "dir://"+filepath.Join(m.dir, "archive")
 	key := filepath.Join(dir, "archive.key")
 	args := []string{"--archive", url, "--seal-interval", "100ms"}
 	w := &traffic{client: d, namespaces: []string{"red", "green"}, resources: []schema.GroupVersionResource{configMaps, secrets}, objects: 10}
@@ -43,7 +45,7 @@ func TestKillLoopKeepsTheArchiveWhole(t *testing.T) {
 			}()
 		}
 		time.Sleep(time.Duration(300+random.IntN(1700)) * time.Millisecond) // when to pull the plug: any time is right
-		p.kill()
+		m.end(p)
 	}
 	stopTraffic()
 	writers.Wait()
@@ -108,5 +110,5 @@ func TestKillLoopKeepsTheArchiveWhole(t *testing.T) {
 	awaitArrival(t, recovered, w)
 	p.terminate()
 	opened(t, recovered).mustEqualLive(t, cluster.Config(), w.resources...)
-	t.Logf("%d acknowledged changes, 10 kills, %d moments compared, %d segments", len(w.acked), compared, len(a.State().Segments))
+	t.Logf("%d acknowledged changes, ended 10 times, %d moments compared, %d segments", len(w.acked), compared, len(a.State().Segments))
 }

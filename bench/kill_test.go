@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
+	"github.com/tidemark-backup/tidemark/deploy/localdisk"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/replay"
 )
@@ -64,10 +66,51 @@ func startDaemon(t testing.TB, kubeconfig, dir string, args ...string) *daemon {
 	return d
 }
 
-// kill ends the process as a power cut would, as far as a process can tell.
+// kill ends the process at once. Its files have all that it wrote.
 func (d *daemon) kill() {
 	_ = d.cmd.Process.Kill()
 	_ = d.cmd.Wait()
+}
+
+// machine is what a daemon runs on, and how it ends.
+type machine struct {
+	dir  string // its files
+	disk *localdisk.Disk
+}
+
+// onMachines runs a test twice: with a daemon that is killed, and with one whose machine loses its power, so that its files have only what it synced.
+func onMachines(t *testing.T, test func(*testing.T, machine)) {
+	t.Run("killed", func(t *testing.T) { test(t, machine{dir: t.TempDir()}) })
+	t.Run("power cut", func(t *testing.T) {
+		if !localdisk.Possible() {
+			t.Skip("a disk that loses its power takes root and Linux")
+		}
+		dir := filepath.Join(t.TempDir(), "disk")
+		disk, err := localdisk.New(t.Context(), dir+".img", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := disk.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		test(t, machine{dir, disk})
+	})
+}
+
+// end ends the daemon, in the middle of whatever it does.
+func (m machine) end(d *daemon) {
+	d.t.Helper()
+	if m.disk == nil {
+		d.kill()
+		return
+	}
+	err := errors.Join(d.cmd.Process.Signal(syscall.SIGSTOP), m.disk.CutPower()) // nothing is done between the cut and its end
+	d.kill()
+	if err = errors.Join(err, m.disk.Mount()); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // terminate asks the process to stop; it must do so cleanly.
@@ -107,13 +150,15 @@ func beginRecordingWith(t *testing.T, kubeconfig, dir string, args ...string) {
 	d.kill()
 }
 
-// TestKillLoopLosesNothing kills the real daemon again and again while several writers work.
+// TestKillLoopLosesNothing ends the real daemon again and again while several writers work.
 // Every change that the API server acknowledged is then in the journal, or in a gap that the
 // ledger shows, and the fold still equals the server's exact lists.
-func TestKillLoopLosesNothing(t *testing.T) {
+func TestKillLoopLosesNothing(t *testing.T) { onMachines(t, testKillLoopLosesNothing) }
+
+func testKillLoopLosesNothing(t *testing.T, m machine) {
 	cluster := startCluster(t, localcluster.Options{})
 	d := fastClient(t, cluster.Config())
-	dir := t.TempDir()
+	dir := filepath.Join(m.dir, "data")
 	w := &traffic{client: d, namespaces: []string{"red", "green"}, resources: []schema.GroupVersionResource{configMaps, secrets, buckets}, objects: 10}
 	for _, ns := range w.namespaces {
 		createNamespace(t, d, ns)
@@ -128,7 +173,7 @@ func TestKillLoopLosesNothing(t *testing.T) {
 	for range 12 {
 		p := startDaemon(t, cluster.Kubeconfig(), dir)
 		time.Sleep(time.Duration(200+random.IntN(1300)) * time.Millisecond) // when to pull the plug: any time is right
-		p.kill()
+		m.end(p)
 	}
 	stopTraffic()
 	writers.Wait()
@@ -158,7 +203,7 @@ func TestKillLoopLosesNothing(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d acknowledged changes, 12 kills", len(w.acked))
+	t.Logf("%d acknowledged changes, ended 12 times", len(w.acked))
 }
 
 // tidemark runs a client command against the daemon of the data directory.

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/tidemark-backup/tidemark/deploy/localdisk"
 	"github.com/tidemark-backup/tidemark/journal"
 )
 
@@ -36,6 +37,9 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	if again, code := localdisk.Isolate(); again {
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // fault is one thing that goes wrong. All of it follows from the seed.
@@ -42,6 +44,8 @@ var faultKinds = []struct {
 	{"slow disk", 4000, 12000, "disk", (*breaker).slowDisk},
 	{"nearly full disk", 5000, 8000, "disk", (*breaker).nearlyFullDisk},
 	{"full disk", 2000, 5000, "disk", (*breaker).fullDisk},
+	{"power cut", 0, 4000, "disk", (*breaker).powerCut},
+	{"power cut, cluster too", 0, 3000, "server", (*breaker).powerCutEverywhere},
 	{"410 storm, daemon down", 3000, 5000, "server", (*breaker).stormDown},
 	{"410 storm, daemon paused", 3000, 5000, "server", (*breaker).stormPaused},
 	{"compaction", 0, 1, "server", (*breaker).compact},
@@ -162,7 +166,7 @@ func (b *breaker) one(ctx context.Context, n int, kind string, hold time.Duratio
 func (r *rig) cannot(kind, touches string) bool {
 	switch touches {
 	case "disk":
-		return r.disk == nil || kind == "slow disk" && r.disk.group == ""
+		return r.disk == nil || kind == "slow disk" && !r.disk.CanLimit()
 	case "clock":
 		return !r.clock
 	}
@@ -334,20 +338,20 @@ func (b *breaker) storeErrors(ctx context.Context, d time.Duration) error {
 }
 
 func (b *breaker) slowDisk(ctx context.Context, d time.Duration) error {
-	if err := b.disk.limit(b.daemonPid(), 96<<10, 40); err != nil {
+	if err := b.disk.Limit(b.daemonPid(), 96<<10, 40); err != nil {
 		return err
 	}
 	hold(ctx, d)
-	return b.disk.limit(0, 0, 0)
+	return b.disk.Limit(0, 0, 0)
 }
 
 // nearlyFullDisk leaves less than the daemon wants: it pauses, says so, and goes on.
 func (b *breaker) nearlyFullDisk(ctx context.Context, d time.Duration) error {
-	if err := b.disk.fill(minFree / 4); err != nil {
+	if err := b.disk.Fill(minFree / 4); err != nil {
 		return err
 	}
 	hold(ctx, d)
-	return b.disk.free()
+	return b.disk.Free()
 }
 
 // fullDisk leaves nothing: the daemon may end, and must then have lost nothing that it had acknowledged.
@@ -356,12 +360,42 @@ func (b *breaker) fullDisk(ctx context.Context, d time.Duration) error {
 	b.look()
 	b.wanted = false // it may end by itself
 	b.rig.mu.Unlock()
-	err := b.disk.fill(0)
+	err := b.disk.Fill(0)
 	hold(ctx, d)
-	if err = errors.Join(err, b.disk.free()); err != nil {
+	if err = errors.Join(err, b.disk.Free()); err != nil {
 		return err
 	}
 	hold(ctx, 3*time.Second) // so that one that is about to end does not count as running
+	return b.startDaemon()
+}
+
+// powerCut takes the machine of the daemon away: its disk has what was synced.
+func (b *breaker) powerCut(ctx context.Context, d time.Duration) error {
+	if err := b.losePower(); err != nil {
+		return err
+	}
+	hold(ctx, d)
+	return b.startDaemon()
+}
+
+// powerCutEverywhere is that of a cluster of one machine, on which the daemon runs as well. What etcd writes stays: it has no disk of its own here.
+func (b *breaker) powerCutEverywhere(ctx context.Context, d time.Duration) error {
+	servers := []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} // in the order in which they start
+	var all errgroup.Group
+	all.Go(b.losePower)
+	for _, name := range servers {
+		all.Go(func() error { return b.rig.cluster.Kill(name) })
+	}
+	b.kwok.Stop(syscall.SIGKILL, time.Second) // heal starts it
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	hold(ctx, d)
+	for _, name := range servers {
+		if err := b.rig.cluster.StartAgain(ctx, name); err != nil {
+			return err
+		}
+	}
 	return b.startDaemon()
 }
 

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/tidemark-backup/tidemark/bench/soak/checker"
+	"github.com/tidemark-backup/tidemark/deploy/localdisk"
 )
 
 type options struct {
@@ -70,7 +71,7 @@ func main() {
 	flag.StringVar(&o.program, "tidemark", "", "the program to try, whose clock never jumps (default: built from this checkout, with a clock that can be set)")
 	flag.StringVar(&o.tamper, "tamper", "", "for trying the checker: spoil the daemon's answer, the archive's answer, the journal or a file of the archive (answer, archive-answer, journal, file)")
 	flag.Parse()
-	if again, code := isolate(); again {
+	if again, code := localdisk.Isolate(); again {
 		os.Exit(code)
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/bench/soak/checker"
 	"github.com/tidemark-backup/tidemark/deploy/localcluster"
+	"github.com/tidemark-backup/tidemark/deploy/localdisk"
 	"github.com/tidemark-backup/tidemark/deploy/locals3"
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
@@ -40,7 +41,7 @@ type rig struct {
 	cluster, scratch *localcluster.Cluster
 	store            *locals3.Server
 	proxy            *proxy
-	disk             *disk // nil: this machine cannot
+	disk             *localdisk.Disk // nil: this machine cannot
 	kwokBin          string
 	kwok             *localserver.Process
 
@@ -77,8 +78,8 @@ func newRig(ctx context.Context, o options, clock bool, log *actions, out io.Wri
 	if r.proxy, err = newProxy(r.store.Endpoint(), seed); err != nil {
 		return r, err
 	}
-	if mayMount() {
-		if r.disk, err = newDisk(ctx, filepath.Join(dir, "disk.img"), filepath.Join(dir, "disk")); err != nil {
+	if localdisk.Possible() {
+		if r.disk, err = localdisk.New(ctx, filepath.Join(dir, "disk.img"), filepath.Join(dir, "disk")); err != nil {
 			return r, fmt.Errorf("make a disk for the daemon: %w", err)
 		}
 	} else if err := os.Mkdir(filepath.Join(dir, "disk"), 0o700); err != nil {
@@ -129,6 +130,26 @@ func (r *rig) stopDaemon(sig syscall.Signal) {
 	r.look()
 	r.wanted = false
 	r.daemon.Stop(sig, 30*time.Second)
+}
+
+// losePower ends the daemon and loses what its disk has not synced. Where it has no disk of its own, it is only killed.
+func (r *rig) losePower() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.look()
+	r.wanted = false
+	var err error
+	if r.disk != nil && r.daemon.Running() {
+		err = syscall.Kill(r.daemon.Pid(), syscall.SIGSTOP) // nothing is done between the cut and its end
+	}
+	if r.disk != nil {
+		err = errors.Join(err, r.disk.CutPower())
+	}
+	r.daemon.Stop(syscall.SIGKILL, 30*time.Second)
+	if r.disk != nil && err == nil {
+		err = r.disk.Mount()
+	}
+	return err
 }
 
 func (r *rig) daemonPid() int {
@@ -234,9 +255,9 @@ func (r *rig) close(kept bool) error {
 	r.kwok.Stop(syscall.SIGKILL, time.Second)
 	if r.disk != nil {
 		if kept {
-			errs = append(errs, r.disk.free(), r.keep())
+			errs = append(errs, r.disk.Free(), r.keep())
 		}
-		errs = append(errs, r.disk.close())
+		errs = append(errs, r.disk.Close())
 	}
 	if r.proxy != nil {
 		r.proxy.close()

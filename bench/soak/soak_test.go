@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/tidemark-backup/tidemark/bench/soak/checker"
+	"github.com/tidemark-backup/tidemark/deploy/localdisk"
 	"github.com/tidemark-backup/tidemark/deploy/localserver"
 )
 
@@ -147,10 +148,10 @@ func TestARunTellsHowToRepeatItAndWhatItLeavesOut(t *testing.T) {
 			t.Errorf("%q is not in %q", want, text)
 		}
 	}
-	if left := (&rig{clock: true, disk: &disk{group: "x"}}).leftOut(); left != nil {
+	if left := (&rig{clock: true, disk: &localdisk.Disk{}}).leftOut(); len(left) != 1 || !strings.HasPrefix(left[0], "slow disk (wants control groups") {
 		t.Errorf("left out: %v", left)
 	}
-	if left := strings.Join((&rig{}).leftOut(), ", "); strings.Count(left, "disk (wants root)") != 3 || strings.Count(left, "clock") != 2 {
+	if left := strings.Join((&rig{}).leftOut(), ", "); strings.Count(left, "(wants root)") != 4 || strings.Count(left, "clock") != 2 {
 		t.Errorf("left out: %s", left)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package localdisk
 
 import (
 	"context"
@@ -12,29 +12,31 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // controls is where control groups are: of version 2, or one folder for each controller of version 1.
 const controls = "/sys/fs/cgroup"
 
-// disk is a small file system of its own, in an image, on a loop device: it can be filled up, and made slow, without
-// harm to anything else. Its mount is only seen by this process and its children (see isolate).
-type disk struct {
-	dir    string // where it is mounted
-	device string // "7:3"
-	group  string // the control group that is made slow; empty: this machine has none
+// Disk is a file system of its own. Its mount is only seen by this process and its children (see Isolate).
+type Disk struct {
+	dir    string   // where it is mounted
+	device string   // "7:3"
+	held   *os.File // the loop device: while somebody has it open it outlives its mount
+	group  string   // the control group that is made slow; empty: this machine has none
 }
 
-// diskSize is that of the image, which is sparse.
-const diskSize = 1 << 30
+// size is that of the image, which is sparse.
+const size = 1 << 30
 
-// newDisk makes the image, the file system and the mount.
-func newDisk(ctx context.Context, image, dir string) (*disk, error) {
+// New makes the image, the file system and the mount; neither file may be there. The file system has 1 GiB.
+func New(ctx context.Context, image, dir string) (*Disk, error) {
 	f, err := os.OpenFile(image, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(f.Truncate(diskSize), f.Close(), os.Mkdir(dir, 0o700)); err != nil {
+	if err := errors.Join(f.Truncate(size), f.Close(), os.Mkdir(dir, 0o700)); err != nil {
 		return nil, err
 	}
 	for _, args := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", image}, {"mount", "-o", "loop", image, dir}} {
@@ -46,14 +48,17 @@ func newDisk(ctx context.Context, image, dir string) (*disk, error) {
 	if err := syscall.Stat(dir, &st); err != nil {
 		return nil, err
 	}
-	d := &disk{dir: dir, device: fmt.Sprintf("%d:%d", st.Dev>>8&0xfff, st.Dev&0xff|st.Dev>>12&0xfff00)}
+	d := &Disk{dir: dir, device: fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))}
+	if d.held, err = os.Open(fmt.Sprint("/dev/loop", unix.Minor(st.Dev))); err != nil {
+		return nil, errors.Join(err, syscall.Unmount(dir, 0))
+	}
 	d.group = newGroup(controls, d.device)
 	return d, nil
 }
 
 // newGroup makes a control group that can limit the writes to a device; empty: this machine cannot.
 func newGroup(root, device string) string {
-	name := fmt.Sprintf("tidemark-soak-%d", os.Getpid())
+	name := fmt.Sprintf("tidemark-disk-%d", os.Getpid())
 	group := filepath.Join(root, "blkio", name)
 	if _, err := os.Stat(filepath.Join(root, "blkio")); err != nil {
 		group = filepath.Join(root, name)
@@ -94,8 +99,11 @@ func limitGroup(group, device string, bytes, times int) error {
 	return errors.Join(err, f.Close())
 }
 
-// limit slows the process down, and lets go of all with 0.
-func (d *disk) limit(pid, bytes, times int) error {
+// CanLimit reports whether Limit works on this machine.
+func (d *Disk) CanLimit() bool { return d.group != "" }
+
+// Limit slows the writes of the process to so many bytes and times a second, and lets go of all with 0. It wants CanLimit.
+func (d *Disk) Limit(pid, bytes, times int) error {
 	if err := limitGroup(d.group, d.device, bytes, times); err != nil || pid == 0 {
 		return err
 	}
@@ -106,8 +114,8 @@ func (d *disk) limit(pid, bytes, times int) error {
 	return err
 }
 
-// fill leaves so many bytes free.
-func (d *disk) fill(leave int64) error {
+// Fill leaves so many bytes free, until Free.
+func (d *Disk) Fill(leave int64) error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(d.dir, &st); err != nil {
 		return err
@@ -134,30 +142,69 @@ func (d *disk) fill(leave int64) error {
 	return err
 }
 
-// free takes the filler away.
-func (d *disk) free() error {
+// Free takes away what Fill wrote.
+func (d *Disk) Free() error {
 	if err := os.Remove(filepath.Join(d.dir, "filler")); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
-// close unmounts. The image stays.
-func (d *disk) close() error {
+// forGoingDown is EXT4_IOC_SHUTDOWN, and withoutLog the flag by which the log is not flushed either (EXT4_GOING_FLAGS_NOLOGFLUSH): include/uapi/linux/ext4.h.
+const forGoingDown, withoutLog = 0x8004587d, 2
+
+// CutPower loses all that was not synced, as a power cut does: what is written afterwards fails, and Mount shows what is left. Who uses the disk should
+// have been stopped (SIGSTOP), and be killed before Mount.
+func (d *Disk) CutPower() error {
+	f, err := os.Open(d.dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), forGoingDown, withoutLog); err != nil {
+		return fmt.Errorf("cut the power of %s: %w", d.dir, err)
+	}
+	return nil
+}
+
+// Mount mounts the disk anew after CutPower.
+func (d *Disk) Mount() error {
+	if err := d.unmount(); err != nil {
+		return err
+	}
+	if err := syscall.Mount(d.held.Name(), d.dir, "ext4", 0, ""); err != nil {
+		return fmt.Errorf("mount %s again: %w", d.dir, err)
+	}
+	return nil
+}
+
+func (d *Disk) unmount() error {
+	err := syscall.Unmount(d.dir, 0)
+	for end := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EBUSY) && time.Now().Before(end); err = syscall.Unmount(d.dir, 0) {
+		time.Sleep(20 * time.Millisecond) // what was killed may not be gone yet
+	}
+	if err != nil {
+		return fmt.Errorf("unmount %s: %w", d.dir, err)
+	}
+	return nil
+}
+
+// Close unmounts. The image stays.
+func (d *Disk) Close() error {
 	if d.group != "" { // a group can only be removed once the processes in it are gone for good
 		for end := time.Now().Add(10 * time.Second); os.Remove(d.group) != nil && time.Now().Before(end); {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
-	return syscall.Unmount(d.dir, 0)
+	return errors.Join(d.unmount(), d.held.Close())
 }
 
 // isolated names the environment variable that tells a process that it is.
-const isolated = "TIDEMARK_SOAK_ISOLATED"
+const isolated = "TIDEMARK_LOCALDISK_ISOLATED"
 
-// isolate runs this program again in a mount namespace of its own, so that its file system is gone with it, however it
-// ends. It reports whether it did, and the exit code.
-func isolate() (bool, int) {
+// Isolate runs this program again in a mount namespace of its own, so that its disks are gone with it, however it
+// ends. It reports whether it did, and the exit code. Without root, and in the program that runs again, it does nothing.
+func Isolate() (bool, int) {
 	if os.Getuid() != 0 || os.Getenv(isolated) != "" {
 		return false, 0
 	}
@@ -170,7 +217,7 @@ func isolate() (bool, int) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, os.Interrupt, syscall.SIGTERM) // they are the child's: it ends when this process does, and would say nothing
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT) // they are the child's: it ends when this process does, and would say nothing
 	if err := cmd.Start(); err != nil {
 		return false, 0
 	}
@@ -183,5 +230,5 @@ func isolate() (bool, int) {
 	return true, cmd.ProcessState.ExitCode()
 }
 
-// mayMount reports whether newDisk can work here.
-func mayMount() bool { return os.Getenv(isolated) != "" }
+// Possible reports whether New can work here: after Isolate, as root.
+func Possible() bool { return os.Getenv(isolated) != "" }
