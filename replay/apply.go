@@ -97,7 +97,8 @@ type applier struct {
 	workers workers
 	shapes  shapes
 
-	syncing sync.WaitGroup // the record, beside what the next wave writes
+	announcing sync.WaitGroup // the next wave
+	syncing    sync.WaitGroup // the record, beside what the next wave writes
 
 	mu      sync.Mutex           // guards what follows
 	failed  error                // why the record cannot be written
@@ -143,15 +144,25 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 	}
 	a.recall()
 	defer a.workers.end()
-	for start := 0; start < len(p.Items) && ctx.Err() == nil && !a.stopped(); {
-		end := start
-		for end < len(p.Items) && p.Items[end].Wave == p.Items[start].Wave {
-			end++
+	waves := p.waves()
+	for i, wave := range waves {
+		if i == 0 {
+			a.announce(wave)
 		}
-		a.wave(ctx, p.Items[start:end])
-		start = end
+		a.announcing.Wait()
+		if ctx.Err() != nil || a.stopped() {
+			break
+		}
+		if i+1 < len(waves) {
+			a.announce(waves[i+1]) // beside the writing, so that nobody waits for the disk
+		}
+		a.wave(ctx, wave)
 	}
+	a.announcing.Wait()
 	a.syncing.Wait()
+	if o.Record != nil && a.failed == nil && (ctx.Err() != nil || a.stopped() && a.done < a.total) {
+		a.cannotRecord(o.Record.stop())
+	}
 	slices.SortStableFunc(a.result.Errors, func(x, y ItemError) int { return cmp.Compare(x.Item.Wave, y.Item.Wave) })
 	if a.failed != nil {
 		return &a.result, fmt.Errorf("the restore was stopped after %d of %d objects, because it could not be recorded: %w", a.done, a.total, a.failed)
@@ -174,6 +185,20 @@ func (p *Plan) Apply(ctx context.Context, target *Target, o ApplyOptions) (*Resu
 		return &a.result, fmt.Errorf("%w: %d of %d objects failed", ErrPartly, a.result.Failed, a.result.Failed+a.result.Done+a.result.Unchanged)
 	}
 	return &a.result, nil
+}
+
+// waves are the items that are written together, wave by wave, and those between them.
+func (p *Plan) waves() [][]*Item {
+	var all [][]*Item
+	for start, end := 0, 0; start < len(p.Items); start = end {
+		for end < len(p.Items) && p.Items[end].Wave == p.Items[start].Wave {
+			end++
+		}
+		if slices.ContainsFunc(p.Items[start:end], func(it *Item) bool { return it.Action.writes() }) {
+			all = append(all, p.Items[start:end])
+		}
+	}
+	return all
 }
 
 // wave writes the items of one wave, several at once, and waits for all of them.

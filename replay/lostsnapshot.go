@@ -37,7 +37,7 @@ func (a *applier) writeOfSnapshot(ctx context.Context, it *Item) error {
 	if _, err = a.writeItem(ctx, it); err != nil && !errors.As(err, new(*otherwise)) {
 		return err
 	}
-	if !a.begin(it) { // with its uid, so that it is known as ours when the fill is cut off
+	if !a.begin(it) || !a.recorded() { // with its uid, so that it is known as ours when the fill is cut off
 		return ErrStopped
 	}
 	if err := a.fill(ctx, it); err != nil {

@@ -11,7 +11,10 @@ func (a *applier) recall() {
 		return
 	}
 	for i, it := range a.plan.Items {
-		o := a.o.Record.done[i]
+		o := a.o.Record.known(i)
+		if o.State != a.o.Record.done[i].State {
+			a.cannotRecord(a.o.Record.note(i, o)) // what this run notes may make the progress whole again
+		}
 		it.prior = o
 		switch o.State {
 		case "done", "left":
@@ -57,6 +60,16 @@ func (a *applier) begin(it *Item) bool {
 	}
 	return a.cannotRecord(a.o.Record.note(a.index[it], o))
 }
+
+// announce notes in the background that the items of a wave may be begun: that must be on the disk before the first of them is written.
+func (a *applier) announce(wave []*Item) {
+	if a.o.Record != nil {
+		a.announcing.Go(func() { a.cannotRecord(a.o.Record.announce(wave[0].Wave)) })
+	}
+}
+
+// recorded waits until what was noted is on the disk; false when it cannot be.
+func (a *applier) recorded() bool { return a.o.Record == nil || a.cannotRecord(a.o.Record.sync()) }
 
 // madeOf is the object that this restore made of the item, in this run or an earlier one.
 func (a *applier) madeOf(it *Item) (uid, made string) {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/journal/durable"
 )
 
 // Records keeps what restores did, each in a directory of its own: its plan with all bodies and
@@ -51,6 +52,8 @@ type Record struct {
 	mu    sync.Mutex
 	done  map[int]outcome    // by index in Plan.Items
 	hooks map[string]outcome // by Hooked.String
+	// announced are waves of which anything may have been begun, though the progress does not say so: what it said may have been lost with the machine.
+	announced map[int]bool
 	// Ended is when it was done with; zero: it was cut off, or is still running.
 	Ended time.Time
 }
@@ -66,6 +69,7 @@ type outcome struct {
 // line is one line of the progress.
 type line struct {
 	Item *int   `json:"i,omitempty"`
+	Wave *int   `json:"w,omitempty"`
 	Hook string `json:"hook,omitempty"`
 	outcome
 	Time time.Time `json:"t,omitzero"`
@@ -74,9 +78,10 @@ type line struct {
 // Begin writes a plan down before it is applied. A plan that was applied before gets another ID. The record
 // must be closed.
 func (r *Records) Begin(p *Plan) (*Record, error) {
-	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+	if err := durable.MkdirAll(r.dir); err != nil {
 		return nil, fmt.Errorf("record the restore: %w", err)
 	}
+	r.sweep()
 	id := p.ID
 	dir := filepath.Join(r.dir, id)
 	err := os.Mkdir(dir, 0o700)
@@ -88,38 +93,41 @@ func (r *Records) Begin(p *Plan) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record the restore: %w", err)
 	}
-	if err := writeWhole(filepath.Join(dir, "plan.json.zst"), p.Save); err != nil {
-		return nil, fmt.Errorf("record the restore: %w", err)
+	rec := newRecord(p.ID, dir)
+	rec.Plan = p
+	if err = rec.lock(); err == nil { // the progress is there before the plan, by which the record exists
+		err = durable.Replace(rec.planFile(), func(w io.Writer) error {
+			b := bufio.NewWriter(w)
+			return errors.Join(p.Save(b), b.Flush())
+		})
 	}
-	rec := &Record{ID: p.ID, Plan: p, dir: dir, done: map[int]outcome{}, hooks: map[string]outcome{}}
-	if err := rec.lock(); err != nil {
-		return nil, err
+	if err == nil {
+		err = durable.SyncDir(r.dir)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("record the restore: %w", err), rec.Close(), os.RemoveAll(dir))
 	}
 	return rec, nil
 }
 
-// writeWhole makes a file that is there as a whole or not at all, for its owner only.
-func writeWhole(path string, fill func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
-	if err != nil {
-		return err
+// sweep removes what is left of records whose making or removal was cut off, a day ago at least: no command shows them, and there are Secrets in them.
+func (r *Records) sweep() {
+	dirs, _ := os.ReadDir(r.dir)
+	for _, d := range dirs {
+		rec := newRecord(d.Name(), filepath.Join(r.dir, d.Name()))
+		info, err := d.Info()
+		if _, none := os.Stat(rec.planFile()); err == nil && d.IsDir() && errors.Is(none, fs.ErrNotExist) && time.Since(info.ModTime()) > 24*time.Hour {
+			_ = os.RemoveAll(rec.dir) // it is tried again by the next
+		}
 	}
-	defer os.Remove(f.Name())
-	w := bufio.NewWriter(f)
-	if err := errors.Join(fill(w), w.Flush(), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+}
+
+func newRecord(id, dir string) *Record {
+	return &Record{ID: id, dir: dir, done: map[int]outcome{}, hooks: map[string]outcome{}, announced: map[int]bool{}}
 }
 
 func (rec *Record) progressFile() string { return filepath.Join(rec.dir, "progress.jsonl") }
+func (rec *Record) planFile() string     { return filepath.Join(rec.dir, "plan.json.zst") }
 
 // lock opens the progress for writing, and keeps others from it.
 func (rec *Record) lock() error {
@@ -150,8 +158,8 @@ func (r *Records) Open(id string, write bool) (*Record, error) {
 	if id == "" || filepath.Base(id) != id {
 		return nil, fmt.Errorf("%w: %q", ErrNoRecord, id)
 	}
-	rec := &Record{ID: id, dir: filepath.Join(r.dir, id), done: map[int]outcome{}, hooks: map[string]outcome{}}
-	f, err := os.Open(filepath.Join(rec.dir, "plan.json.zst"))
+	rec := newRecord(id, filepath.Join(r.dir, id))
+	f, err := os.Open(rec.planFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s, in %s: 'tidemark restores list' shows what is", ErrNoRecord, id, r.dir)
 	}
@@ -186,9 +194,15 @@ func (rec *Record) readProgress() error {
 		case l.Item != nil:
 			rec.done[*l.Item] = l.outcome
 			rec.Ended = time.Time{}
+		case l.Wave != nil:
+			rec.announced[*l.Wave] = true
+			rec.Ended = time.Time{}
 		case l.Hook != "":
 			rec.hooks[l.Hook] = l.outcome
+		case l.State == "stop":
+			clear(rec.announced)
 		case l.State == "end":
+			clear(rec.announced)
 			rec.Ended = l.Time
 		}
 	}
@@ -218,6 +232,32 @@ func (rec *Record) append(l line) error {
 		return fmt.Errorf("record the restore: %w", err)
 	}
 	return nil
+}
+
+// announce notes, so that it outlives the machine, that the items of a wave may be begun from now on.
+func (rec *Record) announce(wave int) error {
+	rec.mu.Lock()
+	err := rec.append(line{Wave: &wave, outcome: outcome{State: "begin"}})
+	rec.mu.Unlock()
+	return errors.Join(err, rec.sync())
+}
+
+// stop notes that nothing is being written any more, and that the progress tells of all that was begun.
+func (rec *Record) stop() error {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	clear(rec.announced)
+	return errors.Join(rec.append(line{outcome: outcome{State: "stop"}}), rec.sync())
+}
+
+// known is how far an item has come, as far as it can be known: when the machine broke down, anything in a wave that was announced may have been begun. Claims
+// are noted one by one before they are made, so that none is filled that may be somebody else's.
+func (rec *Record) known(i int) outcome {
+	o, it := rec.done[i], rec.Plan.Items[i]
+	if o.State == "" && rec.announced[it.Wave] && it.Action.writes() && it.Volume == nil {
+		o.State = "begin"
+	}
+	return o
 }
 
 // sync makes the progress outlive the machine.
@@ -297,7 +337,7 @@ func (rec *Record) Undo() UndoRequest {
 		}
 	}
 	for i, it := range rec.Plan.Items {
-		o := rec.done[i]
+		o := rec.known(i)
 		if it.Action.follows() {
 			continue
 		}
@@ -389,5 +429,9 @@ func (r *Records) Remove(id string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(rec.Close(), os.RemoveAll(rec.dir))
+	err = os.Remove(rec.planFile()) // first: without it nobody goes on with what is left
+	if err == nil {
+		err = durable.SyncDir(rec.dir)
+	}
+	return errors.Join(err, rec.Close(), os.RemoveAll(rec.dir))
 }

@@ -19,6 +19,9 @@ const maxRebases = 5
 // waiting, and an error that tells a person what to do.
 func (a *applier) write(ctx context.Context, it *Item) (waited time.Duration, err error) {
 	if it.makes() && it.Volume != nil {
+		if !a.recorded() { // that it is begun: one of which that is not known is not filled
+			return 0, ErrStopped
+		}
 		waited, err = a.writeClaim(ctx, it)
 	} else {
 		waited, err = a.writeItem(ctx, it)
