@@ -255,7 +255,7 @@ func TestVerifyReadsTheStore(t *testing.T) {
 			t.Fatalf("whole, and verified as %+v", v)
 		}
 	}
-	if left, err := filepath.Glob(w.cache + "/" + repository.VerifyDir + "*"); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(w.cache + "/" + "verify-" + "*"); err != nil || len(left) > 0 {
 		t.Errorf("a verification leaves %v, %v", left, err)
 	}
 	tried := map[byte]int{}

@@ -25,7 +25,7 @@ import (
 var ErrPartly = errors.New("not all volumes were backed up")
 
 // errNoCluster is returned where claims cannot be reached.
-var errNoCluster = fmt.Errorf("%w: claims are backed up by the daemon of their cluster; without one, name a directory with --path", ErrRequest)
+var errNoCluster = fmt.Errorf("%w: claims are reached by the daemon of their cluster only, not with --archive", ErrRequest)
 
 // Made is what became of a run.
 type Made struct {
@@ -49,7 +49,7 @@ func (k *Keeper) readyBy(ctx context.Context, late string) (context.Context, con
 // hooks; cut; snapshots, or files; cut; post hooks; and then all that takes time.
 func (k *Keeper) BackClaims(ctx context.Context, q ClaimsRequest, progress func(repository.Progress)) (*Made, error) {
 	if k.o.Cluster == nil {
-		return nil, errNoCluster
+		return nil, fmt.Errorf("%w; a directory is backed up with --path", errNoCluster)
 	}
 	if q.Origin == "" {
 		q.Origin = "manual"

@@ -169,7 +169,7 @@ func (d *Disk) CutPower() error {
 
 // Mount mounts the disk anew after CutPower.
 func (d *Disk) Mount() error {
-	if err := d.unmount(); err != nil {
+	if err := d.Unmount(); err != nil {
 		return err
 	}
 	if err := syscall.Mount(d.held.Name(), d.dir, "ext4", 0, ""); err != nil {
@@ -178,12 +178,13 @@ func (d *Disk) Mount() error {
 	return nil
 }
 
-func (d *Disk) unmount() error {
+// Unmount takes it away until Mount. It may be done already.
+func (d *Disk) Unmount() error {
 	err := syscall.Unmount(d.dir, 0)
 	for end := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EBUSY) && time.Now().Before(end); err = syscall.Unmount(d.dir, 0) {
 		time.Sleep(20 * time.Millisecond) // what was killed may not be gone yet
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, syscall.EINVAL) { // else nothing is mounted there
 		return fmt.Errorf("unmount %s: %w", d.dir, err)
 	}
 	return nil
@@ -196,7 +197,7 @@ func (d *Disk) Close() error {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
-	return errors.Join(d.unmount(), d.held.Close())
+	return errors.Join(d.Unmount(), d.held.Close())
 }
 
 // isolated names the environment variable that tells a process that it is.

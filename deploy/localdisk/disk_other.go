@@ -22,6 +22,7 @@ func (*Disk) Fill(int64) error          { return errNoDisk }
 func (*Disk) Free() error               { return errNoDisk }
 func (*Disk) CutPower() error           { return errNoDisk }
 func (*Disk) Mount() error              { return errNoDisk }
+func (*Disk) Unmount() error            { return errNoDisk }
 func (*Disk) Close() error              { return errNoDisk }
 
 // Isolate does nothing.

@@ -255,8 +255,8 @@ type Verified struct {
 // Wanted is a backup that Verify looks at. Name is what it is called in Errors; empty: its ID.
 type Wanted struct{ ID, Name string }
 
-// VerifyDir is what the directories in Options.CacheDir begin with that verifications use. A process that died has left its.
-const VerifyDir = "verify-"
+// verifyDir is what the directories in Options.CacheDir begin with that verifications use. A process that died has left its.
+const verifyDir = "verify-"
 
 // Verify checks that all that backups need is there, and reads percent of their files. Nothing named: all whole backups. It reads what the store
 // has, and nothing from a cache: what was read once proves nothing. Damage is in Errors, also where it leaves nothing else to be
@@ -265,7 +265,7 @@ func (r *Repository) Verify(ctx context.Context, percent float64, wanted ...Want
 	if err := r.storage.behind.settle(); err != nil {
 		return nil, r.failed(err)
 	}
-	dir, err := os.MkdirTemp(r.o.CacheDir, VerifyDir)
+	dir, err := os.MkdirTemp(r.o.CacheDir, verifyDir)
 	if err != nil {
 		return nil, fmt.Errorf("make a cache for the verification: %w", err)
 	}

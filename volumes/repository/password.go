@@ -134,29 +134,42 @@ func readPassword(ctx context.Context, store archive.Store, name string, identit
 }
 
 // Rewrap encrypts the password for other recipients, whose identities are then needed to open the repository; old ones are not
-// enough any more. Who has read the password before still knows it.
-func Rewrap(ctx context.Context, o Options) error {
+// enough any more. Who has read the password before still knows it. It may be cut off and run again: what is not for the identities given is left, and
+// it tells whether there was anything for them.
+func Rewrap(ctx context.Context, o Options) (bool, error) {
 	dir := o.dir()
 	names, err := keyFiles(ctx, o.Store, dir)
-	if err != nil || len(names) == 0 {
-		return err
-	}
-	last := names[len(names)-1]
-	text, err := readPassword(ctx, o.Store, last, o.Identities)
 	if err != nil {
-		return err
+		return false, err
 	}
-	n, err := strconv.Atoi(strings.TrimSuffix(last[len(dir+"keys/"):], ".age"))
-	if err != nil {
-		return fmt.Errorf("%s is not a name of ours", last)
+	ours, text := -1, ""
+	for i, name := range slices.Backward(names) {
+		text, err = readPassword(ctx, o.Store, name, o.Identities)
+		if errors.Is(err, archive.ErrKey) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		ours = i
+		break
 	}
-	if err := putPassword(ctx, o.Store, dir+keyName(n+1), text, o.Recipients); err != nil {
-		return err
+	if ours < 0 {
+		return false, nil
 	}
-	for _, name := range names {
-		if err := o.Store.Remove(ctx, name); err != nil && !errors.Is(err, archive.ErrHeld) {
-			return err
+	if last := len(names) - 1; ours == last { // else an earlier run came to removing the old ones
+		n, err := strconv.Atoi(strings.TrimSuffix(names[last][len(dir+"keys/"):], ".age"))
+		if err != nil {
+			return false, fmt.Errorf("%s is not a name of ours", names[last])
+		}
+		if err := putPassword(ctx, o.Store, dir+keyName(n+1), text, o.Recipients); err != nil {
+			return false, err
 		}
 	}
-	return nil
+	for _, name := range names[:ours+1] {
+		if err := o.Store.Remove(ctx, name); err != nil && !errors.Is(err, archive.ErrHeld) {
+			return true, err
+		}
+	}
+	return true, nil
 }

@@ -153,6 +153,19 @@ func open(ctx context.Context, o Options, create bool) (_ *Repository, err error
 	return r, nil
 }
 
+// CleanCache removes from Options.CacheDir what a process that died may have left, before any repository is opened with it. Kopia neither syncs nor checks the
+// indexes there, so that after a power cut they may be empty; it makes them again, out of the cache of files beside them, which it checks.
+func CleanCache(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, verifyDir+"*"))
+	for _, d := range append(left, filepath.Join(dir, cacheDir, "indexes")) {
+		err = errors.Join(err, os.RemoveAll(d))
+	}
+	return err
+}
+
+// cacheDir is where Kopia's cache is in Options.CacheDir.
+const cacheDir = "cache"
+
 // contentCacheBytes bounds the content that was read and is kept on disk. Kopia keeps all of it, however little is read twice; the less there is,
 // the sooner its pages are used again. The limits besides the sizes matter: without them, what was read in the last ten minutes stays,
 // which is as much as a volume has.
@@ -174,7 +187,7 @@ func (r *Repository) connect(ctx context.Context, dir string) error {
 	settings := repo.LocalConfig{
 		Storage: new(r.storage.ConnectionInfo()),
 		Caching: &content.CachingOptions{
-			CacheDirectory: filepath.Join(dir, "cache"), MetadataCacheSizeBytes: r.o.CacheBytes, MetadataCacheSizeLimitBytes: r.o.CacheBytes,
+			CacheDirectory: filepath.Join(dir, cacheDir), MetadataCacheSizeBytes: r.o.CacheBytes, MetadataCacheSizeLimitBytes: r.o.CacheBytes,
 			ContentCacheSizeBytes: contentCacheBytes, ContentCacheSizeLimitBytes: contentCacheBytes,
 		},
 		ClientOptions: repo.ClientOptions{Hostname: r.o.Cluster, Username: userName, ReadOnly: r.o.ReadOnly, Description: "volumes of Tidemark"},

@@ -461,7 +461,18 @@ func TestKeys(t *testing.T) {
 	}
 	rotated := w.options()
 	rotated.Recipients = []age.Recipient{other.Recipient()}
-	ok(t, Rewrap(t.Context(), rotated))
+	kept, err := w.store.Stat(t.Context(), "volumes/c1/keys/00000001.age")
+	ok(t, err)
+	text := make([]byte, kept.Size)
+	ok(t, w.store.ReadAt(t.Context(), kept.Name, text, 0))
+	for try := range 3 {
+		if did, err := Rewrap(t.Context(), rotated); err != nil || did != (try < 2) {
+			t.Errorf("try %d: %v, %v", try, did, err)
+		}
+		if try == 0 { // it was cut off before the old one was removed
+			ok(t, w.store.Create(t.Context(), "volumes/c1/keys/00000001.age", bytes.NewReader(text), kept.Size, archive.CreateOptions{}))
+		}
+	}
 	r, err := Open(t.Context(), o)
 	ok(t, err)
 	ok(t, r.Close(t.Context()))

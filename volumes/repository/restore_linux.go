@@ -58,6 +58,10 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 		return Progress{}, fmt.Errorf("restore: nothing can be written into %s: %w", target, err)
 	}
 	out.device = fileSystemOf(info)
+	defer out.disks.close()
+	if err := out.disks.add(out.root, ".", out.device); err != nil {
+		return Progress{}, fmt.Errorf("restore: %w", err)
+	}
 	if d, is := from.(fs.Directory); is {
 		from = &wary{d, out, ""}
 	}
@@ -84,6 +88,9 @@ func (r *Repository) restoreTree(ctx context.Context, root fs.Directory, target 
 	if err := out.finish(ctx, func(ctx context.Context, p string) (fs.Entry, error) { return r.inside(ctx, names, p) }); err != nil {
 		return out.now(), fmt.Errorf("restore: %w", err)
 	}
+	if err := out.disks.sync(); err != nil {
+		return out.now(), fmt.Errorf("restore: %w", err)
+	}
 	return out.outcome()
 }
 
@@ -96,6 +103,7 @@ type output struct {
 	prefix  string       // of the chosen part, in the backup: "" or "a/b/"
 	single  bool         // one file was chosen
 	device  uint64       // the file system that is written to
+	disks   disks        // that, and those that are mounted in it
 	trouble func() error // of the store
 
 	files, bytes, removed atomic.Int64
@@ -215,6 +223,10 @@ func (w *output) beginDirectory(ctx context.Context, rel string, e fs.Directory)
 				return err
 			}
 			err = iofs.ErrNotExist
+		default:
+			if err := w.disks.add(w.root, rel, fileSystemOf(info)); err != nil {
+				return err
+			}
 		}
 		if err != nil {
 			there = false

@@ -3,13 +3,17 @@ package repository
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	kopiafs "github.com/kopia/kopia/fs"
 	"golang.org/x/sys/unix"
+
+	"github.com/tidemark-backup/tidemark/deploy/localdisk"
 )
 
 // looked is a directory of which something happens when one of its directories is looked into.
@@ -32,6 +36,82 @@ func (l *looked) Iterate(ctx context.Context) (kopiafs.DirectoryIterator, error)
 		err = l.do()
 	}
 	return kopiafs.StaticIterator(all, nil), err
+}
+
+func TestMain(m *testing.M) {
+	if again, code := localdisk.Isolate(); again {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+// What a restore has written is there after a power cut, also where another disk is mounted in the target: a database that was begun on it would find nothing else.
+func TestARestoreOutlivesAPowerCut(t *testing.T) {
+	if !localdisk.Possible() {
+		t.Skip("a disk that loses its power takes root and Linux")
+	}
+	w, dir, base := newWorld(t), t.TempDir(), t.TempDir()
+	for i := range 20 {
+		write(t, fmt.Sprint(dir, "/data/", i), strings.Repeat("x", 10_000*i))
+		write(t, fmt.Sprint(dir, "/log/", i), strings.Repeat("y", 1000*i))
+	}
+	r := w.open()
+	b := w.back(r, dir)
+	var disks []*localdisk.Disk
+	for _, at := range []string{base + "/disk", base + "/disk/log"} {
+		disk, err := localdisk.New(t.Context(), fmt.Sprint(base, "/", len(disks), ".img"), at)
+		ok(t, err)
+		defer func() { ok(t, disk.Close()) }()
+		disks = append(disks, disk)
+	}
+	outer, err := os.Open(base + "/disk")
+	ok(t, err)
+	ok(t, errors.Join(outer.Sync(), outer.Close())) // it has the directory that the other is mounted at
+	if p, err := r.Restore(t.Context(), b.ID, base+"/disk", RestoreOptions{}); err != nil || p.Files != 40 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	for _, disk := range disks {
+		ok(t, disk.CutPower())
+	}
+	ok(t, disks[1].Unmount())
+	ok(t, disks[0].Mount())
+	ok(t, disks[1].Mount())
+	for i := range 20 {
+		for name, want := range map[string]int{fmt.Sprint("/data/", i): 10_000 * i, fmt.Sprint("/log/", i): 1000 * i} {
+			if have, err := os.ReadFile(base + "/disk" + name); err != nil || len(have) != want || strings.Trim(string(have), "xy") != "" {
+				t.Errorf("%s has %d bytes, want %d; %v", name, len(have), want, err)
+			}
+		}
+	}
+}
+
+// Kopia's cache has files of no length then, and never looks at them again.
+func TestACacheOutlivesAPowerCut(t *testing.T) {
+	w, dir := newWorld(t), t.TempDir()
+	write(t, dir+"/name", "content")
+	o := w.options()
+	o.CacheDir = t.TempDir()
+	r, err := Create(t.Context(), o)
+	ok(t, err)
+	b := w.back(r, dir)
+	ok(t, r.Close(t.Context()))
+	r, err = Open(t.Context(), o)
+	ok(t, err)
+	ok(t, r.Close(t.Context()))
+	all, err := filepath.Glob(o.CacheDir + "/cache/indexes/*")
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no indexes are cached: %v", err)
+	}
+	for _, name := range all {
+		ok(t, os.Truncate(name, 0))
+	}
+	ok(t, CleanCache(o.CacheDir))
+	r, err = Open(t.Context(), o)
+	ok(t, err)
+	defer func() { ok(t, r.Close(t.Context())) }()
+	if p, err := r.Restore(t.Context(), b.ID, t.TempDir(), RestoreOptions{}); err != nil || p.Files != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
 }
 
 // A file system that can no longer be written to, as after an error of its disk, fails the restore: it is no matter of single files.

@@ -51,11 +51,8 @@ func (d *daemon) newKeeper(l Archive, s *compactor.Shipper, recipients []age.Rec
 		return repository.Limited(store, d.o.Volumes.Upload, d.o.Volumes.Download), nil
 	})
 	cache := filepath.Join(d.o.DataDir, volumesCache)
-	left, _ := filepath.Glob(filepath.Join(cache, repository.VerifyDir+"*"))
-	for _, dir := range left { // by a daemon before this one that was killed
-		if err := os.RemoveAll(dir); err != nil {
-			d.o.Logger.Warn("what a verification of volume backups that was cut off left cannot be removed", zap.Error(err))
-		}
+	if err := repository.CleanCache(cache); err != nil {
+		d.o.Logger.Warn("what a daemon before this one left in the cache of volume backups cannot be removed", zap.Error(err))
 	}
 	cluster, err := d.movers()
 	if err != nil {
