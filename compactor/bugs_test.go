@@ -71,6 +71,37 @@ func TestLateEventInALostSegmentIsNotForgotten(t *testing.T) {
 	}
 }
 
+// A rotation that was cut off, or that meets what a daemon with the new key has written, goes on with the same old key.
+func TestRotateGoesOn(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	_, err := m.s.Connect(t.Context())
+	ok(t, err)
+	for _, name := range []string{"one", "two"} {
+		m.record(t, 10)
+		_, err = m.s.Snapshot(t.Context(), compactor.SnapshotRequest{Name: name})
+		ok(t, err)
+	}
+	second, err := age.GenerateX25519Identity()
+	ok(t, err)
+	rotate := func(store archive.Store) (int, int, error) {
+		a, err := archive.Open(t.Context(), store, archive.Options{Identities: []age.Identity{m.identity}, Recipients: []age.Recipient{second.Recipient()}, Clock: m.clock.Now})
+		ok(t, err)
+		return compactor.Rotate(t.Context(), a)
+	}
+	before, _, err := rotate(&dying{Store: mem, left: 3}) // two for each file
+	if err == nil || before == 0 {
+		t.Fatalf("cut off after %d files: %v", before, err)
+	}
+	renewed, others, err := rotate(mem)
+	if err != nil || renewed == 0 || others != before {
+		t.Errorf("gone on with: %d files, %d left, %v; want %d left", renewed, others, err, before)
+	}
+	if r, err := verified(t, mem, second); err != nil || r.Damaged() {
+		t.Errorf("verify with the new key: %+v, %v", r.Problems, err)
+	}
+}
+
 // A snapshot must not share the file of one that was deleted (or re-encrypted) by hand.
 func TestSnapshotSharesNoFileThatWent(t *testing.T) {
 	for _, how := range []string{"delete", "rotate"} {
@@ -87,7 +118,7 @@ func TestSnapshotSharesNoFileThatWent(t *testing.T) {
 			if how == "delete" {
 				_, err = compactor.Delete(t.Context(), hand, "one")
 			} else {
-				err = compactor.Rotate(t.Context(), hand, nil, nil)
+				_, _, err = compactor.Rotate(t.Context(), hand)
 			}
 			ok(t, err)
 			_, err = m.s.Snapshot(t.Context(), compactor.SnapshotRequest{Name: "two"}) // nothing has changed

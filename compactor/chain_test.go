@@ -198,7 +198,8 @@ func TestHoldsFollowTheFile(t *testing.T) {
 	if !held(one.Name) {
 		t.Fatal("the file of a held snapshot can be removed since another one that shares it was released")
 	}
-	ok(t, compactor.Rotate(t.Context(), a, nil, nil))
+	_, _, err = compactor.Rotate(t.Context(), a)
+	ok(t, err)
 	renewed := a.State().Snapshot("two").Name
 	if renewed == one.Name || !held(renewed) {
 		t.Fatalf("after the rotation, %s can be removed", renewed)

@@ -109,7 +109,7 @@ func (m *small) life(t testing.TB, s *compactor.Shipper, store archive.Store, se
 		func() error {
 			a, err := archive.Open(ctx, store, archive.Options{Identities: []age.Identity{m.identity, second}, Recipients: []age.Recipient{second.Recipient(), m.identity.Recipient()}, Clock: m.clock.Now})
 			if err == nil {
-				err = compactor.Rotate(ctx, a, nil, nil)
+				_, _, err = compactor.Rotate(ctx, a)
 			}
 			return err
 		},

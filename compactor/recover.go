@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/journal/durable"
 )
 
 // Recovered is what Recover made.
@@ -58,7 +59,7 @@ func Recover(ctx context.Context, store archive.Store, ao archive.Options, dir s
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	res := &Recovered{Cluster: a.Cluster(), From: have.from, To: s.Known.Position, Files: have.files, Lost: have.lost}

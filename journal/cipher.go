@@ -9,12 +9,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/tidemark-backup/tidemark/journal/durable"
 )
 
 // keyLen is the length of the journal's key in bytes.
@@ -97,27 +99,11 @@ func loadKey(path string, create bool) ([]byte, error) {
 func makeKey(path string) ([]byte, error) {
 	key := make([]byte, keyLen)
 	rand.Read(key)
-	if err := os.Remove(path + ".tmp"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // an old file would keep its mode
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if _, err := f.WriteString(base64.StdEncoding.EncodeToString(key) + "\n"); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(f.Sync(), f.Close(), os.Rename(path+".tmp", path), syncDir(filepath.Dir(path))); err != nil {
+	if err := durable.Replace(path, func(w io.Writer) error {
+		_, err := io.WriteString(w, base64.StdEncoding.EncodeToString(key)+"\n")
+		return err
+	}); err != nil {
 		return nil, fmt.Errorf("write key file %s: %w", path, err)
 	}
 	return key, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

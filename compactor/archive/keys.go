@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,6 +16,8 @@ import (
 	"filippo.io/age/armor"
 	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/tidemark-backup/tidemark/journal/durable"
 )
 
 // ErrKey is returned for a key or a key file that cannot be used.
@@ -272,17 +273,15 @@ func GenerateIdentity(path string, postQuantum bool, now time.Time) (recipient s
 		}
 		recipient, secret = id.Recipient().String(), id.String()
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	err = durable.Create(path, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "# created: %s\n# public key: %s\n%s\n", now.UTC().Format(time.RFC3339), recipient, secret)
+		return err
+	})
 	if errors.Is(err, fs.ErrExist) {
 		return "", keyError("%s is there already, and a key is never overwritten: choose another file", path)
 	}
 	if err != nil {
-		return "", fmt.Errorf("make a key: %w", err)
-	}
-	_, err = io.WriteString(f, fmt.Sprintf("# created: %s\n# public key: %s\n%s\n", now.UTC().Format(time.RFC3339), recipient, secret))
-	if err = errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path))); err != nil {
-		_ = os.Remove(path) // nobody has its recipient, and the next attempt wants the name
-		return "", fmt.Errorf("write key %s: %w", path, err)
+		return "", fmt.Errorf("make the key %s: %w", path, err)
 	}
 	return recipient, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -13,13 +14,22 @@ import (
 )
 
 // Reencrypt uploads a copy of a file that is encrypted for the archive's recipients, under a new
-// name; the caller commits it in place of the old one.
+// name; the caller commits it in place of the old one. ErrNoIdentity: the file is whole, and for others than the archive's identities.
 func (a *Archive) Reencrypt(ctx context.Context, f File) (File, error) {
 	if len(a.o.Identities) == 0 {
 		return File{}, ErrNoIdentity
 	}
 	remote := &remoteFile{ctx: ctx, store: a.store, name: f.Name, path: a.dir + f.Name, size: f.Size, cache: newPages(4 << 20)}
 	plain, err := age.Decrypt(io.NewSectionReader(remote, 0, f.Size), a.o.Identities...)
+	if _, others := errors.AsType[*age.NoIdentityMatchError](err); others {
+		sum := sha256.New()
+		if _, unread := io.Copy(sum, io.NewSectionReader(remote, 0, f.Size)); unread != nil {
+			return File{}, fileTrouble(f.Name, unread)
+		}
+		if hex.EncodeToString(sum.Sum(nil)) == f.SHA256 {
+			return File{}, fmt.Errorf("%w: %s was encrypted for others than the identities given", ErrNoIdentity, f.Name)
+		}
+	}
 	if err != nil {
 		return File{}, fileTrouble(f.Name, err)
 	}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/tidemark-backup/tidemark/journal/durable"
 )
 
 // tempDir holds files that are being written; a name in it is never listed.
@@ -118,7 +120,10 @@ func (s *DirStore) Create(ctx context.Context, name string, body io.ReaderAt, si
 		return err
 	}
 	if _, err := os.Lstat(path); err == nil && !o.Replace && o.Lock.IsZero() && !o.Hold { // spares writing it
-		return fmt.Errorf("create %s: %w", name, errors.Join(fs.ErrExist, s.makeDirs(filepath.Dir(path)), syncDir(filepath.Dir(path))))
+		if err := errors.Join(s.makeDirs(filepath.Dir(path)), durable.SyncDir(filepath.Dir(path))); err != nil {
+			return dirTrouble("sync the directory of", name, err) // it is there, and may not be tomorrow
+		}
+		return fmt.Errorf("create %s: %w", name, fs.ErrExist)
 	}
 	publish, err := s.Stage(ctx, name, body, size, o)
 	if err != nil {
@@ -160,18 +165,20 @@ func (s *DirStore) publish(temp, path, name string, replace bool) error {
 		if err := os.Rename(temp, path); err != nil {
 			return dirTrouble("replace", name, err)
 		}
-		return dirTrouble("sync the directory of", name, syncDir(filepath.Dir(path)))
+		return dirTrouble("sync the directory of", name, durable.SyncDir(filepath.Dir(path)))
 	}
 	if err := os.Link(temp, path); err != nil && !sameFile(temp, path) {
 		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EPERM) {
 			return fmt.Errorf("create %s: %w: the file system has no hard links, which keep files from being replaced: use another one, or S3", name, err)
 		}
 		if errors.Is(err, fs.ErrExist) {
-			err = errors.Join(fs.ErrExist, syncDir(filepath.Dir(path)))
+			if err := durable.SyncDir(filepath.Dir(path)); err != nil {
+				return dirTrouble("sync the directory of", name, err)
+			}
 		}
 		return dirTrouble("create", name, err)
 	}
-	return dirTrouble("sync the directory of", name, syncDir(filepath.Dir(path)))
+	return dirTrouble("sync the directory of", name, durable.SyncDir(filepath.Dir(path)))
 }
 
 // sameFile reports whether a link was made although an error says it was not, as when the answer
@@ -212,10 +219,8 @@ func (s *DirStore) makeDirs(dir string) error {
 	}
 	parent := filepath.Dir(dir)
 	if dir == s.root {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return err
-			}
+		if err := durable.MkdirAll(dir); err != nil {
+			return err
 		}
 	} else {
 		if err := s.makeDirs(parent); err != nil {
@@ -224,29 +229,14 @@ func (s *DirStore) makeDirs(dir string) error {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-	}
-	if err := syncDir(parent); err != nil {
-		return err
+		if err := durable.SyncDir(parent); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.synced[dir] = true
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrPermission) { // a parent that is not ours to read
-			return nil
-		}
-		return err
-	}
-	err = d.Sync()
-	if errors.Is(err, syscall.EINVAL) { // some network file systems cannot, and need not
-		err = nil
-	}
-	return errors.Join(err, d.Close())
 }
 
 // ReadAt implements Store.

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
+	"github.com/tidemark-backup/tidemark/journal/durable"
 	"github.com/tidemark-backup/tidemark/volumes/repository"
 )
 
@@ -118,7 +120,10 @@ machine the key, and with the key the archive would be lost.`,
 			}
 			_, recipients := archive.RecipientsOf(ids)
 			text := fmt.Sprintf("said to be in a safe place at %s\n%s\n", time.Now().UTC().Format(time.RFC3339), strings.Join(recipients, "\n"))
-			if err := os.WriteFile(path+daemon.SavedSuffix, []byte(text), 0o600); err != nil {
+			if err := durable.Replace(path+daemon.SavedSuffix, func(w io.Writer) error {
+				_, err := io.WriteString(w, text)
+				return err
+			}); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "noted that a copy of %s is in a safe place: 'tidemark status' does not warn of it any more\n", path)
@@ -136,7 +141,7 @@ func newKeyRotate() *cobra.Command {
 		Short: "Encrypt an archive anew, for other recipients",
 		Long: `Encrypt every file of an archive anew, for the recipients given and nobody else, so that the old key is
 not needed any more. Every file is read, encrypted and written once; the old ones are removed a quarter of
-an hour later. Cut off, run it again: it begins anew, and nothing is lost. Of the content of volumes, the
+an hour later. Cut off, run it again with the same keys: what is for others than OLD already is left. Of the content of volumes, the
 password is encrypted anew, and not the content: who has read the password with the old key still knows it.
 
 First give the daemon the new recipients, or what it archives from now on is still for the old ones.`,
@@ -163,13 +168,20 @@ First give the daemon the new recipients, or what it archives from now on is sti
 					return err
 				}
 			}
-			n := 0
-			err = compactor.Rotate(cmd.Context(), a, nil, func(archive.File, int) { n++ })
-			fmt.Fprintf(cmd.OutOrStdout(), "%s encrypted anew\n", count(n, "file"))
+			n, others, err := compactor.Rotate(cmd.Context(), a)
+			left := ""
+			if others > 0 {
+				left = fmt.Sprintf("; %s for others than this identity already", count(others, "file"))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s encrypted anew%s\n", count(n, "file"), left)
 			if err != nil {
 				return err
 			}
-			return repository.Rewrap(cmd.Context(), repository.Options{Store: store, Cluster: a.Cluster(), Identities: o.Identities, Recipients: o.Recipients})
+			volumes, err := repository.Rewrap(cmd.Context(), repository.Options{Store: store, Cluster: a.Cluster(), Identities: o.Identities, Recipients: o.Recipients})
+			if err == nil && !volumes && n == 0 && others > 0 {
+				return fmt.Errorf("%w: nothing in %s is encrypted for the identity given: all was encrypted anew already, or it is another key ('tidemark key show FILE' tells whose it is)", archive.ErrNoIdentity, store)
+			}
+			return err
 		},
 	}
 	f.add(cmd.Flags())

@@ -21,6 +21,7 @@ import (
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/journal"
 	"github.com/tidemark-backup/tidemark/journal/capture"
+	"github.com/tidemark-backup/tidemark/journal/durable"
 	"github.com/tidemark-backup/tidemark/replay"
 	"github.com/tidemark-backup/tidemark/replay/audit"
 	"github.com/tidemark-backup/tidemark/volumes"
@@ -59,7 +60,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
 		return fmt.Errorf("find the data directory: %w", err)
 	}
-	if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+	if err := durable.MkdirAll(o.DataDir); err != nil {
 		return fmt.Errorf("make the data directory: %w; choose one that you may write to with --data-dir", err)
 	}
 	if info, err := os.Stat(o.DataDir); err == nil && info.Mode().Perm()&0o077 != 0 {
