@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/journal/durable"
 )
 
 func newSnapshotExport() *cobra.Command {
@@ -67,7 +68,7 @@ files are made readable for you alone, and keeping them safe is up to you.`,
 				n++
 			}
 			if err := w.finish(); err != nil {
-				return err
+				return errors.Join(err, w.abort())
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s in %s\n", count(n, "object"), out)
 			return err
@@ -138,30 +139,46 @@ func (t *tarExport) file(name string, content []byte, changed time.Time) error {
 }
 
 func (t *tarExport) finish() error {
-	return errors.Join(t.tar.Close(), t.gz.Close(), t.buf.Flush(), t.f.Sync(), t.f.Close())
+	return errors.Join(t.tar.Close(), t.gz.Close(), t.buf.Flush(), t.f.Sync(), t.f.Close(), durable.SyncDir(filepath.Dir(t.f.Name())))
 }
 
-func (t *tarExport) abort() error { return errors.Join(t.f.Close(), os.Remove(t.f.Name())) }
+func (t *tarExport) abort() error {
+	_ = t.f.Close() // perhaps once more
+	return os.Remove(t.f.Name())
+}
 
-type dirExport struct{ root string }
+// dirExport gets its name when it is whole.
+type dirExport struct{ root, temp string }
 
 func newDirExport(path string) (*dirExport, error) {
-	err := os.Mkdir(path, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		return nil, usage("%s is there already: choose another directory", path)
+	path = filepath.Clean(path)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			err = usage("%s is there already: choose another directory", path)
+		}
+		return nil, err
 	}
-	return &dirExport{path}, err
+	temp, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+"-unfinished-")
+	return &dirExport{path, temp}, err
 }
 
 func (d *dirExport) file(name string, content []byte, _ time.Time) error {
-	path := filepath.Join(d.root, filepath.FromSlash(name))
+	path := filepath.Join(d.temp, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	return os.WriteFile(path, content, 0o600)
 }
 
-func (d *dirExport) finish() error { return nil }
+func (d *dirExport) finish() error {
+	if err := durable.SyncTree(d.temp); err != nil {
+		return err
+	}
+	if err := os.Rename(d.temp, d.root); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(d.root))
+}
 
 // abort leaves nothing that looks like an export.
-func (d *dirExport) abort() error { return os.RemoveAll(d.root) }
+func (d *dirExport) abort() error { return os.RemoveAll(d.temp) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"os"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/journal/durable"
 	"github.com/tidemark-backup/tidemark/replay"
 )
 
@@ -276,12 +278,12 @@ func (f *restoreFlags) restore(cmd *cobra.Command, h *history) error {
 
 // save writes the plan to a file and shows it.
 func (f *restoreFlags) save(cmd *cobra.Command, plan *replay.Plan) error {
-	w, err := os.OpenFile(f.savePlan, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
+	err := durable.Create(f.savePlan, plan.Save)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return usage("--save-plan: %v", err)
 	}
-	if err := errors.Join(plan.Save(w), w.Sync(), w.Close()); err != nil {
-		return errors.Join(fmt.Errorf("--save-plan %s: %w", f.savePlan, err), os.Remove(f.savePlan))
+	if err != nil {
+		return fmt.Errorf("--save-plan %s: %w", f.savePlan, err)
 	}
 	report := &restoreReport{cmd: cmd, flags: &f.applyFlags, plan: plan}
 	if err := report.showPlan(); err != nil {

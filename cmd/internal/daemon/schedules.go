@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
@@ -35,13 +37,15 @@ type job struct {
 	note string // under which the journal keeps the time that it ran for last
 	what string // for people
 	do   func(ctx context.Context, at time.Time)
+	// again says that a run that was cut off with the daemon is made again by the next one. What came of a volume backup is recorded, and it is not.
+	again bool
 }
 
 // lookAgain is how often schedules are looked at at least: the wall clock can be set.
 const lookAgain = 30 * time.Second
 
 // schedules runs the schedules until the context ends. The time that each ran for last is kept
-// in the journal, so that a restart neither repeats nor forgets a run.
+// in the journal, and what is running, so that a restart neither repeats nor forgets a run.
 type schedules struct {
 	d       *daemon
 	log     *zap.Logger
@@ -49,11 +53,12 @@ type schedules struct {
 
 	mu      sync.Mutex // guards what follows
 	all     []job
-	running map[string]int // by note
+	running map[string]int  // by note
+	looked  map[string]bool // by note: whether a daemon before this one left a run
 }
 
 func newSchedules(d *daemon) *schedules {
-	s := &schedules{d: d, log: d.o.Logger.Named("schedules"), changed: make(chan struct{}, 1), running: map[string]int{}}
+	s := &schedules{d: d, log: d.o.Logger.Named("schedules"), changed: make(chan struct{}, 1), running: map[string]int{}, looked: map[string]bool{}}
 	s.set(d.o.Schedules, d.o.Volumes.Policies)
 	return s
 }
@@ -62,11 +67,11 @@ func newSchedules(d *daemon) *schedules {
 func (s *schedules) set(snapshots []Schedule, policies []VolumePolicy) {
 	var all []job
 	for _, sc := range snapshots {
-		all = append(all, job{sc.Spec, "schedule/" + sc.Name, "snapshot", func(ctx context.Context, at time.Time) { s.take(ctx, sc, at) }})
+		all = append(all, job{sc.Spec, "schedule/" + sc.Name, "snapshot", func(ctx context.Context, at time.Time) { s.take(ctx, sc, at) }, true})
 	}
 	for _, p := range policies {
 		if p.Spec.Cron != "" {
-			all = append(all, job{p.Spec, "volumes/" + p.Name, "volume backup", func(ctx context.Context, at time.Time) { s.d.backVolumes(ctx, p.Name, at) }})
+			all = append(all, job{p.Spec, "volumes/" + p.Name, "volume backup", func(ctx context.Context, at time.Time) { s.d.backVolumes(ctx, p.Name, at) }, false})
 		}
 	}
 	s.mu.Lock()
@@ -137,18 +142,61 @@ func (s *schedules) look(ctx context.Context, sc job, runs *sync.WaitGroup) (tim
 		if due.Missed > 0 {
 			log.Warn("runs of a scheduled "+sc.what+" were missed; the newest one is made up for now", zap.Int("missed", due.Missed))
 		}
-		s.mu.Lock()
-		s.running[sc.note]++
-		s.mu.Unlock()
-		runs.Go(func() {
-			sc.do(ctx, due.At)
-			s.mu.Lock()
-			s.running[sc.note]--
-			s.mu.Unlock()
-			s.wake()
-		})
+		return due.Again, s.start(ctx, sc, due.At, runs)
+	case schedule.Suspended:
+	default:
+		at, err := s.cutOff(sc)
+		if err != nil || at.IsZero() {
+			return due.Again, err
+		}
+		log.Warn("a scheduled "+sc.what+" was cut off with the daemon; it is made now", zap.Time("at", at))
+		return due.Again, s.start(ctx, sc, at, runs)
 	}
 	return due.Again, nil
+}
+
+// begun is under which note the journal keeps the time of a run that has not ended.
+func (j *job) begun() string { return j.note + "/begun" }
+
+// cutOff is the time of a run that a daemon before this one did not end; zero: there is none, or it was asked before.
+func (s *schedules) cutOff(sc job) (at time.Time, err error) {
+	s.mu.Lock()
+	looked := s.looked[sc.note]
+	s.looked[sc.note] = true
+	s.mu.Unlock()
+	if looked || !sc.again {
+		return at, nil
+	}
+	b, err := s.d.journal.Note(sc.begun())
+	if err == nil && b != nil {
+		err = at.UnmarshalText(b)
+	}
+	return at, err
+}
+
+func (s *schedules) start(ctx context.Context, sc job, at time.Time, runs *sync.WaitGroup) error {
+	if sc.again {
+		if err := s.keep(ctx, sc.begun(), at); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.running[sc.note]++
+	s.looked[sc.note] = true
+	s.mu.Unlock()
+	runs.Go(func() {
+		sc.do(ctx, at)
+		if sc.again && ctx.Err() == nil {
+			if err := s.d.journal.SetNote(ctx, sc.begun(), nil); err != nil && ctx.Err() == nil {
+				s.log.Warn("the end of a scheduled run cannot be noted; it is made once more at the next start", zap.String("schedule", sc.Name), zap.Error(err))
+			}
+		}
+		s.mu.Lock()
+		s.running[sc.note]--
+		s.mu.Unlock()
+		s.wake()
+	})
+	return nil
 }
 
 // take takes the snapshot of one run. A location that is away is tried again while the run lasts.
@@ -164,7 +212,7 @@ func (s *schedules) take(ctx context.Context, sc Schedule, at time.Time) {
 				s.log.Warn("a scheduled snapshot failed in one archive", zap.String("schedule", sc.Name), zap.String("location", l.Archive), zap.String("error", l.Error))
 			}
 		}
-		if err == nil {
+		if err == nil || errors.Is(err, compactor.ErrTaken) { // by a run that was cut off afterwards
 			return
 		}
 		if try == 5 {
