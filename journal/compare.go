@@ -51,6 +51,9 @@ func (j *Journal) Compare(ctx context.Context, q Recording, floor uint64, cause 
 			l = &Ledger{}
 			w.ledgers[gr] = l
 		}
+		if l.Filter != q.Filter {
+			l.refilter()
+		}
 		l.ResourceInfo, l.OwnCounter, l.Filter, l.Comparing = q.ResourceInfo, q.OwnCounter, q.Filter, cause
 		if cause == "" {
 			l.Comparing = "first list"
@@ -77,6 +80,18 @@ func (j *Journal) Compare(ctx context.Context, q Recording, floor uint64, cause 
 		c.blank, err = j.holdsNone(gr)
 	}
 	return c, err
+}
+
+// refilter prepares for another filter: the span in which the one before was in force becomes a gap.
+func (l *Ledger) refilter() {
+	if l.Filter != "" && l.GapFrom == nil && !l.First.Time.IsZero() {
+		from := l.First
+		if l.FilterFrom != nil && !l.FilterFrom.Time.IsZero() {
+			from = *l.FilterFrom
+		}
+		l.GapFrom = &from
+	}
+	l.FilterFrom = &Cut{}
 }
 
 // holdsNone reports whether no version of any object of the resource is recorded.
@@ -222,15 +237,27 @@ func (c *Comparison) Commit(ctx context.Context, rv uint64) (int, error) {
 			err = w.tick(end, w.j.opts.Clock())
 		}
 		here := Cut{Revision: end, Time: w.last}
+		from := l.Watermark
+		if l.GapFrom != nil {
+			from = *l.GapFrom
+		}
+		gap := !c.first && (l.GapFrom != nil || l.Watermark.Revision != end || c.inferred > 0)
 		if c.first {
 			l.First, l.Initial = here, c.listed
-		} else if l.Watermark.Revision != end || c.inferred > 0 {
-			l.Gaps = append(l.Gaps, Gap{From: l.Watermark, To: here, Cause: l.Comparing, Inferred: c.inferred})
 		}
-		if c.first || l.Watermark.Revision != end || c.inferred > 0 {
+		if gap {
+			l.Gaps = append(l.Gaps, Gap{From: from, To: here, Cause: l.Comparing, Inferred: c.inferred})
+		}
+		if c.first || gap {
 			l.Since = here
 		}
-		l.Watermark, l.Comparing, l.Removed = here, "", nil
+		if l.FilterFrom != nil && l.FilterFrom.Time.IsZero() {
+			l.FilterFrom = &here
+		}
+		if l.Filter == "" || c.first {
+			l.FilterFrom = nil
+		}
+		l.Watermark, l.Comparing, l.Removed, l.GapFrom = here, "", nil, nil
 		w.touch(c.gr, time.Time{})
 		w.round.changed[c.gr] = true
 		return errors.Join(err, w.clearSeen(c.gr))

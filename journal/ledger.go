@@ -46,6 +46,10 @@ type Ledger struct {
 	OwnCounter bool `json:"ownCounter,omitempty"`
 	// Filter says what of the resource is not recorded ("only namespaces a, b"); empty: nothing.
 	Filter string `json:"filter,omitempty"`
+	// FilterFrom is where Filter came into force; nil: with the first list. Its time is zero until the list that brings it is compared.
+	FilterFrom *Cut `json:"filterFrom,omitempty"`
+	// GapFrom is where the gap of the running comparison begins, when that is before the watermark: what a filter left out, history does not have.
+	GapFrom *Cut `json:"gapFrom,omitempty"`
 	// First is where recording began: the cut of the first complete list. Zero while that
 	// list has not completed.
 	First Cut `json:"first"`

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -350,6 +351,19 @@ data: {a: "1"}`)
 	to := h.now()
 	w.patch("alice", "configmaps", "window", "shared", `{data: {c: "3"}}`)
 	note(journal.Modified, "shared")
+
+	// What is recorded only since it got a label is not deleted for that.
+	h2 := &history{}
+	h2.add(t, journal.Added, "configmaps", toYAML(w.find("configmaps", "window", "shared")))
+	since := h2.now()
+	h2.add(t, journal.Added, "configmaps", toYAML(w.find("configmaps", "window", "trash")))
+	h2.ledgers = []journal.Ledger{{ResourceInfo: journal.ResourceInfo{Version: "v1", Resource: "configmaps"}, Filter: "only labels a=b"}}
+	labelled, err := Reversals(t.Context(), h2, since, h2.now(), InNamespace("window"), "")
+	ok(t, err)
+	w.want(w.undo(UndoRequest{Reversals: labelled}), "configmaps", "trash", ActionSkip, "may have been there before: recorded only labels a=b")
+	if why := older([]byte(`{"metadata":{"creationTimestamp":"2026-01-02T03:04:05Z"}}`), journal.Cut{Time: time.Date(2026, 1, 2, 3, 6, 0, 0, time.UTC)}); why != "it says that it was made on 2026-01-02T03:04:05Z" {
+		t.Errorf("older: %q", why)
+	}
 
 	rs, err := Reversals(t.Context(), h, from, to, InNamespace("window"), "bad-operator")
 	ok(t, err)

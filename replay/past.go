@@ -68,6 +68,9 @@ func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope 
 		if p.byKey[k] != nil {
 			continue
 		}
+		if from := req.mappedTo(k); from != "" {
+			return asWell(from, req.namespace(from))
+		}
 		if !gjson.ValidBytes(e.Object) || !gjson.ParseBytes(e.Object).IsObject() { // parsing takes four times as long
 			return fmt.Errorf("reading the recorded %s: %w", e.ID(), ErrNotObject)
 		}

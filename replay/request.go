@@ -158,6 +158,23 @@ func (r *RestoreRequest) namespace(ns string) string {
 	return ns
 }
 
+// mappedTo is the namespace that is restored under the name of the one that an object is in; empty: it has its name for itself.
+func (r *RestoreRequest) mappedTo(k objectKey) string {
+	ns := k.namespace
+	if k.gr == namespaces {
+		ns = k.name
+	}
+	if ns == "" || r.NamespaceMappings[ns] != "" {
+		return ""
+	}
+	for from, to := range r.NamespaceMappings {
+		if to == ns {
+			return from
+		}
+	}
+	return ""
+}
+
 // whole reports whether all objects of some namespaces, or of the cluster, are asked for.
 func (r *RestoreRequest) whole() bool { return r.Scope.Names == nil && r.Scope.Resources == nil }
 
@@ -192,10 +209,15 @@ func (r *RestoreRequest) validate() error {
 			return fmt.Errorf("namespace %s is mapped to %s but not asked for: add -n %s", from, to, from)
 		}
 		if r.Scope.Namespaces != nil && slices.Contains(r.Scope.Namespaces, to) && r.NamespaceMappings[to] == "" {
-			return fmt.Errorf("namespace %s is mapped to %s, which is restored under its own name as well: map both, or use one restore for each", from, to)
+			return asWell(from, to)
 		}
 	}
 	return nil
+}
+
+// asWell is the error of a namespace that is mapped to another one that comes back too: objects of both would be one.
+func asWell(from, to string) error {
+	return fmt.Errorf("namespace %s is mapped to %s, which is restored under its own name as well: map both, or use one restore for each", from, to)
 }
 
 // normalize sets what other fields imply.

@@ -48,6 +48,21 @@ func TestRequestsThatCannotBeMeant(t *testing.T) {
 	}
 }
 
+// A whole cluster names no namespaces: that one is mapped to another that comes back as well is seen in history.
+func TestAMappingOntoWhatComesBackIsRefused(t *testing.T) {
+	h := &history{}
+	for _, ns := range []string{"one", "two"} {
+		h.add(t, journal.Added, "configmaps", `{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: `+ns+`}}`)
+	}
+	for to, want := range map[string]string{"two": "namespace one is mapped to two, which is restored under its own name as well", "three": ""} {
+		p := &past{byKey: map[objectKey]*entry{}, byUID: map[string]*entry{}, scaled: map[scaleTarget]bool{}}
+		err := p.fold(t.Context(), h, &RestoreRequest{Cut: h.now(), NamespaceMappings: map[string]string{"one": to}}, Scope{})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("mapped to %s: %v", to, err)
+		}
+	}
+}
+
 func TestParseNamespaceMappings(t *testing.T) {
 	for _, tc := range []struct {
 		in   []string

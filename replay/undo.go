@@ -28,6 +28,8 @@ type Reversal struct {
 	Resource        schema.GroupResource
 	Namespace, Name string
 	Steps           []Step
+	// Unsure says why it cannot be told whether the object was there before the first step, though nothing was recorded of it; empty: it was not.
+	Unsure string
 }
 
 // Step is one change of an object. A side that is nil means that the object was not there.
@@ -182,6 +184,8 @@ func (u *undoer) reverse(ctx context.Context, r *Reversal) error {
 	switch {
 	case before == nil && !live:
 		it.Action, it.Reason = ActionUnchanged, "is gone already"
+	case before == nil && r.Unsure != "":
+		it.Action, it.Reason = ActionSkip, "may have been there before: "+r.Unsure
 	case before == nil:
 		u.remove(it, after, last)
 	case !live && wasThere && !u.force:
@@ -437,9 +441,10 @@ func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scop
 	if err != nil {
 		return nil, fmt.Errorf("reading the ledgers: %w", err)
 	}
-	own := map[schema.GroupResource]bool{}
+	own, unsure := map[schema.GroupResource]bool{}, map[schema.GroupResource]string{}
 	for i := range catalog.Resources {
-		own[catalog.Resources[i].GroupResource()] = catalog.Resources[i].OwnCounter
+		l := &catalog.Resources[i]
+		own[l.GroupResource()], unsure[l.GroupResource()] = l.OwnCounter, catalog.unsure(l, from)
 	}
 	between := func(c *Change) bool { // as a fold sees the two cuts: revisions count, not when a watch brought them
 		if own[c.Resource] {
@@ -491,9 +496,20 @@ func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scop
 			was, is := gjson.GetBytes(s.Before, "metadata.uid").String(), gjson.GetBytes(s.After, "metadata.uid").String()
 			s.Recreated = was != "" && is != "" && was != is
 		}
+		if r.Steps[0].Before == nil {
+			r.Unsure = cmp.Or(unsure[r.Resource], older(r.Steps[0].After, from))
+		}
 		all = append(all, *r)
 	}
 	return all, nil
+}
+
+// older says that an object of which nothing was recorded at a cut was there, by what it tells itself; empty: it does not.
+func older(text []byte, from journal.Cut) string {
+	if made := gjson.GetBytes(text, "metadata.creationTimestamp").Time(); !made.IsZero() && made.Before(from.Time.Add(-slowWatch)) {
+		return "it says that it was made on " + clock(made)
+	}
+	return ""
 }
 
 // ErrNobody is returned by Reversals for a manager that changed nothing.

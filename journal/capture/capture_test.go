@@ -217,8 +217,28 @@ func TestFiltersChooseWhatIsRecordedAndTheLedgerSaysSo(t *testing.T) {
 
 	r = start(t, s, fs, func(o *Options) { o.Include = []string{"configmaps"} }) // wider: a list, and a gap with its cause
 	r.eventually("the filter's change", func() bool { return r.journal.Ledger(configMaps).Filter == "" })
-	if l := r.await(configMaps, rv); len(l.Gaps) != 1 || !strings.Contains(l.Gaps[0].Cause, "was changed") || l.Gaps[0].Inferred != 2 {
-		t.Errorf("gaps %+v", l.Gaps)
+	l = r.await(configMaps, rv)
+	if len(l.Gaps) != 1 || !strings.Contains(l.Gaps[0].Cause, "was changed") || l.Gaps[0].Inferred != 2 || l.Gaps[0].From != l.First {
+		t.Errorf("gaps %+v, want one from the first list on: what the filter left out is not known in all that time", l.Gaps)
+	}
+	whole := l.Watermark
+	r.stop()
+
+	// Narrower, and wider again: all that lies in between is a gap, up to the watermark as well.
+	r = start(t, s, fs, func(o *Options) { o.Include, o.Namespaces = []string{"configmaps"}, []string{"in"} })
+	r.eventually("the filter's change", func() bool { l := r.journal.Ledger(configMaps); return l.Filter != "" && l.Comparing == "" })
+	narrowed := r.journal.Ledger(configMaps)
+	rv = s.change(cms, "MODIFIED", "in", "y", "3")
+	within := r.await(configMaps, rv).Watermark
+	r.stop()
+	r = start(t, s, fs, func(o *Options) { o.Include = []string{"configmaps"} })
+	r.eventually("the filter's change", func() bool { l := r.journal.Ledger(configMaps); return l.Filter == "" && l.Comparing == "" })
+	l = r.journal.Ledger(configMaps)
+	if narrowed.FilterFrom == nil || l.FilterFrom != nil || l.GapFrom != nil || l.Gaps[len(l.Gaps)-1].From != *narrowed.FilterFrom {
+		t.Errorf("narrowed from %v; then %+v", narrowed.FilterFrom, l)
+	}
+	if l.GapAt(within) == nil || l.GapAt(whole) != nil {
+		t.Errorf("gaps at a moment with the filter: %v, and before: %v", l.GapAt(within), l.GapAt(whole))
 	}
 }
 
