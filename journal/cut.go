@@ -87,7 +87,10 @@ func entryFrom(it *pebble.Iterator, t time.Time) (at time.Time, e indexEntry, er
 	return at, e, err
 }
 
-// SetMark gives the cut a name. A name that is taken is replaced.
+// ErrPaused is returned for what would wait until a full disk has space again.
+var ErrPaused = errors.New("nothing can be noted now")
+
+// SetMark gives the cut a name. A name that is taken is replaced. While recording is paused, it fails: ErrPaused.
 func (j *Journal) SetMark(ctx context.Context, name string, c Cut) error {
 	if name == "" || len(name) > 253 {
 		return fmt.Errorf("%w: a mark's name has 1 to 253 characters", ErrBadName)
@@ -95,6 +98,9 @@ func (j *Journal) SetMark(ctx context.Context, name string, c Cut) error {
 	b, err := json.Marshal(c)
 	if err != nil {
 		return err
+	}
+	if full := j.spaceTrouble(); full != "" {
+		return fmt.Errorf("%w: %s", ErrPaused, full)
 	}
 	return j.do(ctx, entry{exec: func(w *writer) error { return w.batch.Set(nameKey(prefixMark, name), b, nil) }})
 }

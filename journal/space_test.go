@@ -60,6 +60,9 @@ func TestFullDiskPausesAndGoesOnByItself(t *testing.T) {
 	if j.Err() != nil {
 		t.Fatalf("a full disk is not a failure: %v", j.Err())
 	}
+	if err := j.SetMark(t.Context(), "now", j.Newest()); !errors.Is(err, journal.ErrPaused) || !strings.Contains(err.Error(), "free space") {
+		t.Errorf("a mark on a full disk: %v, want that it says so and does not wait", err)
+	}
 	if got := j.Ledger(configMaps.GroupResource()).Watermark.RV; got != 11 {
 		t.Fatalf("watermark %d while nothing after 11 can be written", got)
 	}

@@ -103,7 +103,13 @@ metadata: {name: clean-new, labels: {app: a}}`)
 	if diff := cmp.Diff([]string{"deployments.apps clean/web"}, deletes(p)); diff != "" || !strings.Contains(strings.Join(p.Warnings, "\n"), "not pruned: configmaps: not recorded: excluded") {
 		t.Errorf("%s %q", diff, p.Warnings)
 	}
-	w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()}))
+	// What is held by somebody is told: it is not gone.
+	w.make("ci", `{apiVersion: v1, kind: ConfigMap, metadata: {name: held, namespace: clean, finalizers: [example.com/mine]}}`)
+	res := w.apply(w.plan(h, RestoreRequest{Scope: InNamespace("clean"), Prune: true, Cut: h.now()}))
+	if len(res.Left) != 1 || res.Left[0].Item.Name != "held" || !strings.Contains(res.Left[0].Message, "not gone yet (finalizers example.com/mine)") {
+		t.Errorf("a deletion that is held: %+v", res.Left)
+	}
+	w.patch("ci", "configmaps", "clean", "held", `{metadata: {finalizers: null}}`)
 	w.gone("configmaps", "clean", "new")
 	w.gone("deployments.apps", "clean", "web")
 	if w.find("clusterroles.rbac.authorization.k8s.io", "", "clean-new") == nil || w.find("configmaps", "clean", "kube-root-ca.crt") == nil {

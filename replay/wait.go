@@ -58,6 +58,22 @@ func (a *applier) awaitGone(ctx context.Context, it *Item) error {
 	return fmt.Errorf("is still being deleted after %s%s: see what holds it with 'kubectl get %s %s -o yaml', then run the restore again", a.o.Wait, holders(last), it.Resource, it.Name)
 }
 
+// finalizersWait is how long what holds a deleted object may take before it is told.
+const finalizersWait = 3 * time.Second
+
+// awaitFinalizers gives those that hold an object that was just deleted some time. That it is not gone then is told, and no failure: it is theirs by now.
+func (a *applier) awaitFinalizers(ctx context.Context, it *Item) error {
+	for until := time.Now().Add(finalizersWait); ; {
+		u, err := a.target.get(ctx, it.served, it.Namespace, it.Name)
+		if err != nil || u == nil || u.GetUID() != it.live.uid {
+			return nil // gone, or nobody knows
+		}
+		if time.Now().After(until) || !sleep(ctx, pollEvery) {
+			return &otherwise{fmt.Errorf("is marked for deletion, and not gone yet%s: it goes when they are done, or by 'kubectl edit' without them", holders(u))}
+		}
+	}
+}
+
 // holders names what keeps an object from going.
 func holders(u *unstructured.Unstructured) string {
 	if u == nil {

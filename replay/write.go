@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tidwall/gjson"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -65,7 +66,11 @@ func (a *applier) writeItem(ctx context.Context, it *Item) (waited time.Duration
 		err = a.release(ctx, it)
 		waited = time.Since(start)
 	case ActionDelete:
-		err = a.delete(ctx, it, metav1.DeletePropagationBackground)
+		if err = a.delete(ctx, it, metav1.DeletePropagationBackground); err == nil && gjson.GetBytes(it.live.json(), "metadata.finalizers.0").Exists() {
+			mark := time.Now()
+			err = a.awaitFinalizers(ctx, it)
+			waited = time.Since(mark)
+		}
 	}
 	return waited, err
 }

@@ -175,7 +175,11 @@ func (e *execution) run() error {
 	}
 	if e.mark != nil {
 		if err := e.mark(ctx); err != nil {
-			return fmt.Errorf("mark the moment before the restore: %w; nothing was written", err)
+			if ctx.Err() != nil {
+				return err
+			}
+			// Whoever restores is in trouble already, and the record undoes it without a mark.
+			fmt.Fprintf(cmd.ErrOrStderr(), "# warning: the moment before the restore gets no name: %v\n", err)
 		}
 	}
 	work, cancel := e.patient()
