@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -181,7 +182,11 @@ func (p *planner) inComingVersion(it *Item, gv schema.GroupVersion) (object, str
 		return nil, fmt.Sprintf("the target does not serve %s, which is a part of Kubernetes itself: upgrade its API server, or enable the kind there with --runtime-config=%s=true and the feature gate it may need", it.Resource, gv), nil
 	}
 	if crd == nil || crd.refused != "" {
-		return nil, fmt.Sprintf("the target does not serve %s: restore its definition first, with 'tidemark restore customresourcedefinitions/%s', or install it", it.Resource, name), nil
+		at := "MOMENT" // an undo has none
+		if !p.req.Cut.Time.IsZero() {
+			at = p.req.Cut.Time.UTC().Format(time.RFC3339Nano)
+		}
+		return nil, fmt.Sprintf("the target does not serve %s: restore its definition first, with 'tidemark restore customresourcedefinitions/%s --at %s', or install it", it.Resource, name, at), nil
 	}
 	def := crd.object()
 	for _, v := range def.objects("spec", "versions") {

@@ -42,7 +42,7 @@ func TestVersionsThatAreNoLongerServed(t *testing.T) {
 			"a Deployment of another group", "deployments.extensions", `{apiVersion: extensions/v1beta1, kind: Deployment, metadata: {name: x}, spec: {selector: {matchLabels: {a: b}}, rollbackTo: {revision: 1}}}`,
 			`{apiVersion: apps/v1, kind: Deployment, metadata: {name: x}, spec: {selector: {matchLabels: {a: b}}}}`, "",
 		},
-		{"not served at all", "widgets.example.com", `{apiVersion: example.com/v1, kind: Widget, metadata: {name: x}}`, "", "tidemark restore customresourcedefinitions/widgets.example.com"},
+		{"not served at all", "widgets.example.com", `{apiVersion: example.com/v1, kind: Widget, metadata: {name: x}}`, "", "tidemark restore customresourcedefinitions/widgets.example.com --at 1970-01-01T00:"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := &history{}
