@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -111,13 +112,19 @@ func (r *Records) Begin(p *Plan) (*Record, error) {
 }
 
 // sweep removes what is left of records whose making or removal was cut off, a day ago at least: no command shows them, and there are Secrets in them.
+// Directories in which there is anything else are not ours.
 func (r *Records) sweep() {
 	dirs, _ := os.ReadDir(r.dir)
 	for _, d := range dirs {
-		rec := newRecord(d.Name(), filepath.Join(r.dir, d.Name()))
+		dir := filepath.Join(r.dir, d.Name())
 		info, err := d.Info()
-		if _, none := os.Stat(rec.planFile()); err == nil && d.IsDir() && errors.Is(none, fs.ErrNotExist) && time.Since(info.ModTime()) > 24*time.Hour {
-			_ = os.RemoveAll(rec.dir) // it is tried again by the next
+		if err != nil || !d.IsDir() || time.Since(info.ModTime()) < 24*time.Hour {
+			continue
+		}
+		files, err := os.ReadDir(dir)
+		others := func(f fs.DirEntry) bool { return f.Name() != progressFile && !strings.HasPrefix(f.Name(), durable.TempPrefix) }
+		if err == nil && len(files) > 0 && !slices.ContainsFunc(files, others) {
+			_ = os.RemoveAll(dir) // it is tried again by the next
 		}
 	}
 }
@@ -126,7 +133,10 @@ func newRecord(id, dir string) *Record {
 	return &Record{ID: id, dir: dir, done: map[int]outcome{}, hooks: map[string]outcome{}, announced: map[int]bool{}}
 }
 
-func (rec *Record) progressFile() string { return filepath.Join(rec.dir, "progress.jsonl") }
+// progressFile is in the directory of each record.
+const progressFile = "progress.jsonl"
+
+func (rec *Record) progressFile() string { return filepath.Join(rec.dir, progressFile) }
 func (rec *Record) planFile() string     { return filepath.Join(rec.dir, "plan.json.zst") }
 
 // lock opens the progress for writing, and keeps others from it.

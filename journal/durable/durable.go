@@ -70,8 +70,11 @@ func Replace(path string, write func(io.Writer) error) error {
 	return place(path, write, func(temp string) error { return os.Rename(temp, path) })
 }
 
+// TempPrefix is what the names of files begin with that are being written, beside what they are to be.
+const TempPrefix = ".tmp-"
+
 func place(path string, write func(io.Writer) error, name func(temp string) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix)
 	if err != nil {
 		return err
 	}
