@@ -122,7 +122,9 @@ func (r *Records) sweep() {
 			continue
 		}
 		files, err := os.ReadDir(dir)
-		others := func(f fs.DirEntry) bool { return f.Name() != progressFile && !strings.HasPrefix(f.Name(), durable.TempPrefix) }
+		others := func(f fs.DirEntry) bool {
+			return f.Name() != progressFile && !strings.HasPrefix(f.Name(), durable.TempPrefix)
+		}
 		if err == nil && len(files) > 0 && !slices.ContainsFunc(files, others) {
 			_ = os.RemoveAll(dir) // it is tried again by the next
 		}
