@@ -72,6 +72,42 @@ func TestClockThatJumpsDeletesNothingEarly(t *testing.T) {
 	m.judge(t, mem, "after retention")
 }
 
+// The first full snapshot is not as old as the window for the length of one window: what is before it is all there is of it.
+func TestRetentionKeepsTheWindowBeforeTheFirstFullSnapshot(t *testing.T) {
+	mem := archive.NewMemStore()
+	m := newSmall(t, mem)
+	_, err := m.s.Connect(t.Context())
+	ok(t, err)
+	m.s.SetRetention(retention.Policy{Window: time.Hour})
+	for range 5 {
+		m.record(t, 5)
+		m.clock.add(10 * time.Second)
+		ok(t, m.s.Seal(t.Context()))
+	}
+	m.older(2 * time.Hour)
+	_, err = m.s.Snapshot(t.Context(), compactor.SnapshotRequest{})
+	ok(t, err)
+	m.older(30 * time.Minute)
+	gone := func() (n int) {
+		r, err := m.s.Retain(t.Context(), false)
+		ok(t, err)
+		for _, v := range r.Segments {
+			if !v.Keep {
+				n++
+			}
+		}
+		return n
+	}
+	if n := gone(); n > 0 {
+		t.Errorf("%d segments go, and the only full snapshot is half as old as the window", n)
+	}
+	m.judge(t, mem, "after retention")
+	m.older(30 * time.Minute)
+	if gone() == 0 {
+		t.Error("nothing goes once the snapshot is as old as the window")
+	}
+}
+
 func TestLockedFilesGoWhenTheLockEnds(t *testing.T) {
 	mem := archive.NewMemStore()
 	m := newSmall(t, mem)

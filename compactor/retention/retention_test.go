@@ -169,6 +169,26 @@ func TestSegments(t *testing.T) {
 	}
 }
 
+// The moments of the window that are older than the first full snapshot are made of the segments before it.
+func TestNoSegmentGoesWhileEveryFullSnapshotIsYoungerThanTheWindow(t *testing.T) {
+	p := retention.Policy{Window: 7 * day}
+	old := retention.Span{From: now.Add(-30 * day), To: now.Add(-8 * day), Age: 8 * day}
+	for _, c := range []struct {
+		oldest time.Duration
+		keep   bool
+		reason string
+	}{
+		{hour, true, "the window is built on it until a full snapshot is as old as the window"},
+		{7*day - 1, true, "the window is built on it until a full snapshot is as old as the window"},
+		{7 * day, false, "older than the snapshot that the window is built on"},
+	} {
+		items := retention.Decide([]retention.Item{full(c.oldest), full(hour / 2), {ID: "part", Time: now.Add(-8 * day), Age: 8 * day}}, p)
+		if v := retention.Segments([]retention.Span{old}, items, p)[0]; v.Keep != c.keep || v.Reason != c.reason {
+			t.Errorf("the oldest full snapshot is %s old: keep %t, %s", c.oldest, v.Keep, v.Reason)
+		}
+	}
+}
+
 func drawPolicy(t *rapid.T) retention.Policy {
 	count := func(name string) int { return rapid.IntRange(0, 4).Draw(t, name) }
 	return retention.Policy{

@@ -20,8 +20,9 @@ type SpanVerdict struct {
 
 // Segments says of each segment whether it is kept, in the order given. A segment goes only if it is
 // older than the window, and ends at or before the full snapshot that the window is built on: what
-// is restored is that snapshot and the changes after it. Snapshots that are kept beside are
-// restored by themselves and need no segment. items are all verdicts of one Decide with the same policy.
+// is restored is that snapshot and the changes after it. While that snapshot is itself younger than the
+// window nothing goes: the moments of the window before it are made of the segments before it. Snapshots that
+// are kept beside are restored by themselves and need no segment. items are all verdicts of one Decide with the same policy.
 func Segments(spans []Span, items []Verdict, p Policy) []SpanVerdict {
 	base := Base(items, p.Window)
 	all := make([]SpanVerdict, len(spans))
@@ -36,6 +37,8 @@ func Segments(spans []Span, items []Verdict, p Policy) []SpanVerdict {
 			v.Reason = "within the window of " + text(p.Window)
 		case s.To.After(items[base].Time):
 			v.Reason = "the window is built on it"
+		case items[base].Age < p.Window:
+			v.Reason = "the window is built on it until a full snapshot is as old as the window"
 		default:
 			v.Keep, v.Reason = false, "older than the snapshot that the window is built on"
 		}
