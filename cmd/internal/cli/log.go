@@ -77,6 +77,9 @@ func (f *logFlags) run(cmd *cobra.Command, args []string) error {
 	if q.From, err = h.moment(ctx, first, f.since+f.from); err != nil {
 		return err
 	}
+	if f.since+f.from == "now" { // by the daemon's clock, and not without a bound
+		q.From = h.catalog.To.Time
+	}
 	if q.From.After(h.catalog.To.Time) { // it may lie in the future, where nothing can have changed
 		if _, err := h.cut(ctx, first, f.since+f.from); err != nil {
 			return err
