@@ -54,7 +54,7 @@ func Partly(err error) bool {
 	return is && answer.Kind == kindPartly || errors.Is(err, repository.ErrPartly)
 }
 
-// Refused reports whether an error says of a question about volumes that it cannot be meant, or that what it asks for may not be done: here, or with the daemon.
+// Refused reports whether an error says of a question about volumes or snapshots that it cannot be meant, or that what it asks for may not be done: here, or with the daemon.
 func Refused(err error) bool {
 	answer, is := errors.AsType[*Error](err)
 	return is && answer.Kind == kindRequest || errors.As(asked(err), new(*requestError)) && !errors.Is(err, volumes.ErrPartly)
@@ -65,6 +65,9 @@ type requestError struct{ err error }
 
 func (e *requestError) Error() string { return e.err.Error() }
 func (e *requestError) Unwrap() error { return e.err }
+
+// Refuse makes an error that Refused finds, here and with the one who asked.
+func Refuse(format string, args ...any) error { return badRequest(format, args...) }
 
 func badRequest(format string, args ...any) error { return &requestError{fmt.Errorf(format, args...)} }
 

@@ -21,6 +21,8 @@ const (
 	maxMarks = 100
 	// restorePrefix begins the names that restores give to the moment before they write.
 	restorePrefix = "restore/"
+	// backupPrefix begins those of snapshots, which --at finds without it as well.
+	backupPrefix = "backup/"
 )
 
 type markFlags struct {
@@ -36,7 +38,7 @@ func newMark() *cobra.Command {
 		GroupID: "operate",
 		Short:   "Give a moment a name, so that --at NAME finds it; or list the names",
 		Long: `Give a moment a name, so that --at NAME finds it. Without a name it lists the named moments,
-newest first (at most 100). Those called restore/ID were made by restores.`,
+newest first (at most 100). Those called restore/ID were made by restores, backup/NAME by snapshots.`,
 		Example: `  tidemark mark before-upgrade
   tidemark mark last-good --at 2026-11-22T10:30:00Z
   tidemark diff -n shop --at before-upgrade
@@ -99,6 +101,9 @@ func (f *markFlags) run(cmd *cobra.Command, args []string) error {
 func markable(name string) error {
 	if strings.HasPrefix(name, restorePrefix) {
 		return usage("names that begin with %s are given by restores: choose another", restorePrefix)
+	}
+	if strings.HasPrefix(name, backupPrefix) {
+		return usage("names that begin with %s are given by snapshots: choose another, or take one with 'tidemark snapshot create --name NAME'", backupPrefix)
 	}
 	at, err := replay.ParseAt(name)
 	if err != nil || at.Mark == "" || name == "live" {

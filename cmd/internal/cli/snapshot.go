@@ -88,6 +88,9 @@ func newSnapshotCreate() *cobra.Command {
 			}
 			defer c.Close()
 			all, err := c.TakeSnapshot(cmd.Context(), q)
+			if api.Refused(err) {
+				return failure(ErrUsage, "%v", err)
+			}
 			if err != nil {
 				return err
 			}

@@ -53,7 +53,25 @@ func (a archives) pick(names []string) ([]*compactor.Shipper, error) {
 
 // TakeSnapshot implements api.Archives. One location that fails does not keep the others from it.
 func (a archives) TakeSnapshot(ctx context.Context, q api.SnapshotRequest) ([]api.Location, error) {
+	if err := a.unmarked(q.Name); err != nil {
+		return nil, err
+	}
 	return a.take(ctx, q, "manual")
+}
+
+// unmarked refuses a name that a mark has: --at NAME would go on to find the mark's moment, and not the snapshot's.
+func (a archives) unmarked(name string) error {
+	if name == "" {
+		return nil
+	}
+	_, err := a.d.journal.MarkedCut(name)
+	switch {
+	case errors.Is(err, journal.ErrNoMark):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for a mark of that name: %w", err)
+	}
+	return api.Refuse("the name %s is taken by a mark: choose another; 'tidemark mark' lists all names", name)
 }
 
 func (a archives) take(ctx context.Context, q api.SnapshotRequest, origin string) ([]api.Location, error) {
