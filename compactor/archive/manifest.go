@@ -73,7 +73,7 @@ type Snapshot struct {
 	Held    bool           `json:"held,omitempty"` // by a legal hold
 }
 
-// SnapshotScope is a part of the cluster, in the words of replay.Scope.
+// SnapshotScope is a part of the cluster, in the words of replay.Scope; namespaces may be patterns such as team-*.
 type SnapshotScope struct {
 	Namespaces []string `json:"namespaces,omitempty"`
 	Resources  []string `json:"resources,omitempty"`

@@ -42,10 +42,10 @@ type Error struct {
 // Error gives the daemon's own words.
 func (e *Error) Error() string { return e.Message }
 
-// Unknown reports whether an error says that what was asked for, a backup of a volume or a path in it, is not there: here, or with the daemon.
+// Unknown reports whether an error says that what was asked for, a backup of a volume, a path in it or a type of objects, is not there: here, or with the daemon.
 func Unknown(err error) bool {
 	answer, is := errors.AsType[*Error](err)
-	return is && answer.Kind == kindUnknown || errors.Is(err, volumes.ErrUnknown) || errors.Is(err, repository.ErrNoFile)
+	return is && answer.Kind == kindUnknown || errors.Is(err, volumes.ErrUnknown) || errors.Is(err, repository.ErrNoFile) || errors.Is(err, replay.ErrUnknownKind)
 }
 
 // Partly reports whether an error says that some of what was asked for could not be had, and all else could: here, or with the daemon.

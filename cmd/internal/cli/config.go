@@ -108,6 +108,9 @@ func (f *runFlags) reloadable(file *config.File) (r daemon.Reloadable, err error
 		sc := daemon.Schedule{Spec: spec, TTL: time.Duration(s.TTL), Archives: s.Archives}
 		if len(s.Namespaces)+len(s.Resources) > 0 || s.Selector != "" {
 			sc.Scope = &archive.SnapshotScope{Namespaces: s.Namespaces, Resources: s.Resources, Selector: s.Selector}
+			if err := daemon.CheckScope(sc.Scope); err != nil {
+				return r, wrongAt(s.Line, fmt.Errorf("schedule %q: %w", s.Name, err))
+			}
 		}
 		for _, name := range s.Archives {
 			if !slices.ContainsFunc(f.Archives, func(a daemon.Archive) bool { return a.Name == name }) {
@@ -246,7 +249,7 @@ run has its place (dataDir for --data-dir), and archives, schedules, retention a
     ttl: 30d
     startingDeadline: 1h
     concurrencyPolicy: Forbid
-    namespaces: [shop]
+    namespaces: [shop, team-*]    # and resources: [deploy, secrets], selector: app=web
     archives: [main]
   retention:
     window: 30d

@@ -205,8 +205,8 @@ func (h *history) everything() []target {
 		return h.targets
 	}
 	var out []target
-	for i := range h.kinds.ledgers {
-		if l := &h.kinds.ledgers[i]; l.Namespaced || h.namespace == "" {
+	for i := range h.kinds.Ledgers {
+		if l := &h.kinds.Ledgers[i]; l.Namespaced || h.namespace == "" {
 			out = append(out, target{ledger: l})
 		}
 	}

@@ -259,7 +259,7 @@ func (p *logPrinter) change(c *replay.Change) error {
 	if p.json {
 		return p.line(api.RecordOf(c))
 	}
-	id := p.h.kinds.labelOf(c.Resource) + "/" + c.Name
+	id := p.h.kinds.LabelOf(c.Resource) + "/" + c.Name
 	if p.namespaces {
 		ns := c.Namespace
 		if ns == "" {

@@ -207,7 +207,7 @@ func (h *history) explainMissing(ctx context.Context, missing []missingObject, c
 
 // lastSeen describes the object's life around the cut in one line, and whether it ever lived.
 func (h *history) lastSeen(ctx context.Context, m missingObject, cut journal.Cut) (string, bool, error) {
-	id := label(m.ledger) + "/" + m.name
+	id := replay.Label(m.ledger) + "/" + m.name
 	where, flag := "", ""
 	if m.namespace != "" {
 		where, flag = " in namespace "+m.namespace, " -n "+m.namespace

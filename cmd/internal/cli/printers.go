@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // jsonPrinter writes objects byte for byte: one alone, several as the items of a v1 List.
@@ -93,7 +94,7 @@ func (p *yamlPrinter) finish() error {
 type namePrinter struct{ w io.Writer }
 
 func (p *namePrinter) print(l *journal.Ledger, e *journal.Event) error {
-	_, err := fmt.Fprintf(p.w, "%s/%s\n", label(l), e.Name)
+	_, err := fmt.Fprintf(p.w, "%s/%s\n", replay.Label(l), e.Name)
 	return err
 }
 

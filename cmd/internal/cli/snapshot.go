@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
+	"github.com/tidemark-backup/tidemark/cmd/internal/daemon"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 )
@@ -82,16 +83,21 @@ func newSnapshotCreate() *cobra.Command {
 			if len(scope.Namespaces)+len(scope.Resources) > 0 || scope.Selector != "" {
 				q.Scope = &scope
 			}
+			if err := daemon.CheckScope(q.Scope); err != nil {
+				return usage("%v", err)
+			}
 			c, err := server.connect()
 			if err != nil {
 				return err
 			}
 			defer c.Close()
 			all, err := c.TakeSnapshot(cmd.Context(), q)
-			if api.Refused(err) {
+			switch {
+			case api.Unknown(err):
+				return failure(ErrNotInHistory, "%v", err)
+			case api.Refused(err):
 				return failure(ErrUsage, "%v", err)
-			}
-			if err != nil {
+			case err != nil:
 				return err
 			}
 			if output == "json" {
@@ -119,8 +125,8 @@ func newSnapshotCreate() *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&q.Name, "name", "", "name, under which --at finds the moment as well (default: an ID)")
 	fs.StringVarP(&scope.Selector, "selector", "l", "", "only objects with these labels, such as app=web")
-	fs.StringSliceVar(&scope.Namespaces, "include-namespaces", nil, "only these namespaces (default: everything)")
-	fs.StringSliceVar(&scope.Resources, "include-resources", nil, "only these resources, such as deployments.apps (default: everything)")
+	fs.StringSliceVar(&scope.Namespaces, "include-namespaces", nil, "only these namespaces, such as shop,team-* (default: everything)")
+	fs.StringSliceVar(&scope.Resources, "include-resources", nil, "only these types, such as deploy,secrets (default: everything)")
 	fs.StringVar(&ttl, "ttl", "", "delete it after this time, such as 720h or 30d (default: keep it until it is deleted by hand)")
 	fs.BoolVar(&q.Pinned, "pin", false, "keep it whatever retention says")
 	fs.StringSliceVar(&q.Archives, "to", nil, "only to these archives, by name (default: all)")

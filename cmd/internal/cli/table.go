@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // tablePrinter writes tables like kubectl's, one for each resource.
@@ -110,7 +111,7 @@ func (p *tablePrinter) flush() error {
 		}
 		name := r.name
 		if p.prefixed {
-			name = label(p.ledger) + "/" + name
+			name = replay.Label(p.ledger) + "/" + name
 		}
 		fmt.Fprintln(w, name+"\t"+strings.Join(r.cells, "\t"))
 	}

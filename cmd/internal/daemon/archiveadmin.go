@@ -7,14 +7,10 @@ import (
 	"iter"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
 	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/journal"
-	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // archives is the daemon as api.Archives.
@@ -75,7 +71,7 @@ func (a archives) unmarked(name string) error {
 }
 
 func (a archives) take(ctx context.Context, q api.SnapshotRequest, origin string) ([]api.Location, error) {
-	keep, err := chooser(q.Scope)
+	scope, keep, err := a.d.scoped(ctx, q.Scope)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +83,7 @@ func (a archives) take(ctx context.Context, q api.SnapshotRequest, origin string
 	var errs []error
 	for _, s := range shippers {
 		l := api.Location{Archive: s.Name()}
-		p, err := s.Snapshot(ctx, compactor.SnapshotRequest{Name: q.Name, Scope: q.Scope, Keep: keep, Origin: origin, TTL: q.TTL, Pinned: q.Pinned})
+		p, err := s.Snapshot(ctx, compactor.SnapshotRequest{Name: q.Name, Scope: scope, Keep: keep, Origin: origin, TTL: q.TTL, Pinned: q.Pinned})
 		if err != nil {
 			l.Error = err.Error()
 			errs = append(errs, fmt.Errorf("archive %s: %w", s.Name(), err))
@@ -107,24 +103,6 @@ func (a archives) take(ctx context.Context, q api.SnapshotRequest, origin string
 		}
 	}
 	return all, nil
-}
-
-// chooser chooses what is in scope; nil chooses everything.
-func chooser(scope *archive.SnapshotScope) (func(*journal.Event) bool, error) {
-	if scope == nil {
-		return nil, nil
-	}
-	q := replay.Scope{Namespaces: scope.Namespaces}
-	for _, r := range scope.Resources {
-		q.Resources = append(q.Resources, schema.ParseGroupResource(r))
-	}
-	if scope.Selector != "" {
-		var err error
-		if q.Selector, err = labels.Parse(scope.Selector); err != nil {
-			return nil, fmt.Errorf("selector %q: %w", scope.Selector, err)
-		}
-	}
-	return q.Contains, nil
 }
 
 // EditSnapshot implements api.Archives.
