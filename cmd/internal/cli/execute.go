@@ -159,6 +159,9 @@ func (e *execution) run() error {
 	if err := e.flags.confirm(cmd, e.plan); err != nil {
 		return err
 	}
+	if err := report.open(); err != nil {
+		return err
+	}
 	var fill func(context.Context, replay.Filling, func(string)) error
 	if does, might := fills(e.plan); e.volumes != nil && (does || might) {
 		f, done, err := e.volumes.filler(ctx, e.plan, e.server, e.kube)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -21,6 +22,7 @@ type restoreReport struct {
 	done  map[replay.Action]int // objects written so far
 	// describe is the command that tells all; empty when nothing was recorded.
 	describe string
+	file     *os.File // that was asked for; nil: it is not open
 }
 
 // structured reports whether a program reads what is printed.
@@ -59,16 +61,37 @@ func (r *restoreReport) print(v any) error {
 	return writeJSON(r.cmd.OutOrStdout(), v)
 }
 
-// keep writes the result file that was asked for.
-func (r *restoreReport) keep(result *replay.Result, undo, resume string) error {
-	if r.flags.resultFile == "" {
+// open opens the result file that was asked for, so that one that cannot be written is told before anything is restored. What it holds stays until
+// there is a result.
+func (r *restoreReport) open() (err error) {
+	if r.flags.resultFile == "" || r.file != nil {
 		return nil
 	}
-	f, err := os.OpenFile(r.flags.resultFile, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err == nil {
-		err = errors.Join(writeJSON(f, r.outcome(result, undo, resume)), f.Close())
+	r.file, err = os.OpenFile(r.flags.resultFile, os.O_CREATE|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return usage("--result-file: %v; nothing was written: name a file that can be", err)
 	}
 	if err != nil {
+		return fmt.Errorf("--result-file: %w; nothing was written", err)
+	}
+	return nil
+}
+
+// keep writes the result file that was asked for.
+func (r *restoreReport) keep(result *replay.Result, undo, resume string) error {
+	if err := r.open(); err != nil || r.file == nil {
+		return err
+	}
+	f := r.file
+	r.file = nil
+	info, err := f.Stat()
+	if err == nil && info.Mode().IsRegular() { // a pipe has nothing to forget
+		err = f.Truncate(0)
+	}
+	if err == nil {
+		err = writeJSON(f, r.outcome(result, undo, resume))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("--result-file: %w", err)
 	}
 	return nil
