@@ -155,6 +155,18 @@ func (f *retentionFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.zone, "retention-time-zone", "UTC", "time zone in which days begin, such as Europe/Berlin")
 }
 
+// typed is the first flag of the policy that was given; empty: none was.
+func (f *retentionFlags) typed(fs *pflag.FlagSet) (name string) {
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(retentionFlags).add(own)
+	own.VisitAll(func(flag *pflag.Flag) {
+		if name == "" && fs.Changed(flag.Name) {
+			name = flag.Name
+		}
+	})
+	return name
+}
+
 func (f *retentionFlags) read() (retention.Policy, error) {
 	d, err := window(f.window)
 	if err != nil {
@@ -183,7 +195,7 @@ func newRetain() *cobra.Command {
 		Long: `Remove from the archives what the retention policy does not keep; with --dry-run, only tell, with the
 reason for each item. The daemon does this by itself every hour, by the policy in its configuration.
 
-With --archive it is done here, by the policy of the flags. How old something is goes by a clock of
+With --archive it is done here, by the policy of the flags, which are for nothing else. How old something is goes by a clock of
 the archive that only runs while a daemon runs, so that a wall clock that jumps cannot delete anything early.`,
 		Example: `  tidemark retain --dry-run
   tidemark retain --archive s3://backups/prod --retention-window 30d --keep-daily 90 --dry-run`,
@@ -193,8 +205,8 @@ the archive that only runs while a daemon runs, so that a wall clock that jumps 
 			if err != nil {
 				return err
 			}
-			if server.archive.url == "" && cmd.Flags().Changed("retention-window") {
-				return usage("the daemon keeps to the policy in its configuration: change that, or give --archive URL")
+			if name := policy.typed(cmd.Flags()); server.archive.url == "" && name != "" {
+				return usage("--%s means nothing to the daemon, which keeps to the policy in its configuration: change that, or give --archive URL", name)
 			}
 			a, done, err := server.archives(cmd.Context(), p)
 			if err != nil {
