@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,6 +79,14 @@ type Capture struct {
 	epoch     uint32
 }
 
+// Check finds what cannot work in what is to be recorded.
+func (o *Options) Check() error {
+	if _, err := labels.Parse(o.Selector); err != nil {
+		return fmt.Errorf("label selector %q: %w", o.Selector, err)
+	}
+	return checkPatterns(slices.Concat(o.Include, o.Exclude))
+}
+
 // New prepares a capture; Run starts it. It returns an error for options that cannot work.
 func New(o Options) (*Capture, error) {
 	if o.Logger == nil {
@@ -95,10 +104,7 @@ func New(o Options) (*Capture, error) {
 	if o.Rediscover == 0 {
 		o.Rediscover = 30 * time.Second
 	}
-	if _, err := labels.Parse(o.Selector); err != nil {
-		return nil, fmt.Errorf("label selector %q: %w", o.Selector, err)
-	}
-	if err := checkPatterns(append(append([]string{}, o.Include...), o.Exclude...)); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
 	config := rest.CopyConfig(o.Config)

@@ -83,14 +83,22 @@ func socketPath(s string) (string, bool) {
 	return path, found && strings.HasPrefix(path, "/")
 }
 
-// ListenLoopback listens for plain http on a loopback address; any other is refused.
-func ListenLoopback(hostPort string) (net.Listener, error) {
+// CheckLoopback refuses an address that is not a loopback one.
+func CheckLoopback(hostPort string) error {
 	host, _, err := net.SplitHostPort(hostPort)
 	if err != nil {
-		return nil, fmt.Errorf("metrics address %q: want HOST:PORT such as 127.0.0.1:9464", hostPort)
+		return fmt.Errorf("metrics address %q: want HOST:PORT such as 127.0.0.1:9464", hostPort)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, fmt.Errorf("metrics address %q: plain http is for loopback only (127.0.0.1, ::1); for others use --listen https://%s", hostPort, hostPort)
+		return fmt.Errorf("metrics address %q: plain http is for loopback only (127.0.0.1, ::1); for others use --listen https://%s", hostPort, hostPort)
+	}
+	return nil
+}
+
+// ListenLoopback listens for plain http on a loopback address; any other is refused.
+func ListenLoopback(hostPort string) (net.Listener, error) {
+	if err := CheckLoopback(hostPort); err != nil {
+		return nil, err
 	}
 	l, err := net.Listen("tcp", hostPort)
 	if err != nil {

@@ -321,7 +321,7 @@ func (f *runFlags) checkSizes() error {
 	if _, err := size("--min-free", f.minFree); err != nil {
 		return err
 	}
-	if _, err := size("--memory-limit", f.memory); err != nil {
+	if _, err := f.memoryLimit(); err != nil {
 		return err
 	}
 	_, err := window(f.window)
@@ -331,7 +331,7 @@ func (f *runFlags) checkSizes() error {
 func newConfigCheck(env Env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE",
-		Short: "Check a configuration file, and the keys and URLs that it names; nothing is started",
+		Short: "Check a configuration file as run does, with the keys, certificates and URLs that it names; nothing is started",
 		Args:  someArgs(1, 1, "a configuration file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, _, _, err := loadConfig(env, args[0])
@@ -341,18 +341,9 @@ func newConfigCheck(env Env) *cobra.Command {
 			if err := f.checkSizes(); err != nil {
 				return f.inFile(err)
 			}
-			for _, a := range f.Archives {
-				if _, err := archive.OpenStore(cmd.Context(), a.URL, a.Store); err != nil {
-					return usage("archive %s: %v", a.Name, err)
-				}
-				if _, err := archive.ParseRecipients(a.Recipients, a.RecipientFiles); err != nil {
-					return usage("archive %s: %v", a.Name, err)
-				}
-				if a.IdentityFile != "" {
-					if _, err := archive.LoadIdentities(a.IdentityFile); err != nil {
-						return usage("archive %s: %v", a.Name, err)
-					}
-				}
+			f.take()
+			if err := f.Check(cmd.Context()); err != nil {
+				return usage("%s: %v", args[0], err)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: good; %s, %s\n", filepath.Base(args[0]), english.Plural(len(f.Archives), "archive", ""), english.Plural(len(f.Schedules), "schedule", ""))
 			return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -121,9 +122,18 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 		f.Reload = reloads
 		go f.onHangup(cmd, logger, reloads)
 	}
+	f.take()
+	err = daemon.Run(cmd.Context(), f.Options)
+	if wrong, ok := errors.AsType[*daemon.OptionsError](err); ok {
+		return usage("%v", wrong)
+	}
+	return err
+}
+
+// take makes options of the flags that are not theirs.
+func (f *runFlags) take() {
 	f.Kubeconfig, f.Context = f.kube.kubeconfig, f.kube.context
 	f.Include, f.Exclude, f.Namespaces = f.include, f.exclude, f.spaces
-	return daemon.Run(cmd.Context(), f.Options)
 }
 
 // window reads a duration as --at does; 0 is for ever.
@@ -138,12 +148,9 @@ func window(s string) (time.Duration, error) {
 // limitMemory keeps the heap small: the daemon lives beside what people pay for. What the
 // environment says (GOMEMLIMIT, GOGC) goes first.
 func (f *runFlags) limitMemory() error {
-	limit, err := size("--memory-limit", f.memory)
+	limit, err := f.memoryLimit()
 	if err != nil {
 		return err
-	}
-	if limit > 0 && limit < 32<<20 {
-		return usage("--memory-limit %s is too little to work with: want at least 32Mi", f.memory)
 	}
 	if limit > 0 && limit < math.MaxInt64 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(limit))
@@ -152,6 +159,14 @@ func (f *runFlags) limitMemory() error {
 		debug.SetGCPercent(50)
 	}
 	return nil
+}
+
+func (f *runFlags) memoryLimit() (uint64, error) {
+	limit, err := size("--memory-limit", f.memory)
+	if err == nil && limit > 0 && limit < 32<<20 {
+		err = usage("--memory-limit %s is too little to work with: want at least 32Mi", f.memory)
+	}
+	return limit, err
 }
 
 // size reads bytes as Kubernetes writes them: 512Mi, 10Gi, 1000000.

@@ -35,47 +35,26 @@ type Archive struct {
 }
 
 // keys reads the location's keys. Without any, it is the daemon's own.
-func (d *daemon) keys(ctx context.Context, l *Archive) (recipients []age.Recipient, identities []age.Identity, err error) {
-	if recipients, err = archive.ParseRecipients(l.Recipients, l.RecipientFiles); err != nil {
+func (d *daemon) keys(ctx context.Context, l *Archive) ([]age.Recipient, []age.Identity, error) {
+	recipients, identities, err := l.given()
+	if err != nil || len(recipients) > 0 {
+		return recipients, identities, err
+	}
+	path, err := d.ownKey(ctx, l)
+	if err != nil {
 		return nil, nil, err
 	}
-	path := l.IdentityFile
-	if path == "" && len(recipients) == 0 {
-		if path, err = d.ownKey(ctx, l); err != nil {
-			return nil, nil, err
-		}
-		d.ownKeyPath = path
-	}
-	if path == "" {
-		return recipients, nil, nil
-	}
-	if identities, err = archive.LoadIdentities(path); err != nil {
-		return nil, nil, err
-	}
-	if len(recipients) == 0 {
-		if recipients, _ = archive.RecipientsOf(identities); len(recipients) == 0 {
-			return nil, nil, fmt.Errorf("the identity in %s does not tell its recipient: give it with --recipient", path)
-		}
-	}
-	return recipients, identities, nil
+	d.ownKeyPath = path
+	identities, recipients, err = withIdentity(path, nil)
+	return recipients, identities, err
 }
 
 // openArchives makes a shipper for each location.
 func (d *daemon) openArchives(ctx context.Context) error {
-	names := map[string]bool{}
 	for _, l := range d.o.Archives {
-		if l.Name == "" {
-			l.Name = "main"
-		}
-		if names[l.Name] {
-			return fmt.Errorf("two archives are called %q: give each a name of its own", l.Name)
-		}
-		names[l.Name] = true
+		l.Name = l.name()
 		recipients, identities, err := d.keys(ctx, &l)
 		if err != nil {
-			return fmt.Errorf("archive %s: %w", l.Name, err)
-		}
-		if _, err := archive.OpenStore(ctx, l.URL, l.Store); err != nil {
 			return fmt.Errorf("archive %s: %w", l.Name, err)
 		}
 		s, err := compactor.NewShipper(compactor.Options{

@@ -46,7 +46,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	if err := o.check(); err != nil {
+	if err := o.Check(ctx); err != nil {
 		return err
 	}
 	cfg, err := LoadConfig(o.Kubeconfig, o.Context)
@@ -61,7 +61,7 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("find the data directory: %w", err)
 	}
 	if err := durable.MkdirAll(o.DataDir); err != nil {
-		return fmt.Errorf("make the data directory: %w; choose one that you may write to with --data-dir", err)
+		return dataDirTrouble(err)
 	}
 	if info, err := os.Stat(o.DataDir); err == nil && info.Mode().Perm()&0o077 != 0 {
 		o.Logger.Warn("others may look into the data directory; journal and socket are private all the same",
@@ -99,6 +99,10 @@ func Run(ctx context.Context, o Options) error {
 		err = d.run(ctx, tlsConf, token)
 	}
 	return errors.Join(err, d.close())
+}
+
+func dataDirTrouble(err error) error {
+	return fmt.Errorf("make the data directory: %w; choose one that you may write to with --data-dir", err)
 }
 
 // daemon is a running daemon's parts.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -99,12 +98,4 @@ type VolumePolicy struct {
 	policy.Policy
 	Spec      schedule.Spec // no Cron: it has no schedule
 	Retention retention.Policy
-}
-
-// check finds what contradicts itself before anything is opened.
-func (o *Options) check() error {
-	if o.DataDir == "" {
-		return fmt.Errorf("no data directory: give one with --data-dir DIR")
-	}
-	return nil
 }
