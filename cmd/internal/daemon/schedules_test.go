@@ -3,14 +3,20 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
 	"github.com/tidemark-backup/tidemark/journal"
+	"github.com/tidemark-backup/tidemark/replay"
 )
 
 // A scheduled run in the middle of which the daemon ends is made by the next daemon, once, unless another is due by then.
@@ -71,5 +77,31 @@ func TestACutOffRunIsMadeAgain(t *testing.T) {
 		due = due.Add(24 * time.Hour)
 		must("a day later", look(false), due)
 		must("and after that", look(false))
+	}
+}
+
+// A schedule of a type that is not recorded fails where somebody reads it, and stores nothing under its name.
+func TestAScheduledSnapshotOfAnUnknownTypeFails(t *testing.T) {
+	j, err := journal.Open(t.TempDir(), journal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if err := errors.Join(j.Bind(t.Context(), "c"), j.SetBegan(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	core, logs := observer.New(zap.WarnLevel)
+	d := &daemon{journal: j, local: replay.NewLocal(j)}
+	d.o.Clock = time.Now
+	d.o.Logger = zap.New(core, zap.Hooks(func(zapcore.Entry) error { cancel(); return nil }))
+	newSchedules(d).take(ctx, Schedule{Spec: schedule.Spec{Name: "nightly"}, Scope: &archive.SnapshotScope{Resources: []string{"deployy"}}}, time.Now())
+	all := logs.FilterMessage("a scheduled snapshot failed; it is tried again").All()
+	if len(all) != 1 || !strings.Contains(fmt.Sprint(all[0].ContextMap()["error"]), "recorded") {
+		t.Fatalf("logged: %v", logs.All())
+	}
+	if _, _, err := d.scoped(t.Context(), &archive.SnapshotScope{Resources: []string{"deployy"}}); !errors.Is(err, replay.ErrUnknownKind) {
+		t.Errorf("%v, want ErrUnknownKind", err)
 	}
 }
