@@ -115,6 +115,7 @@ func (f *logFlags) run(cmd *cobra.Command, args []string) error {
 		}
 	}
 	if n == 0 {
+		h.warn(cmd.ErrOrStderr(), h.catalog.To) // of what is not recorded, there is none
 		fmt.Fprintf(cmd.ErrOrStderr(), "No changes found %s.\n", h.where())
 	}
 	return nil
