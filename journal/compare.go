@@ -237,16 +237,15 @@ func (c *Comparison) Commit(ctx context.Context, rv uint64) (int, error) {
 			err = w.tick(end, w.j.opts.Clock())
 		}
 		here := Cut{Revision: end, Time: w.last}
-		from := l.Watermark
-		if l.GapFrom != nil {
-			from = *l.GapFrom
+		if l.GapFrom != nil && !c.first { // besides what may have been missed by now, in which the inferred changes happened
+			l.Gaps = append(l.Gaps, Gap{From: *l.GapFrom, To: here, Cause: l.Comparing})
 		}
 		gap := !c.first && (l.GapFrom != nil || l.Watermark.Revision != end || c.inferred > 0)
 		if c.first {
 			l.First, l.Initial = here, c.listed
 		}
 		if gap {
-			l.Gaps = append(l.Gaps, Gap{From: from, To: here, Cause: l.Comparing, Inferred: c.inferred})
+			l.Gaps = append(l.Gaps, Gap{From: l.Watermark, To: here, Cause: l.Comparing, Inferred: c.inferred})
 		}
 		if c.first || gap {
 			l.Since = here

@@ -68,9 +68,6 @@ func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope 
 		if p.byKey[k] != nil {
 			continue
 		}
-		if from := req.mappedTo(k); from != "" {
-			return asWell(from, req.namespace(from))
-		}
 		if !gjson.ValidBytes(e.Object) || !gjson.ParseBytes(e.Object).IsObject() { // parsing takes four times as long
 			return fmt.Errorf("reading the recorded %s: %w", e.ID(), ErrNotObject)
 		}
@@ -85,6 +82,16 @@ func (p *past) fold(ctx context.Context, src Source, req *RestoreRequest, scope 
 		if k.gr == autoscalers {
 			ref := n.object().sub("spec", "scaleTargetRef")
 			p.scaled[scaleTarget{ref.str("kind"), req.namespace(k.namespace), ref.str("name")}] = true
+		}
+	}
+	return nil
+}
+
+// mixed is the error of a request that would make one of the objects of two namespaces.
+func (p *past) mixed(req *RestoreRequest) error {
+	for _, e := range p.list {
+		if from := req.mappedTo(e.objectKey); from != "" {
+			return asWell(from, req.namespace(from))
 		}
 	}
 	return nil

@@ -168,6 +168,9 @@ func NewPlan(ctx context.Context, src Source, target *Target, req RestoreRequest
 	if p.past, err = readPast(ctx, src, target, &req); err != nil {
 		return nil, err
 	}
+	if err := p.past.mixed(&req); err != nil {
+		return nil, err
+	}
 	p.plan.past = p.past
 	p.past.refuseAll(&req)
 	p.plan.Warnings = append(elsewhere, catalog.Caveats(req.Cut, req.Scope)...)

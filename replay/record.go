@@ -71,6 +71,7 @@ type outcome struct {
 type line struct {
 	Item *int   `json:"i,omitempty"`
 	Wave *int   `json:"w,omitempty"`
+	Boot string `json:"boot,omitempty"` // when the machine was started, as bootID has it
 	Hook string `json:"hook,omitempty"`
 	outcome
 	Time time.Time `json:"t,omitzero"`
@@ -207,7 +208,9 @@ func (rec *Record) readProgress() error {
 			rec.done[*l.Item] = l.outcome
 			rec.Ended = time.Time{}
 		case l.Wave != nil:
-			rec.announced[*l.Wave] = true
+			if boot := bootID(); boot == "" || l.Boot != boot { // else the machine has lived on, and nothing was lost
+				rec.announced[*l.Wave] = true
+			}
 			rec.Ended = time.Time{}
 		case l.Hook != "":
 			rec.hooks[l.Hook] = l.outcome
@@ -249,10 +252,16 @@ func (rec *Record) append(l line) error {
 // announce notes, so that it outlives the machine, that the items of a wave may be begun from now on.
 func (rec *Record) announce(wave int) error {
 	rec.mu.Lock()
-	err := rec.append(line{Wave: &wave, outcome: outcome{State: "begin"}})
+	err := rec.append(line{Wave: &wave, Boot: bootID(), outcome: outcome{State: "begin"}})
 	rec.mu.Unlock()
 	return errors.Join(err, rec.sync())
 }
+
+// bootID is another one after each start of the machine; empty where there is none.
+var bootID = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+})
 
 // stop notes that nothing is being written any more, and that the progress tells of all that was begun.
 func (rec *Record) stop() error {

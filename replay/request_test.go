@@ -56,7 +56,9 @@ func TestAMappingOntoWhatComesBackIsRefused(t *testing.T) {
 	}
 	for to, want := range map[string]string{"two": "namespace one is mapped to two, which is restored under its own name as well", "three": ""} {
 		p := &past{byKey: map[objectKey]*entry{}, byUID: map[string]*entry{}, scaled: map[scaleTarget]bool{}}
-		err := p.fold(t.Context(), h, &RestoreRequest{Cut: h.now(), NamespaceMappings: map[string]string{"one": to}}, Scope{})
+		req := &RestoreRequest{Cut: h.now(), NamespaceMappings: map[string]string{"one": to}}
+		ok(t, p.fold(t.Context(), h, req, Scope{}))
+		err := p.mixed(req)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("mapped to %s: %v", to, err)
 		}

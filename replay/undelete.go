@@ -207,10 +207,14 @@ func before(ctx context.Context, src Source, c *Change) (journal.Cut, error) {
 		if l.GroupResource() != c.Resource {
 			continue
 		}
-		for _, g := range slices.Backward(l.Gaps) {
-			if !g.From.Time.After(c.Observed) {
-				return g.From, nil
+		var within *journal.Gap // the one that begins last: what a filter left out may be a longer one
+		for j := range l.Gaps {
+			if g := &l.Gaps[j]; !g.From.Time.After(c.Observed) && !g.To.Time.Before(c.Observed) && (within == nil || within.From.Time.Before(g.From.Time)) {
+				within = g
 			}
+		}
+		if within != nil {
+			return within.From, nil
 		}
 	}
 	return cut, nil

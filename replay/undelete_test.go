@@ -80,7 +80,7 @@ func TestLastAliveBeforeAGap(t *testing.T) {
 	h.add(t, journal.Deleted, "namespaces", `{kind: Namespace, metadata: {name: shop}}`)
 	h.events[1].Flags = journal.Inferred
 	from := journal.Cut{Revision: journal.Revision{Epoch: 1, RV: 15}, Time: h.events[0].Observed.Add(time.Millisecond)}
-	h.ledgers = []journal.Ledger{{ResourceInfo: journal.ResourceInfo{Resource: "namespaces"}, Gaps: []journal.Gap{{From: from, To: journal.Cut{Revision: h.events[1].Revision, Time: h.events[1].Observed}}}}}
+	h.ledgers = []journal.Ledger{{ResourceInfo: journal.ResourceInfo{Resource: "namespaces"}, Gaps: []journal.Gap{{From: from, To: journal.Cut{Revision: h.events[1].Revision, Time: h.events[1].Observed}}, {To: journal.Cut{Time: h.events[1].Observed.Add(time.Hour)}}}}} // the second one is what a filter left out
 	cut, _, err := LastAlive(t.Context(), h, Ref{Resource: namespaces, Name: "shop"})
 	if err != nil || cut != from {
 		t.Errorf("%v %v: the contents may have vanished anywhere in the gap, which began at %v", cut, err, from)

@@ -497,19 +497,22 @@ func Reversals(ctx context.Context, src Source, from, to journal.Cut, scope Scop
 			s.Recreated = was != "" && is != "" && was != is
 		}
 		if r.Steps[0].Before == nil {
-			r.Unsure = cmp.Or(unsure[r.Resource], older(r.Steps[0].After, from))
+			r.Unsure = doubt(r.Steps[0].After, from, unsure[r.Resource])
 		}
 		all = append(all, *r)
 	}
 	return all, nil
 }
 
-// older says that an object of which nothing was recorded at a cut was there, by what it tells itself; empty: it does not.
-func older(text []byte, from journal.Cut) string {
-	if made := gjson.GetBytes(text, "metadata.creationTimestamp").Time(); !made.IsZero() && made.Before(from.Time.Add(-slowWatch)) {
+// doubt says why an object of which nothing was recorded at a cut may have been there; empty: it was not. Its own word counts first, unsure is the ledger's.
+func doubt(text []byte, from journal.Cut, unsure string) string {
+	switch made := gjson.GetBytes(text, "metadata.creationTimestamp").Time(); {
+	case made.After(from.Time):
+		return ""
+	case !made.IsZero() && made.Before(from.Time.Add(-slowWatch)):
 		return "it says that it was made on " + clock(made)
 	}
-	return ""
+	return unsure
 }
 
 // ErrNobody is returned by Reversals for a manager that changed nothing.

@@ -135,11 +135,11 @@ func readPassword(ctx context.Context, store archive.Store, name string, identit
 
 // Rewrap encrypts the password for other recipients, whose identities are then needed to open the repository; old ones are not
 // enough any more. Who has read the password before still knows it. It may be cut off and run again: what is not for the identities given is left, and
-// it tells whether there was anything for them.
+// it tells whether there was a password at all. ErrKey: there is, and not for them.
 func Rewrap(ctx context.Context, o Options) (bool, error) {
 	dir := o.dir()
 	names, err := keyFiles(ctx, o.Store, dir)
-	if err != nil {
+	if err != nil || len(names) == 0 {
 		return false, err
 	}
 	ours, text := -1, ""
@@ -149,22 +149,21 @@ func Rewrap(ctx context.Context, o Options) (bool, error) {
 			continue
 		}
 		if err != nil {
-			return false, err
+			return true, err
 		}
 		ours = i
 		break
 	}
 	if ours < 0 {
-		return false, nil
+		return true, err
 	}
-	if last := len(names) - 1; ours == last { // else an earlier run came to removing the old ones
-		n, err := strconv.Atoi(strings.TrimSuffix(names[last][len(dir+"keys/"):], ".age"))
-		if err != nil {
-			return false, fmt.Errorf("%s is not a name of ours", names[last])
-		}
-		if err := putPassword(ctx, o.Store, dir+keyName(n+1), text, o.Recipients); err != nil {
-			return false, err
-		}
+	last := names[len(names)-1] // perhaps for the same recipients, by an earlier run
+	n, err := strconv.Atoi(strings.TrimSuffix(last[len(dir+"keys/"):], ".age"))
+	if err != nil {
+		return true, fmt.Errorf("%s is not a name of ours", last)
+	}
+	if err := putPassword(ctx, o.Store, dir+keyName(n+1), text, o.Recipients); err != nil {
+		return true, err
 	}
 	for _, name := range names[:ours+1] {
 		if err := o.Store.Remove(ctx, name); err != nil && !errors.Is(err, archive.ErrHeld) {

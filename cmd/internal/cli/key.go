@@ -178,7 +178,7 @@ First give the daemon the new recipients, or what it archives from now on is sti
 				return err
 			}
 			volumes, err := repository.Rewrap(cmd.Context(), repository.Options{Store: store, Cluster: a.Cluster(), Identities: o.Identities, Recipients: o.Recipients})
-			if err == nil && !volumes && n == 0 && others > 0 {
+			if n == 0 && others > 0 && (errors.Is(err, archive.ErrKey) || err == nil && !volumes) {
 				return fmt.Errorf("%w: nothing in %s is encrypted for the identity given: all was encrypted anew already, or it is another key ('tidemark key show FILE' tells whose it is)", archive.ErrNoIdentity, store)
 			}
 			return err

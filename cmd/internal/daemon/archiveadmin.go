@@ -84,6 +84,11 @@ func (a archives) take(ctx context.Context, q api.SnapshotRequest, origin string
 	for _, s := range shippers {
 		l := api.Location{Archive: s.Name()}
 		p, err := s.Snapshot(ctx, compactor.SnapshotRequest{Name: q.Name, Scope: scope, Keep: keep, Origin: origin, TTL: q.TTL, Pinned: q.Pinned})
+		if errors.Is(err, compactor.ErrTaken) && origin != "manual" { // by this very run, before it was cut off
+			if have := s.Archive().State().Snapshot(q.Name); have != nil && have.Origin == origin {
+				p, err = have, nil
+			}
+		}
 		if err != nil {
 			l.Error = err.Error()
 			errs = append(errs, fmt.Errorf("archive %s: %w", s.Name(), err))

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tidemark-backup/tidemark/cmd/internal/api"
-	"github.com/tidemark-backup/tidemark/compactor"
 	"github.com/tidemark-backup/tidemark/compactor/archive"
 	"github.com/tidemark-backup/tidemark/compactor/retention"
 	"github.com/tidemark-backup/tidemark/compactor/schedule"
@@ -171,7 +169,20 @@ func (s *schedules) cutOff(sc job) (at time.Time, err error) {
 	if err == nil && b != nil {
 		err = at.UnmarshalText(b)
 	}
+	if sc.StartingDeadline > 0 && s.d.o.Clock().Sub(at) > sc.StartingDeadline {
+		return time.Time{}, err
+	}
 	return at, err
+}
+
+// ended forgets a run, unless another has begun since.
+func (s *schedules) ended(ctx context.Context, sc job, at time.Time) error {
+	var last time.Time
+	b, err := s.d.journal.Note(sc.begun())
+	if err != nil || last.UnmarshalText(b) != nil || !last.Equal(at) {
+		return err
+	}
+	return s.d.journal.SetNote(ctx, sc.begun(), nil)
 }
 
 func (s *schedules) start(ctx context.Context, sc job, at time.Time, runs *sync.WaitGroup) error {
@@ -187,7 +198,7 @@ func (s *schedules) start(ctx context.Context, sc job, at time.Time, runs *sync.
 	runs.Go(func() {
 		sc.do(ctx, at)
 		if sc.again && ctx.Err() == nil {
-			if err := s.d.journal.SetNote(ctx, sc.begun(), nil); err != nil && ctx.Err() == nil {
+			if err := s.ended(ctx, sc, at); err != nil && ctx.Err() == nil {
 				s.log.Warn("the end of a scheduled run cannot be noted; it is made once more at the next start", zap.String("schedule", sc.Name), zap.Error(err))
 			}
 		}
@@ -212,7 +223,7 @@ func (s *schedules) take(ctx context.Context, sc Schedule, at time.Time) {
 				s.log.Warn("a scheduled snapshot failed in one archive", zap.String("schedule", sc.Name), zap.String("location", l.Archive), zap.String("error", l.Error))
 			}
 		}
-		if err == nil || errors.Is(err, compactor.ErrTaken) { // by a run that was cut off afterwards
+		if err == nil {
 			return
 		}
 		if try == 5 {

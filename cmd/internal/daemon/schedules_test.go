@@ -77,6 +77,12 @@ func TestACutOffRunIsMadeAgain(t *testing.T) {
 		due = due.Add(24 * time.Hour)
 		must("a day later", look(false), due)
 		must("and after that", look(false))
+		if err := daemon().keep(t.Context(), job.begun(), due); err != nil {
+			t.Fatal(err)
+		}
+		now, job.StartingDeadline = now.Add(2*time.Hour), time.Hour
+		must("past its deadline", look(false))
+		now = now.Add(-2 * time.Hour)
 	}
 }
 
