@@ -74,7 +74,7 @@ bench: controlplane ## the benchmarks (BENCH=Ingest BENCHTIME=5s); their figures
 		echo "processors: $$(nproc)"; echo "load: $$(cut -d' ' -f1-3 /proc/loadavg)"; cat bench/ratios.txt; } >'$(OUT)')
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -timeout 60m ./bench $(if $(OUT),>>'$(OUT)' && cat '$(OUT)')
 
-soak: controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks)
+soak: controlplane ## SOAK=10m of churn and faults under an independent checker; SEED=7 repeats one (as root also slow and full disks, and power cuts that lose what was not synced)
 	go run ./bench/soak $(if $(TIDEMARK),--tidemark $(TIDEMARK)) --for $(SOAK) $(if $(SEED),--seed $(SEED)) $(if $(DIR),--dir $(DIR))
 
 bench-peers: controlplane ## Tidemark beside Velero, etcd's snapshots and an informer, into docs/benchmarks.md, over two hours (OBJECTS=1000 RUNS=1 for less)

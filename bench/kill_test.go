@@ -83,7 +83,7 @@ func onMachines(t *testing.T, test func(*testing.T, machine)) {
 	t.Run("killed", func(t *testing.T) { test(t, machine{dir: t.TempDir()}) })
 	t.Run("power cut", func(t *testing.T) {
 		if !localdisk.Possible() {
-			t.Skip("a disk that loses its power takes root and Linux")
+			t.Skip(localdisk.Needs)
 		}
 		dir := filepath.Join(t.TempDir(), "disk")
 		disk, err := localdisk.New(t.Context(), dir+".img", dir)

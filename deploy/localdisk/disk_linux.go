@@ -231,5 +231,10 @@ func Isolate() (bool, int) {
 	return true, cmd.ProcessState.ExitCode()
 }
 
-// Possible reports whether New can work here: after Isolate, as root.
-func Possible() bool { return os.Getenv(isolated) != "" }
+// Possible reports whether New can work here, after Isolate.
+func Possible() bool {
+	_, loops := os.Stat("/dev/loop-control")
+	_, makes := exec.LookPath("mkfs.ext4")
+	_, mounts := exec.LookPath("mount")
+	return os.Getenv(isolated) != "" && errors.Join(loops, makes, mounts) == nil
+}

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 // TestAPowerCutLosesWhatWasNotSynced: were the disk gentler, no test with it would prove anything.
 func TestAPowerCutLosesWhatWasNotSynced(t *testing.T) {
 	if !Possible() {
-		t.Skip("a disk takes root")
+		t.Skip(Needs)
 	}
 	dir := filepath.Join(t.TempDir(), "disk")
 	d, err := New(t.Context(), dir+".img", dir)

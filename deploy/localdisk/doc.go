@@ -1,5 +1,5 @@
 // Package localdisk makes a small disk for tests: an ext4 file system in an image, on a loop device, that can be filled
-// up, made slow, and lose its power. It takes root and Linux; Possible tells.
+// up, made slow, and lose its power. Needs says what it takes; Possible, whether that is there.
 //
 //	func TestMain(m *testing.M) {
 //		if again, code := localdisk.Isolate(); again { // the mounts go with the process, however it ends
@@ -12,3 +12,6 @@
 //	if err != nil { ... }
 //	defer d.Close()
 package localdisk
+
+// Needs is what a disk takes, for those who do without.
+const Needs = "a disk of its own takes Linux, root, loop devices and mkfs.ext4"

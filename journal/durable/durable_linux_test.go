@@ -35,7 +35,7 @@ func ok(t *testing.T, err error) {
 
 func TestWhatIsMadeOutlivesAPowerCut(t *testing.T) {
 	if !localdisk.Possible() {
-		t.Skip("a disk that loses its power takes root")
+		t.Skip(localdisk.Needs)
 	}
 	base := filepath.Join(t.TempDir(), "disk")
 	disk, err := localdisk.New(t.Context(), base+".img", base)

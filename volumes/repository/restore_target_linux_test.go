@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 // What a restore has written is there after a power cut, also where another disk is mounted in the target: a database that was begun on it would find nothing else.
 func TestARestoreOutlivesAPowerCut(t *testing.T) {
 	if !localdisk.Possible() {
-		t.Skip("a disk that loses its power takes root and Linux")
+		t.Skip(localdisk.Needs)
 	}
 	w, dir, base := newWorld(t), t.TempDir(), t.TempDir()
 	for i := range 20 {
